@@ -1,0 +1,51 @@
+"""`mlx-gpt generate`: a run writes. Standard output carries the text alone; everything else goes to standard error."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import mlx_nanogpt as gpt
+
+from .screen import errors, use_device
+
+
+def generate(
+    tokens: Annotated[int, typer.Option(help="Tokens to write, after the prompt.", min=1)] = 500,
+    run: Annotated[
+        Path | None, typer.Option(help="The run directory to sample from.", show_default="the newest in runs/")
+    ] = None,
+    prompt: Annotated[
+        str, typer.Option(help="The text to go on from; its characters must be among those trained on.")
+    ] = "",
+    temperature: Annotated[float, typer.Option(help="Higher is bolder; 0 always takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", show_default="all")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all")
+    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of the random draws: the same seed writes the same text.", min=0)] = 1337,
+    device: Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.")] = "auto",
+) -> None:
+    """Write text with a trained run, printing it as it is drawn.
+
+    Beyond the model's context every token is drawn from the last --block-size tokens, as in the lecture.
+    """
+    use_device(device)
+    sample = gpt.make_sampler(temperature, top_k, top_p)
+    source = gpt.open_run(run) if run else gpt.newest_run()
+    ids = source.tokenizer.encode(prompt).tolist() or [gpt.START_TOKEN]
+    model = source.load_model()
+    errors.print(f"[dim]{source.path}: {source.corpus.name}, iteration {source.position().iteration}[/]")
+    for i in range(num_samples):
+        if num_samples > 1:
+            errors.print(f"[dim]sample {i + 1} of {num_samples}, seed {seed + i}[/]")
+        sys.stdout.write(prompt)
+        started = time.perf_counter()
+        for token in gpt.generate(model, ids, tokens, seed + i, sample):
+            sys.stdout.write(source.tokenizer.decode([token]))
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        errors.print(f"[dim]{tokens / (time.perf_counter() - started):,.0f} tokens/s[/]")

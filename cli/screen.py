@@ -1,0 +1,96 @@
+"""What the commands share on the screen: two consoles, the header of a run, and the seed's table."""
+
+import os
+import platform
+import shlex
+from importlib.metadata import version
+
+import mlx.core as mx
+from rich.console import Console
+from rich.table import Table
+
+from mlx_nanogpt import BLAS, GPT, PUBLISHED, RUNS, Run, SeedMetrics, UserError, seed_differences
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+METRICS = {
+    "first_epoch": "Train 1st epoch",
+    "average_epoch": "Average epoch training time",
+    "estimate": "Time to estimate losses",
+    "total": "Total training time",
+    "train_loss": "Final loss (train)",
+    "valid_loss": "Final loss (valid)",
+}
+
+
+def use_device(name: str) -> None:
+    """Make `name` (auto, cpu or gpu) MLX's default device; auto leaves MLX's choice, the GPU if there is one."""
+    if name == "gpu" and not mx.is_available(mx.gpu):
+        raise UserError("--device gpu finds no GPU: this MLX has neither Metal nor CUDA here; leave the option out")
+    if name != "auto":
+        mx.set_default_device(getattr(mx, name))
+
+
+def describe_device() -> str:
+    """The chip, and what computes on it."""
+    info = mx.device_info()
+    if mx.default_device() == mx.gpu:
+        return f"{info['device_name']}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
+    return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({BLAS})"
+
+
+def header(title: str, lines: dict[str, str]) -> None:
+    console.print(f"[bold]{title}[/]")
+    for name, value in lines.items():
+        console.print(f"  [dim]{name:<9}[/] {value}")
+
+
+def describe_run(run: Run) -> dict[str, str]:
+    gpt, train, corpus = run.gpt, run.train, run.corpus
+    tokens = train.batch_size * gpt.block_size
+    return {
+        "Device": describe_device(),
+        "Versions": ", ".join(f"{package} {version(package)}" for package in ("mlx-nanogpt", "mlx"))
+        + f", Python {platform.python_version()}",
+        "Backend": train.backend,
+        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {gpt.vocab_size} different",
+        "Model": f"{GPT(run.gpt).num_parameters():,} parameters: {gpt.n_layer} layers, {gpt.n_embd} wide, "
+        f"{gpt.n_head} heads of {gpt.head_size}, context {gpt.block_size}",
+        "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {gpt.block_size} = {tokens:,} tokens, "
+        f"learning rate {train.learning_rate:g}, dropout {gpt.dropout:g}, seed {train.seed}",
+        "Run": str(run.path),
+    }
+
+
+def name_run(run: Run) -> str:
+    """How `mlx-gpt generate` is told to use `run`: not at all if it takes it anyway, being the newest in `runs/`."""
+    return "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"
+
+
+def seed_table(columns: dict[str, SeedMetrics]) -> Table:
+    """The seed's six metrics, one column for each of `columns`, beside its published columns."""
+    columns = columns | {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
+    table = Table(title="NanoLux's benchmark", title_justify="left")
+    table.add_column("Metric", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for field, label in METRICS.items():
+        form = "{:.4f}" if field.endswith("loss") else "{:.2f} s"
+        values = (getattr(metrics, field) for metrics in columns.values())
+        table.add_row(label, *("-" if value is None else form.format(value) for value in values))
+    return table
+
+
+def comparability(run: Run) -> list[str]:
+    """Sentences on why the columns of the seed's table may not be compared; none if they may."""
+    notes = []
+    if run.corpus.name != "tinyshakespeare":
+        notes.append(f"The losses of this run are on {run.corpus.name}, the published ones on tiny Shakespeare.")
+    differences = seed_differences(run.gpt, run.train)
+    if differences:
+        listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())
+        notes.append(f"This run departs from the published settings: {listed}.")
+    return notes

@@ -1,0 +1,208 @@
+"""`mlx-gpt train`: a text in, a run directory out."""
+
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
+
+from .screen import INTERRUPTED, comparability, console, describe_run, header, name_run, seed_table, use_device
+
+SAMPLE_TOKENS = 200  # as many as NanoLux prints
+ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
+MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "data", "device"}
+
+
+def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
+    return typer.Option(help=help, rich_help_panel=panel, **more)
+
+
+def train(
+    ctx: typer.Context,
+    data: Annotated[
+        str, _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file.")
+    ] = gpt.TINYSHAKESPEARE,
+    n_embd: Annotated[int, _option("Model", "Width: channels of the residual stream.")] = GPTConfig.n_embd,
+    head_size: Annotated[
+        int, _option("Model", "Channels of one attention head; divides --n-embd, which gives the number of heads.")
+    ] = GPTConfig.head_size,
+    n_layer: Annotated[int, _option("Model", "Depth: transformer blocks.")] = GPTConfig.n_layer,
+    block_size: Annotated[int, _option("Model", "Context: tokens that the model sees at once.")] = GPTConfig.block_size,
+    dropout: Annotated[
+        float, _option("Model", "Share of activations dropped while training, from 0 to less than 1.")
+    ] = GPTConfig.dropout,
+    num_iter: Annotated[int, _option("Training", "Steps of one batch each.")] = TrainConfig.num_iter,
+    batch_size: Annotated[int, _option("Training", "Windows of --block-size tokens in a batch.")] = TrainConfig.batch_size,
+    learning_rate: Annotated[float, _option("Training", "Adam's step size.")] = TrainConfig.learning_rate,
+    seed: Annotated[
+        int, _option("Training", "Of the initial weights, the batches and dropout.")
+    ] = TrainConfig.seed,
+    eval_interval: Annotated[
+        int, _option("Evaluation", "Steps between two evaluations; each is followed by a checkpoint.")
+    ] = TrainConfig.eval_interval,
+    eval_iters: Annotated[
+        int, _option("Evaluation", "Batches of each split that an evaluation reads; NanoLux reads 1000.")
+    ] = TrainConfig.eval_iters,
+    backend: Annotated[
+        gpt.Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
+    ] = TrainConfig.backend,
+    device: Annotated[
+        Literal["auto", "cpu", "gpu"], _option("Machine", "auto: the GPU if there is one.")
+    ] = "auto",
+    run_dir: Annotated[
+        Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
+    ] = None,
+    resume: Annotated[
+        Path | None, _option("Run", "Go on with the run in this directory; only --num-iter, --data and --device may change.")
+    ] = None,
+) -> None:
+    """Train a GPT on a text and keep it in a run directory.
+
+    The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
+    """
+    use_device(device)
+    given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+    if resume:
+        run, corpus = _resumed(gpt.open_run(resume), given)
+        tokens = run.tokenizer.encode(corpus.text)
+    else:
+        corpus = _load_corpus(data, explicit="data" in given)
+        tokenizer = gpt.CharTokenizer.of(corpus.text)
+        gpt_config = GPTConfig(tokenizer.vocab_size, block_size, n_layer, n_embd, head_size, dropout)
+        train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
+        tokens = tokenizer.encode(corpus.text)
+        gpt.check_splits(tokens, block_size)
+        run = gpt.create_run(gpt_config, train_config, tokenizer, corpus, run_dir)
+    header("mlx-gpt train", describe_run(run))
+    if not _follow(run, tokens):
+        raise typer.Exit(INTERRUPTED)
+    _conclude(run, corpus)
+
+
+def _load_corpus(data: str, explicit: bool) -> gpt.Corpus:
+    try:
+        return gpt.load_corpus(data)
+    except gpt.CorpusUnavailable as error:
+        if explicit:
+            raise
+        notice = f"{error}\n\nTraining on the built-in corpus, {gpt.PASTICHE}, instead: its losses are not Shakespeare's."
+        console.print(Panel(Text(notice), title="No tiny Shakespeare here", border_style="yellow"))
+        return gpt.load_corpus(gpt.PASTICHE)
+
+
+def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
+    own = asdict(run.gpt) | asdict(run.train)
+    for name in given.keys() - MAY_CHANGE_ON_RESUME:
+        if name not in own:
+            raise UserError(f"--{name.replace('_', '-')} and --resume exclude each other; leave out one of them")
+        if given[name] != own[name]:
+            raise UserError(
+                f"the run {run.path} has {name} {own[name]} and cannot go on with {given[name]}; leave the option out, or "
+                f"start a new run without --resume"
+            )
+    corpus = gpt.load_corpus(given.get("data", run.corpus.name))
+    if corpus.sha256 != run.corpus.sha256:
+        raise UserError(
+            f"the run {run.path} learned from another text than {corpus.name} holds now; give the file that it learned "
+            f"from with --data, or start a new run without --resume"
+        )
+    done = run.position().iteration
+    num_iter = given.get("num_iter", run.train.num_iter)
+    if num_iter <= done:
+        raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {num_iter}")
+    return run.extended(num_iter), corpus
+
+
+def _follow(run: Run, tokens: np.ndarray) -> bool:
+    """Train, showing what happens; return whether the end was reached."""
+    console.print(f"\n[bold]{ROW.format('iteration', 'train loss', 'valid loss', 'training', 'evaluation', 'tokens/s')}[/]")
+    for evaluation in run.history():
+        console.print(_row(evaluation))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    tokens_per_step = run.train.batch_size * run.gpt.block_size
+    since = run.history()[-1].iteration if run.history() else 0
+    with _stop_request() as should_stop, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
+        for event in gpt.train(run, tokens, should_stop):
+            match event:
+                case gpt.Progress():
+                    speed = (event.iteration - since) * tokens_per_step / event.train_seconds
+                    status = f"loss {event.loss:.3f}, {speed:,.0f} tokens/s"
+                    bar.update(task, description="Training", completed=event.iteration, status=status)
+                case gpt.Evaluating():
+                    bar.update(task, description="Evaluating", completed=event.iteration)
+                case gpt.Evaluation():
+                    since = event.iteration
+                    console.print(_row(event))
+                case gpt.Done(interrupted=True):
+                    console.print(f"\nStopped at iteration {event.iteration}; everything is kept in {run.path}. Go on with:")
+                    console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}")
+                    return False
+    return True
+
+
+def _row(evaluation: gpt.Evaluation) -> str:
+    return ROW.format(
+        evaluation.iteration,
+        f"{evaluation.train_loss:.4f}",
+        f"{evaluation.valid_loss:.4f}",
+        f"{evaluation.train_seconds:.2f} s",
+        f"{evaluation.eval_seconds:.2f} s",
+        f"{evaluation.train_tokens / evaluation.train_seconds:,.0f}",
+    )
+
+
+@contextmanager
+def _stop_request() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a request to stop in good order; the second stops at once."""
+    request = threading.Event()
+
+    def ask(signum: int, frame: object) -> None:
+        request.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        console.print("Stopping as soon as all is saved (Ctrl-C again stops at once and loses what is not).")
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield request.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _conclude(run: Run, corpus: gpt.Corpus) -> None:
+    history = run.history()
+    console.print()
+    console.print(seed_table({f"This run, on\n{run.corpus.name}": gpt.seed_metrics(history)}))
+    for note in comparability(run):
+        console.print(note)
+    if corpus.floor is not None:
+        floor = corpus.floor(gpt.split_boundary(len(corpus.text)), len(corpus.text))
+        above = history[-1].valid_loss - floor
+        console.print(
+            f"Nothing can do better on {corpus.name}'s validation split than {floor:.4f} nats per character, the entropy of "
+            f"its grammar; this model is {above:.4f} above."
+        )
+    model = run.load_model()
+    ids = gpt.generate(model, [gpt.START_TOKEN], SAMPLE_TOKENS, run.train.seed)
+    console.print(f"\n[bold]A sample of {SAMPLE_TOKENS} tokens[/]")
+    console.print(Text(run.tokenizer.decode(ids)))
+    console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}")

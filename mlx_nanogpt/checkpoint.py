@@ -1,0 +1,241 @@
+"""A run directory: everything that a training run is, so that it can be looked at, continued and sampled from.
+
+    config.json             the model's and the training's configuration, the corpus, the versions
+    tokenizer.json          the characters
+    history.jsonl           losses and timings, one line per evaluation
+    checkpoint.safetensors  weights, optimizer, random state, and how far they are
+
+A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it; a line that a
+crash left without its checkpoint is dropped when the run goes on.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.optimizers import Optimizer
+from mlx.utils import tree_flatten, tree_unflatten
+
+from .config import GPTConfig, TrainConfig
+from .corpus import Corpus
+from .errors import UserError
+from .files import replacing
+from .model import GPT
+from .tokenizer import CharTokenizer
+
+RUNS = Path("runs")  # where runs live unless they are given a directory of their own
+CONFIG, TOKENIZER, HISTORY, CHECKPOINT = "config.json", "tokenizer.json", "history.jsonl", "checkpoint.safetensors"
+MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
+
+
+@dataclass(frozen=True)
+class CorpusIdentity:
+    """Which text a run learns from, without the text."""
+
+    name: str
+    sha256: str
+    characters: int
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> "CorpusIdentity":
+        return cls(corpus.name, corpus.sha256, len(corpus.text))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One line of the history. Losses in nats per token; tokens and seconds of training since the line before; tokens
+    of each split that this evaluation covered, and its seconds."""
+
+    iteration: int
+    train_loss: float
+    valid_loss: float
+    train_tokens: int
+    train_seconds: float
+    eval_tokens: int
+    eval_seconds: float
+    corpus: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a checkpoint is: steps done, and seconds of training since the last evaluation."""
+
+    iteration: int = 0
+    train_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory that exists, and what it says of itself."""
+
+    path: Path
+    gpt: GPTConfig
+    train: TrainConfig
+    corpus: CorpusIdentity
+    tokenizer: CharTokenizer
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / CHECKPOINT
+
+    def save(self, model: GPT, optimizer: Optimizer, position: Position) -> None:
+        """Write a checkpoint in the place of the older one, which stays if this one cannot be written (`UserError`)."""
+        parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
+        try:
+            with replacing(self.checkpoint) as aside:
+                mx.save_safetensors(str(aside), dict(tree_flatten(parts)), {"position": json.dumps(asdict(position))})
+        except (OSError, RuntimeError) as error:
+            kept = "the checkpoint before it is untouched" if self.checkpoint.exists() else "there is none before it"
+            raise UserError(
+                f"{self.checkpoint} could not be written at iteration {position.iteration} ({error}); {kept}: make room "
+                f"or make the directory writable, then go on with --resume {self.path}"
+            ) from error
+
+    def position(self) -> Position:
+        """How far the checkpoint is; the beginning if there is none. Raises `UserError` if it is damaged."""
+        return self._read_checkpoint()[0] if self.checkpoint.exists() else Position()
+
+    def restore(self, model: GPT, optimizer: Optimizer) -> Position:
+        """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
+
+        Without a checkpoint nothing changes. A compiled function captures arrays when it is built: restore first.
+        Raises `UserError` if the file is damaged or of another shape.
+        """
+        if not self.checkpoint.exists():
+            return Position()
+        position, parts = self._read_checkpoint()
+        with _explaining_damage(self.checkpoint):
+            model.load_weights(tree_flatten(parts[MODEL]))
+            optimizer.state = parts[OPTIMIZER]
+            high, low = parts[RANDOM].tolist()
+            mx.random.seed(high << 32 | low)
+        return position
+
+    def load_model(self) -> GPT:
+        """The trained model. Raises `UserError` if there is no checkpoint yet, or if it is damaged."""
+        if not self.checkpoint.exists():
+            raise UserError(
+                f"the run {self.path} has no checkpoint yet (it was stopped before its first); go on with "
+                f"mlx-gpt train --resume {self.path}"
+            )
+        model = GPT(self.gpt)
+        _, parts = self._read_checkpoint()
+        with _explaining_damage(self.checkpoint):
+            model.load_weights(tree_flatten(parts[MODEL]))
+        return model
+
+    def history(self) -> list[Evaluation]:
+        """The evaluations up to the checkpoint, the oldest first. Raises `UserError` if a line is damaged."""
+        file = self.path / HISTORY
+        if not file.exists():
+            return []
+        done = self.position().iteration
+        with _explaining_damage(file):
+            evaluations = [Evaluation(**json.loads(line)) for line in _read(file).splitlines()]
+        return [each for each in evaluations if each.iteration <= done]
+
+    def write_history(self, evaluations: Sequence[Evaluation]) -> None:
+        _write(self.path / HISTORY, "".join(json.dumps(asdict(each)) + "\n" for each in evaluations))
+
+    def extended(self, num_iter: int) -> "Run":
+        """The same run with another number of iterations to go to, on disk too."""
+        run = replace(self, train=replace(self.train, num_iter=num_iter))
+        run._write_config()
+        return run
+
+    def _read_checkpoint(self) -> tuple[Position, dict]:
+        with _explaining_damage(self.checkpoint):
+            arrays, metadata = mx.load(str(self.checkpoint), return_metadata=True)
+            return Position(**json.loads(metadata["position"])), tree_unflatten(list(arrays.items()))
+
+    def _write_config(self) -> None:
+        config = {
+            "gpt": asdict(self.gpt),
+            "train": asdict(self.train),
+            "corpus": asdict(self.corpus),
+            "versions": {package: version(package) for package in ("mlx-nanogpt", "mlx")},
+        }
+        _write(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def create_run(
+    gpt: GPTConfig, train: TrainConfig, tokenizer: CharTokenizer, corpus: Corpus, path: Path | None = None
+) -> Run:
+    """Make a run directory: `path`, or else the next number in `runs/`. Never touches one that has a run in it.
+
+    Raises `UserError` if `path` holds a run or cannot be written.
+    """
+    try:
+        path = _next_numbered() if path is None else _fresh(path)
+        run = Run(path, gpt, train, CorpusIdentity.of(corpus), tokenizer)
+        _write(path / TOKENIZER, json.dumps(asdict(tokenizer)) + "\n")
+        run._write_config()
+    except OSError as error:
+        raise UserError(f"{path or RUNS} cannot be written ({error.strerror}); choose another with --run-dir") from error
+    return run
+
+
+def open_run(path: Path) -> Run:
+    """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
+    if not (path / CONFIG).is_file():
+        raise UserError(f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {path}")
+    with _explaining_damage(path):
+        config, tokenizer = json.loads(_read(path / CONFIG)), json.loads(_read(path / TOKENIZER))
+        return Run(
+            path,
+            GPTConfig(**config["gpt"]),
+            TrainConfig(**config["train"]),
+            CorpusIdentity(**config["corpus"]),
+            CharTokenizer(**tokenizer),
+        )
+
+
+def newest_run() -> Run:
+    """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
+    checkpoints = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda file: file.stat().st_mtime_ns)
+    if not checkpoints:
+        raise UserError(f"there is no trained run in {RUNS.resolve()}; train one with mlx-gpt train, or name one with --run")
+    return open_run(checkpoints[-1].parent)
+
+
+def _next_numbered() -> Path:
+    RUNS.mkdir(exist_ok=True)
+    number = 1 + max((int(each.name) for each in RUNS.iterdir() if each.name.isdecimal()), default=0)
+    while True:  # another process may take the number first
+        try:
+            (RUNS / str(number)).mkdir()
+            return RUNS / str(number)
+        except FileExistsError:
+            number += 1
+
+
+def _fresh(path: Path) -> Path:
+    if (path / CONFIG).exists():
+        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {path}")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def _explaining_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error}); restore it from a "
+            f"copy, or train a new run"
+        ) from error
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")

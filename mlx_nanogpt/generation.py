@@ -1,0 +1,108 @@
+"""The GPT writes: a sampler picks a token from the logits, `generate` yields one token after another.
+
+While the text fits `block_size` each layer's keys and values are cached. Beyond it the last `block_size` tokens are read
+anew for every token, exactly as the lecture does: positions are absolute, so all of them shift and no cache can hold.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import mlx.core as mx
+
+from .errors import UserError
+from .model import GPT, LayerCache
+
+START_TOKEN = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
+
+Sampler = Callable[[mx.array, mx.array], mx.array]
+
+
+def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
+    """A function of logits (B, vocab_size) and a random key that picks token ids (B,).
+
+    `temperature` divides the logits, and 0 is argmax. Then `top_k` keeps the k likeliest tokens, and `top_p` the
+    fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020, "nucleus sampling").
+    Raises `UserError` for a value out of range.
+    """
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UserError(f"temperature {temperature} is out of range; give 0 (always the likeliest token) or more")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k {top_k} is out of range; give 1 or more")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p {top_p} is out of range; give more than 0 and at most 1")
+
+    def sample(logits: mx.array, key: mx.array) -> mx.array:
+        if temperature == 0:
+            return mx.argmax(logits, axis=-1)
+        logits = logits / temperature
+        if top_k is not None and top_k < logits.shape[-1]:
+            logits = _keep_top_k(logits, top_k)
+        if top_p is not None:
+            logits = _keep_top_p(logits, top_p)
+        return mx.random.categorical(logits, key=key)
+
+    return sample
+
+
+def generate(
+    model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler | None = None
+) -> Iterator[int]:
+    """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
+
+    Raises `UserError` for an empty prompt: there is nothing to continue.
+    """
+    if not prompt:
+        raise UserError("an empty prompt has no next token; give at least one token")
+    model.eval()
+    waiting = None
+    for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler()):
+        mx.async_eval(token)  # the device works on this token while the host reads the one before
+        if waiting is not None:
+            yield waiting.item()
+        waiting = token
+    if waiting is not None:
+        yield waiting.item()
+
+
+def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
+    """The tokens as arrays (1,), not yet computed when they are yielded."""
+    block_size = model.config.block_size
+    cache = [LayerCache(model.config) for _ in model.h]
+    cache_state = [layer.state for layer in cache]
+
+    def pick(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        key, now = mx.random.split(key)
+        return sample(logits, now), key
+
+    @partial(mx.compile, inputs=[model.state, cache_state], outputs=cache_state)
+    def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        return pick(model.next_logits(token[:, None], cache), key)
+
+    @partial(mx.compile, inputs=model.state)
+    def reread(window: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        return pick(model.next_logits(window), key)
+
+    text = mx.array([prompt[-block_size:]])  # (1, T)
+    for i in range(num_tokens):
+        if i == 0:
+            token, key = pick(model.next_logits(text, cache), key)
+        elif len(prompt) + i <= block_size:
+            token, key = decode(token, key)
+        else:
+            token, key = reread(text[:, -block_size:], key)
+        text = mx.concatenate([text[:, 1 - block_size :], token[:, None]], axis=1)
+        yield token
+
+
+def _keep_top_k(logits: mx.array, k: int) -> mx.array:
+    least = mx.topk(logits, k, axis=-1).min(axis=-1, keepdims=True)  # (B, 1)
+    return mx.where(logits < least, -math.inf, logits)
+
+
+def _keep_top_p(logits: mx.array, p: float) -> mx.array:
+    falling = mx.sort(logits, axis=-1)[..., ::-1]  # (B, vocab_size)
+    probabilities = mx.softmax(falling, axis=-1)
+    kept = mx.cumsum(probabilities, axis=-1) - probabilities < p  # a token is needed if those before it fall short of p
+    least = mx.where(kept, falling, math.inf).min(axis=-1, keepdims=True)  # (B, 1)
+    return mx.where(logits < least, -math.inf, logits)

@@ -1,0 +1,147 @@
+"""The GPT of the lecture "Let's build GPT" and of nanoGPT, under GPT-2's names.
+
+Read it from the top: `Attention` and `MLP` make a `Block`, blocks make a `GPT`. Shapes: B sequences, T tokens,
+C = n_embd channels, nh heads of hs channels.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .config import GPTConfig
+
+INIT_STD = 0.02  # GPT-2's and the lecture's
+
+
+class LayerCache:
+    """The keys and values of one attention layer for the tokens seen so far, so that generation computes them once.
+
+    The arrays have their full size from the start, (B, nh, block_size, hs): a growing shape would be compiled anew for
+    every token. `state` is what a compiled function has to capture. Nothing checks that the tokens fit.
+    """
+
+    def __init__(self, config: GPTConfig, batch_size: int = 1):
+        shape = (batch_size, config.n_head, config.block_size, config.head_size)
+        self.state = {"k": mx.zeros(shape), "v": mx.zeros(shape), "length": mx.array(0)}
+
+    @property
+    def length(self) -> mx.array:
+        return self.state["length"]
+
+    def extend(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Append `k` and `v` (B, nh, T, hs); return all keys, all values and the mask (T, block_size) of who sees whom."""
+        T, block_size = k.shape[2], self.state["k"].shape[2]
+        mask = mx.arange(block_size) <= self.length + mx.arange(T)[:, None]
+        for name, new in (("k", k), ("v", v)):
+            self.state[name] = mx.slice_update(self.state[name], new, self.length, axes=[2])
+        self.state["length"] = self.length + T
+        return self.state["k"], self.state["v"], mask
+
+
+class Attention(nn.Module):
+    """Causal self-attention with all heads in one projection. Queries, keys and values have no bias (the lecture)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.n_head = config.n_head
+        self.scale = config.head_size**-0.5
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
+        B, T, C = x.shape
+        q, k, v = mx.split(self.c_attn(x), 3, axis=-1)  # 3 x (B, T, C)
+        q, k, v = (each.reshape(B, T, self.n_head, -1).swapaxes(1, 2) for each in (q, k, v))  # (B, nh, T, hs)
+        mask = "causal"
+        if cache is not None:
+            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs)
+        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)  # (B, nh, T, hs)
+        y = y.swapaxes(1, 2).reshape(B, T, C)
+        return self.dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Two layers, four times as wide inside."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.dropout(self.c_proj(nn.relu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    """Communication, then computation, each added to the residual stream (pre-norm)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.mlp = MLP(config)
+
+    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
+        x = x + self.attn(self.ln_1(x), cache)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """Token ids to the logits of the next token."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = [Block(config) for _ in range(config.n_layer)]
+        self.ln_f = nn.LayerNorm(config.n_embd)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+        self._init_weights()
+
+    def __call__(self, idx: mx.array) -> mx.array:
+        """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).
+
+        Raises `ValueError` for a longer sequence: MLX would read past the position table without a word.
+        """
+        return self.lm_head(self._hidden(idx))
+
+    def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
+        return self.lm_head(self._hidden(idx, cache)[:, -1])
+
+    def num_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
+
+    def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        T = idx.shape[1]
+        if T > self.config.block_size:
+            raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
+        positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
+        x = self.drop(self.wte(idx) + positions)  # (B, T, C)
+        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+            x = block(x, layer_cache)
+        return self.ln_f(x)
+
+    def _init_weights(self) -> None:
+        """N(0, 0.02), biases zero; what writes to the residual stream is scaled by its 2 * n_layer writers (GPT-2)."""
+        normal = nn.init.normal(std=INIT_STD)
+        residual = nn.init.normal(std=INIT_STD / math.sqrt(2 * self.config.n_layer))
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                init = residual if name.endswith("c_proj") else normal
+                module.weight = init(module.weight)
+            if isinstance(module, nn.Linear) and "bias" in module:
+                module.bias = mx.zeros_like(module.bias)
+
+
+def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """Mean cross-entropy, in nats per token, of `targets` (B, T) after `idx` (B, T)."""
+    return nn.losses.cross_entropy(model(idx), targets, reduction="mean")

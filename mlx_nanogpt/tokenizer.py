@@ -1,0 +1,51 @@
+"""Text to token ids and back: one id per character, by rank of code point, as in the lecture."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
+
+    symbols: str
+
+    @classmethod
+    def of(cls, text: str) -> "CharTokenizer":
+        """The tokenizer that knows exactly the characters of `text`."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.
+
+        Raises `UserError` naming the characters that have no id.
+        """
+        points = _code_points(text)
+        ids = np.searchsorted(self._points, points)
+        known = self._points[np.minimum(ids, self.vocab_size - 1)] == points
+        if not known.all():
+            strangers = sorted({text[i] for i in np.flatnonzero(~known)})
+            listed = " ".join(map(repr, strangers[:20])) + (" ..." if len(strangers) > 20 else "")
+            raise UserError(f"the model has never seen {listed}; it knows {self.symbols!r}")
+        return ids.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+
+    def decode(self, ids) -> str:
+        """The text of a sequence of ids."""
+        return "".join(self.symbols[i] for i in ids)
+
+    @cached_property
+    def _points(self) -> np.ndarray:
+        return _code_points(self.symbols)
+
+
+def _code_points(text: str) -> np.ndarray:
+    # surrogatepass: a prompt from the command line may hold undecodable bytes, which have to be refused by name
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

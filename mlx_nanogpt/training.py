@@ -1,0 +1,180 @@
+"""Training: the compiled step, and `train()`, which moves a run forward and yields what happens as records.
+
+`train` owns no screen: a progress bar, a log file, a benchmark and a test are readers of the same stream.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from .checkpoint import Evaluation, Position, Run
+from .config import Backend, TrainConfig
+from .data import check_splits, split, training_batch
+from .errors import UserError
+from .evaluation import make_evaluate
+from .model import GPT, loss_fn
+
+REPORT_INTERVAL = 10  # steps between two looks at the loss
+
+Step = Callable[[mx.array, mx.array], mx.array]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps done; the loss of the newest of them that is known; seconds of training since the last evaluation."""
+
+    iteration: int
+    loss: float
+    train_seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluating:
+    """An evaluation begins."""
+
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint was written."""
+
+    iteration: int
+
+
+@dataclass(frozen=True)
+class Done:
+    """The end: all iterations are done, or the caller asked to stop."""
+
+    iteration: int
+    interrupted: bool
+
+
+Event = Progress | Evaluating | Evaluation | Saved | Done
+
+
+class Diverged(UserError):
+    """The loss is not finite."""
+
+
+def make_optimizer(config: TrainConfig) -> optim.Optimizer:
+    """Adam as in its paper (Kingma & Ba 2015). MLX leaves out the bias correction unless told."""
+    return optim.Adam(config.learning_rate, bias_correction=True)
+
+
+def make_step(model: GPT, optimizer: optim.Optimizer, backend: Backend) -> Step:
+    """Return `step(idx, targets)`: one update of the model from a batch, both (B, T); its loss, not yet computed.
+
+    The optimizer must be initialised: a state that grows at the first call is traced twice. Evaluate `model.state`,
+    `optimizer.state` and `mx.random.state` together with the loss.
+    """
+    loss_and_grad = nn.value_and_grad(model, loss_fn)
+
+    def step(idx: mx.array, targets: mx.array) -> mx.array:
+        loss, grads = loss_and_grad(model, idx, targets)
+        optimizer.update(model, grads)
+        return loss
+
+    if backend == "eager":
+        return step
+    # the random state belongs to it: without, dropout would draw the same mask at every step
+    state = [model.state, optimizer.state, mx.random.state]
+    return partial(mx.compile, inputs=state, outputs=state)(step)
+
+
+def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Move `run` from where its checkpoint is (or the beginning) to its last iteration; yield what happens.
+
+    `tokens` is the whole corpus, (N,). Every `eval_interval` iterations and at the end both splits are evaluated and a
+    checkpoint is written. `should_stop` is asked before every step; once it says yes, a checkpoint is written and the
+    stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file
+    cannot be written, `Diverged` if the loss is not finite.
+    """
+    config, block_size = run.train, run.gpt.block_size
+    check_splits(tokens, block_size)
+    train_tokens, valid_tokens = split(tokens)
+
+    mx.random.seed(config.seed)
+    model = GPT(run.gpt)
+    optimizer = make_optimizer(config)
+    optimizer.init(model.trainable_parameters())
+    position = run.restore(model, optimizer)
+    step = make_step(model, optimizer, config.backend)
+    evaluate = make_evaluate(model, config.backend)
+    state = [model.state, optimizer.state, mx.random.state]
+    mx.eval(state)
+
+    history = run.history()
+    evaluated = history[-1].iteration if history else 0
+    iteration, saved, train_seconds = position.iteration, position.iteration, position.train_seconds
+    unread: list[mx.array] = []  # losses that the host has not looked at, the oldest first
+
+    def read_losses(leave: int) -> float:
+        """Wait for all unread losses but the newest `leave`; return the last one read."""
+        for done in range(iteration - len(unread) + 1, iteration - leave + 1):
+            loss = unread.pop(0).item()
+            if not math.isfinite(loss):
+                raise _diverged(run, done, saved)
+        return loss
+
+    while evaluated < config.num_iter:
+        target = min(config.num_iter, (evaluated // config.eval_interval + 1) * config.eval_interval)
+        started = time.perf_counter() - train_seconds
+        while iteration < target and not should_stop():
+            batch = training_batch(train_tokens, config.seed, iteration, config.batch_size, block_size)
+            unread.append(step(*map(mx.array, batch)))
+            mx.async_eval(unread[-1], state)
+            iteration += 1
+            if iteration % REPORT_INTERVAL == 0:
+                # the newest step is left unread: the device is busy with it while the host reports
+                yield Progress(iteration, read_losses(leave=1), time.perf_counter() - started)
+        if unread:
+            read_losses(leave=0)
+        mx.eval(state)
+        train_seconds = time.perf_counter() - started
+        if should_stop():
+            run.save(model, optimizer, Position(iteration, train_seconds))
+            yield Saved(iteration)
+            yield Done(iteration, interrupted=True)
+            return
+
+        yield Evaluating(iteration)
+        started = time.perf_counter()
+        count = config.eval_iters * config.batch_size
+        losses = [evaluate(part, count) for part in (train_tokens, valid_tokens)]
+        eval_seconds = time.perf_counter() - started
+        if not all(map(math.isfinite, losses)):
+            raise _diverged(run, iteration, saved)
+        evaluation = Evaluation(
+            iteration,
+            *losses,
+            train_tokens=(iteration - evaluated) * config.batch_size * block_size,
+            train_seconds=train_seconds,
+            eval_tokens=count * block_size,
+            eval_seconds=eval_seconds,
+            corpus=run.corpus.name,
+            device=mx.default_device().type.name,
+        )
+        history.append(evaluation)
+        run.write_history(history)
+        run.save(model, optimizer, Position(iteration))
+        yield evaluation
+        yield Saved(iteration)
+        evaluated = saved = iteration
+        train_seconds = 0.0
+    yield Done(iteration, interrupted=False)
+
+
+def _diverged(run: Run, iteration: int, saved: int) -> Diverged:
+    kept = f"the checkpoint of iteration {saved} in {run.path} is kept" if saved else "no checkpoint had been written"
+    return Diverged(
+        f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
+        f"try a learning rate lower than {run.train.learning_rate:g}"
+    )

@@ -1,0 +1,239 @@
+"""The promises of the built-in corpus: its shape, its grammar's unambiguity, and the exactness of its floor."""
+
+import hashlib
+import math
+import re
+from collections import Counter
+
+import pytest
+
+from mlx_nanogpt import pastiche
+
+TOKEN = re.compile(r"[A-Za-z0-9$&']+|[^A-Za-z0-9$&']")
+PLAY = pastiche.write()
+TRAIN = pastiche.LENGTH * 8 // 10  # where the last fifth begins
+
+
+# ---- the text
+
+
+def test_the_text_has_tiny_shakespeares_length():
+    assert len(PLAY.text) == pastiche.LENGTH == 1_115_394
+
+
+def test_the_text_uses_exactly_the_65_symbols():
+    assert len(pastiche.SYMBOLS) == 65
+    assert "".join(sorted(set(PLAY.text))) == pastiche.SYMBOLS
+
+
+def test_the_text_is_the_same_everywhere():
+    assert hashlib.sha256(PLAY.text.encode("ascii")).hexdigest() == (
+        "bea1cc5e412c975d0ba8d14a1e9dab6d1164d3967af1fe28b33901f1fffe6a15"
+    )
+
+
+def complete_speeches() -> list[list[str]]:
+    return [speech.split("\n") for speech in PLAY.text.split("\n\n")[:-1]]
+
+
+def test_every_speech_is_a_name_with_a_colon_and_then_its_lines():
+    for name, *lines in complete_speeches():
+        assert re.fullmatch(r"[A-Z][a-z]+( [A-Z][a-z]+)?:", name)
+        assert lines and all(line and not line.endswith(" ") for line in lines)
+
+
+def test_lines_have_the_length_of_verse():
+    lengths = sorted(len(line) for _, *lines in complete_speeches() for line in lines)
+    assert 25 <= lengths[len(lengths) // 10] and lengths[len(lengths) * 9 // 10] <= 55
+    assert lengths[-1] <= 100
+
+
+def test_nobody_answers_himself():
+    names = [name for name, *_ in complete_speeches()]
+    assert all(name != answer for name, answer in zip(names, names[1:]))
+
+
+def test_a_scene_keeps_to_the_people_and_the_quarrel_it_opens_with():
+    scenes = PLAY.text.split("Chorus:\n")[1:-1]
+    assert len(scenes) > 100
+    for scene in scenes:
+        opening, *speeches = scene.strip().split("\n\n")
+        names = {speech.partition(":")[0] for speech in speeches} - {"Messenger", "Ghost", "Prompter"}
+        assert len(names) <= 4 and all(name in opening for name in names)
+        assert all(prize in opening.split("\n\n")[0] for prize in re.findall(r"Unhand my (\w+),", scene))
+
+
+# ---- the grammar
+
+
+def parts(template: str) -> list[str]:
+    return re.findall(r"\{.*?\}|[^{]+", template)
+
+
+def kept_names(grammar) -> dict[str, str]:
+    """name -> rule, for every {name=rule}."""
+    return dict(re.findall(r"\{(\w+)=(\w+)\}", "".join("".join(rule) for rule in grammar.values())))
+
+
+def edge_tokens(grammar, edge: int):
+    """A function from a part of a template to the tokens it can begin (edge 0) or end (edge -1) with."""
+    kept = kept_names(grammar)
+    known: dict[str, set[str]] = {rule: set() for rule in grammar}
+
+    def of(part: str) -> set[str]:
+        if part[0] != "{":
+            return {TOKEN.findall(part)[edge]}
+        rule = part[1:-1].rpartition("=")[2]
+        return known[kept.get(rule, rule)]
+
+    size = -1
+    while size != (size := sum(map(len, known.values()))):
+        for rule, alternatives in grammar.items():
+            known[rule] |= {token for each in alternatives for token in of(parts(each)[edge])}
+    return of
+
+
+def faults(grammar) -> list[str]:
+    """Whatever could let one text be derived in two ways."""
+    if "" in [each for alternatives in grammar.values() for each in alternatives]:
+        return ["an alternative is empty"]
+    found = []
+    first, last = edge_tokens(grammar, 0), edge_tokens(grammar, -1)
+    for rule, alternatives in grammar.items():
+        openings = Counter(token for each in alternatives for token in first(parts(each)[0]))
+        found += [f"{rule}: two alternatives begin with {token!r}" for token, n in openings.items() if n > 1]
+        for left, right in (pair for each in alternatives for pair in zip(parts(each), parts(each)[1:])):
+            if any(token[-1].isalnum() or token[-1] in "$&'" for token in last(left)) and any(
+                token[0].isalnum() or token[0] in "$&'" for token in first(right)
+            ):
+                found.append(f"{rule}: words touch between {left!r} and {right!r}")
+    for name, rule in kept_names(grammar).items():
+        if name in grammar:
+            found.append(f"{name} is both a rule and a kept name")
+        if any("{" in each for each in grammar[rule]):
+            found.append(f"{rule} is kept, yet not plain words")
+    return found
+
+
+def test_the_first_token_of_every_choice_settles_it():
+    assert faults(pastiche.GRAMMAR) == []
+
+
+@pytest.mark.parametrize(
+    "grammar, fault",
+    [
+        ({"play": ("an ox ", "an eel ")}, "two alternatives begin with 'an'"),
+        ({"play": ("{noun} ", "ox "), "noun": ("hen", "ox")}, "two alternatives begin with 'ox'"),
+        ({"play": ("{end}",), "end": (".", "")}, "an alternative is empty"),
+        ({"play": ("{noun}{end} ",), "noun": ("pie", "pies"), "end": ("s", "!")}, "words touch"),
+        ({"play": ("{x=noun} ",), "noun": ("{noun}", "ox")}, "not plain words"),
+        ({"play": ("{noun=noun} ",), "noun": ("hen", "ox")}, "both a rule and a kept name"),
+    ],
+)
+def test_an_ambiguous_grammar_would_be_noticed(grammar, fault):
+    assert any(fault in each for each in faults(grammar))
+
+
+def test_every_rule_is_used():
+    used = set(re.findall(r"[{=](\w+)\}", "".join("".join(rule) for rule in pastiche.GRAMMAR.values())))
+    assert used - set(kept_names(pastiche.GRAMMAR)) | {"play"} == set(pastiche.GRAMMAR)
+
+
+def test_a_follows_the_sound_of_every_adjective():
+    assert not [adjective for adjective in pastiche.GRAMMAR["adj"] if adjective[0] in "aeiou"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 150])
+def test_probabilities_fall_with_rank_and_sum_to_one(count):
+    chances = pastiche.probabilities(count)
+    assert len(chances) == count and chances == sorted(set(chances), reverse=True)
+    assert math.fsum(chances) == pytest.approx(1, abs=1e-12)
+
+
+# ---- the floor
+
+
+def read_back(grammar, text: str) -> list[tuple[int, float]]:
+    """Parse the text by its tokens alone: (position, -ln p) of each choice before the last token, which may be cut."""
+    first = edge_tokens(grammar, 0)
+    settles = {
+        rule: {token: i for i, each in enumerate(alternatives) for token in first(parts(each)[0])}
+        for rule, alternatives in grammar.items()
+    }
+    costs = {rule: [-math.log(p) for p in pastiche.probabilities(len(grammar[rule]))] for rule in grammar}
+    choices, kept, todo, position = [], {}, ["{play}"], 0
+    while (token := TOKEN.match(text, position)) and token.end() < len(text):
+        part = todo.pop()
+        name, _, rule = part.strip("{}").rpartition("=")
+        if part[0] == "{" and rule in grammar:
+            choice = settles[rule][token.group()]
+            choices.append((position, costs[rule][choice]))
+            todo.extend(reversed(parts(grammar[rule][choice])))
+            if name:
+                kept[name] = grammar[rule][choice]
+        else:
+            words = kept[rule] if part[0] == "{" else part
+            assert text.startswith(words[: len(text) - position], position)
+            position += len(words)
+    return choices
+
+
+def test_the_text_alone_tells_every_choice_and_its_cost():
+    choices = read_back(pastiche.GRAMMAR, PLAY.text)
+    assert len(choices) > 100_000
+    assert [position for position, _ in choices] == list(PLAY.starts[: len(choices)])
+    assert all(position > len(PLAY.text) - 30 for position in PLAY.starts[len(choices) :])
+    for start, stop in [(0, 1000), (123_456, 234_567), (TRAIN, pastiche.LENGTH - 30)]:
+        nats = math.fsum(cost for position, cost in choices if start <= position < stop)
+        assert PLAY.floor(start, stop) == pytest.approx(nats / (stop - start), rel=1e-9)
+
+
+def test_the_floor_of_a_tiny_grammar_is_the_one_worked_out_by_hand():
+    grammar = {"play": ("{who=names} and {who}; {play}",), "names": ("ox", "cow")}
+    play = pastiche.compose(grammar, length=1000, seed=3)
+    whole = play.text.rindex("; ") + 2  # the last verse may be cut
+    assert re.fullmatch(r"((ox and ox|cow and cow); )+", play.text[:whole])
+    oxen, cows = play.text.count("ox and", 0, whole), play.text.count("cow and", 0, whole)
+    assert oxen and cows
+    # Ranks 1 and 2 weigh 1 / 3.7 and 1 / 4.7, so p = 4.7 / 8.4 and 3.7 / 8.4. The name said again costs nothing.
+    assert play.floor(0, whole) * whole == pytest.approx(oxen * math.log(8.4 / 4.7) + cows * math.log(8.4 / 3.7))
+
+
+def test_a_choice_counts_where_its_first_character_stands():
+    play = pastiche.compose({"play": ("the {noun}. {play}",), "noun": ("ox", "cow")}, length=40, seed=1)
+    assert play.floor(0, 4) == 0
+    assert play.floor(4, 5) in [pytest.approx(math.log(8.4 / 4.7)), pytest.approx(math.log(8.4 / 3.7))]
+    assert play.floor(5, 8) == 0
+
+
+def test_the_floors_of_two_neighbours_add_up():
+    whole, left, right = PLAY.floor(0, 5000), PLAY.floor(0, 1234), PLAY.floor(1234, 5000)
+    assert whole * 5000 == pytest.approx(left * 1234 + right * (5000 - 1234))
+
+
+@pytest.mark.parametrize("start, stop", [(5, 5), (6, 5), (-1, 5), (0, pastiche.LENGTH + 1)])
+def test_a_slice_that_is_empty_or_outside_the_text_has_no_floor(start, stop):
+    with pytest.raises(ValueError, match="no slice of the play"):
+        PLAY.floor(start, stop)
+
+
+def test_the_last_fifth_is_like_the_rest():
+    assert PLAY.floor(TRAIN, pastiche.LENGTH) == pytest.approx(PLAY.floor(0, TRAIN), rel=0.02)
+    assert 0.5 < PLAY.floor(0, pastiche.LENGTH) < 0.9
+
+
+@pytest.mark.parametrize("order", [2, 3, 5])
+def test_counting_characters_cannot_beat_the_floor(order):
+    """An n-gram model of the first four fifths, smoothed by the shorter n-grams, scores the last fifth."""
+    train, held_out = PLAY.text[:TRAIN], PLAY.text[TRAIN - order + 1 :]
+    chance = {symbol: 1 / 65 for symbol in pastiche.SYMBOLS}
+    grams = Counter(held_out[i : i + order] for i in range(len(held_out) - order + 1))
+    for n in range(1, order + 1):
+        seen = Counter(train[i : i + n] for i in range(len(train) - n + 1))
+        contexts: Counter[str] = Counter()
+        for gram, count in seen.items():
+            contexts[gram[:-1]] += count
+        tails = {gram[-n:] for gram in grams}
+        chance = {tail: (seen[tail] + chance[tail[1:] or tail]) / (contexts[tail[:-1]] + 1) for tail in tails}
+    loss = -math.fsum(count * math.log(chance[gram]) for gram, count in grams.items()) / grams.total()
+    assert PLAY.floor(TRAIN, pastiche.LENGTH) < loss < math.log(65)
