@@ -5,11 +5,12 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
+from . import cpu
 from .config import Backend
 from .data import evaluation_starts, windows
 from .model import GPT, loss_fn
 
-TOKENS_PER_BATCH = 16_384  # large enough to keep a GPU busy, small enough for a CPU's cache
+TOKENS_PER_BATCH = 16_384  # enough to keep a GPU busy
 
 Evaluate = Callable[[np.ndarray, int], float]
 
@@ -21,22 +22,32 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
     """
     block_size = model.config.block_size
 
-    def loss(idx: mx.array, targets: mx.array) -> mx.array:
-        return loss_fn(model, idx, targets)
+    def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
+        def loss(idx: mx.array, targets: mx.array) -> mx.array:
+            return loss_fn(model, idx, targets)
 
-    # a function of its own: a compiled training step would go on with dropout
-    if backend == "compiled":
-        loss = mx.compile(loss, inputs=model.state)
+        # a function of its own: a compiled training step would go on with dropout
+        return mx.compile(loss, inputs=model.state) if backend == "compiled" else loss
+
+    if cpu.in_use():
+        streams, tokens_per_batch = cpu.streams(), cpu.TOKENS_PER_BATCH
+    else:
+        streams, tokens_per_batch = (mx.default_stream(mx.default_device()),), TOKENS_PER_BATCH
+    losses = [make_loss() for _ in streams]
 
     def evaluate(tokens: np.ndarray, count: int) -> float:
         was_training = model.training
         model.eval()
         try:
             starts = evaluation_starts(tokens, count, block_size)
-            total = 0.0
-            for group in np.array_split(starts, -(-count * block_size // TOKENS_PER_BATCH)):
-                total += loss(*map(mx.array, windows(tokens, group, block_size))).item() * len(group)
-            return total / count
+            groups = np.array_split(starts, -(-count * block_size // tokens_per_batch))
+            sums = []
+            for i in range(0, len(groups), len(streams)):
+                for group, stream, loss in zip(groups[i:], streams, losses):
+                    with mx.stream(stream):
+                        sums.append(loss(*map(mx.array, windows(tokens, group, block_size))) * len(group))
+                mx.async_eval(sums[i:])  # together, or one stream would wait for the other
+            return sum(each.item() for each in sums) / count
         finally:
             model.train(was_training)
 

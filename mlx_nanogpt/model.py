@@ -10,9 +10,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from . import cpu
 from .config import GPTConfig
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
+FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which Metal has attention as one kernel (MLX 0.32.4)
 
 
 class LayerCache:
@@ -40,6 +42,18 @@ class LayerCache:
         return self.state["k"], self.state["v"], mask
 
 
+def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    """Softmax attention in which no query sees a later key; all arrays (B, nh, T, hs). Three forms of one formula."""
+    if cpu.in_use():
+        return cpu.causal_attention(q, k, v, scale)
+    if q.shape[-1] in FUSED_HEAD_SIZES:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+    # MLX would take this apart itself, into more operations: here scale and mask go into the first product
+    T = q.shape[2]
+    mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf)
+    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1) @ v
+
+
 class Attention(nn.Module):
     """Causal self-attention with all heads in one projection. Queries, keys and values have no bias (the lecture)."""
 
@@ -53,12 +67,13 @@ class Attention(nn.Module):
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
         B, T, C = x.shape
-        q, k, v = mx.split(self.c_attn(x), 3, axis=-1)  # 3 x (B, T, C)
-        q, k, v = (each.reshape(B, T, self.n_head, -1).swapaxes(1, 2) for each in (q, k, v))  # (B, nh, T, hs)
-        mask = "causal"
-        if cache is not None:
-            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs)
-        y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)  # (B, nh, T, hs)
+        heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, -1).swapaxes(1, 2)  # (B, 3 nh, T, hs)
+        q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        if cache is None:
+            y = causal_attention(q, k, v, self.scale)
+        else:
+            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
         y = y.swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
 

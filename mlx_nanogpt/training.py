@@ -14,6 +14,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
+from . import cpu
 from .checkpoint import Evaluation, Position, Run
 from .config import Backend, TrainConfig
 from .data import check_splits, split, training_batch
@@ -75,7 +76,7 @@ def make_step(model: GPT, optimizer: optim.Optimizer, backend: Backend) -> Step:
     The optimizer must be initialised: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
     """
-    loss_and_grad = nn.value_and_grad(model, loss_fn)
+    loss_and_grad = nn.value_and_grad(model, cpu.in_parallel(loss_fn) if cpu.in_use() else loss_fn)
 
     def step(idx: mx.array, targets: mx.array) -> mx.array:
         loss, grads = loss_and_grad(model, idx, targets)
