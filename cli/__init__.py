@@ -25,13 +25,17 @@ app.command()(train)
 app.command()(generate)
 
 
-@app.callback()
-def options(
-    show_version: Annotated[bool, typer.Option("--version", is_eager=True, help="Show the version and stop.")] = False,
-) -> None:
-    if show_version:
+def _show_version(asked: bool) -> None:
+    if asked:
         print(f"mlx-gpt {version('mlx-nanogpt')}")
         raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")] = False,
+) -> None:
+    """What comes before a command; the callback has done it already."""
 
 
 def main() -> None:
@@ -39,7 +43,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        errors.print("[bold red]Error:[/]", Text(str(error)))
+        errors.print(Text.assemble(("Error: ", "bold red"), str(error)))
         sys.exit(1)
     except KeyboardInterrupt:
         errors.print("Stopped.")

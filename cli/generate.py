@@ -38,14 +38,14 @@ def generate(
     source = gpt.open_run(run) if run else gpt.newest_run()
     ids = source.tokenizer.encode(prompt).tolist() or [gpt.START_TOKEN]
     model = source.load_model()
-    errors.print(f"[dim]{source.path}: {source.corpus.name}, iteration {source.position().iteration}[/]")
+    errors.print(f"{source.path}: {source.corpus.name}, iteration {source.position().iteration}", style="dim")
     for i in range(num_samples):
         if num_samples > 1:
-            errors.print(f"[dim]sample {i + 1} of {num_samples}, seed {seed + i}[/]")
+            errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")
         sys.stdout.write(prompt)
         started = time.perf_counter()
         for token in gpt.generate(model, ids, tokens, seed + i, sample):
             sys.stdout.write(source.tokenizer.decode([token]))
             sys.stdout.flush()
         sys.stdout.write("\n")
-        errors.print(f"[dim]{tokens / (time.perf_counter() - started):,.0f} tokens/s[/]")
+        errors.print(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -8,11 +8,13 @@ from importlib.metadata import version
 import mlx.core as mx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mlx_nanogpt import BLAS, GPT, PUBLISHED, RUNS, Run, SeedMetrics, UserError, seed_differences
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+# no markup: names of files and of corpora may hold brackets
+console = Console(highlight=False, markup=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -43,9 +45,9 @@ def describe_device() -> str:
 
 
 def header(title: str, lines: dict[str, str]) -> None:
-    console.print(f"[bold]{title}[/]")
+    console.print(title, style="bold")
     for name, value in lines.items():
-        console.print(f"  [dim]{name:<9}[/] {value}")
+        console.print(Text.assemble((f"  {name:<9} ", "dim"), value))
 
 
 def describe_run(run: Run) -> dict[str, str]:

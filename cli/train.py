@@ -83,7 +83,7 @@ def train(
         gpt_config = GPTConfig(tokenizer.vocab_size, block_size, n_layer, n_embd, head_size, dropout)
         train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
         tokens = tokenizer.encode(corpus.text)
-        gpt.check_splits(tokens, block_size)
+        gpt.check_fits(gpt_config, train_config, tokens)
         run = gpt.create_run(gpt_config, train_config, tokenizer, corpus, run_dir)
     header("mlx-gpt train", describe_run(run))
     if not _follow(run, tokens):
@@ -119,15 +119,17 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
             f"from with --data, or start a new run without --resume"
         )
     done = run.position().iteration
+    evaluated = run.history()[-1].iteration if run.history() else 0
     num_iter = given.get("num_iter", run.train.num_iter)
-    if num_iter <= done:
+    if num_iter < done or num_iter == evaluated:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {num_iter}")
     return run.extended(num_iter), corpus
 
 
 def _follow(run: Run, tokens: np.ndarray) -> bool:
     """Train, showing what happens; return whether the end was reached."""
-    console.print(f"\n[bold]{ROW.format('iteration', 'train loss', 'valid loss', 'training', 'evaluation', 'tokens/s')}[/]")
+    titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
+    console.print(f"\n{titles}", style="bold")
     for evaluation in run.history():
         console.print(_row(evaluation))
     columns = (
@@ -203,6 +205,6 @@ def _conclude(run: Run, corpus: gpt.Corpus) -> None:
         )
     model = run.load_model()
     ids = gpt.generate(model, [gpt.START_TOKEN], SAMPLE_TOKENS, run.train.seed)
-    console.print(f"\n[bold]A sample of {SAMPLE_TOKENS} tokens[/]")
+    console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
     console.print(Text(run.tokenizer.decode(ids)))
     console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}")

@@ -19,10 +19,21 @@ from .benchmark import PUBLISHED, SeedMetrics, seed_differences, seed_metrics  #
 from .checkpoint import RUNS, CorpusIdentity, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
 from .config import Backend, GPTConfig, TrainConfig  # noqa: E402
 from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusUnavailable, load_corpus  # noqa: E402
-from .data import check_splits, split_boundary  # noqa: E402
+from .data import split_boundary  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import make_evaluate  # noqa: E402
 from .generation import START_TOKEN, generate, make_sampler  # noqa: E402
 from .model import GPT, loss_fn  # noqa: E402
 from .tokenizer import CharTokenizer  # noqa: E402
-from .training import Diverged, Done, Evaluating, Event, Progress, Saved, make_optimizer, make_step, train  # noqa: E402
+from .training import (  # noqa: E402
+    Diverged,
+    Done,
+    Evaluating,
+    Event,
+    Progress,
+    Saved,
+    check_fits,
+    make_optimizer,
+    make_step,
+    train,
+)

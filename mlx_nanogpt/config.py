@@ -66,7 +66,7 @@ class TrainConfig:
 
 
 def _check_whole(name: str, value: int, most: int, least: int = 1) -> None:
-    if not least <= value <= most:
+    if not (isinstance(value, int) and least <= value <= most):
         raise UserError(f"{name} {value} is out of range; give a whole number from {least} to {most}")
 
 

@@ -40,7 +40,7 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
         model.eval()
         try:
             starts = evaluation_starts(tokens, count, block_size)
-            groups = np.array_split(starts, -(-count * block_size // tokens_per_batch))
+            groups = np.array_split(starts, min(count, -(-count * block_size // tokens_per_batch)))
             sums = []
             for i in range(0, len(groups), len(streams)):
                 for group, stream, loss in zip(groups[i:], streams, losses):

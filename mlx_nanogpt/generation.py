@@ -15,6 +15,8 @@ from .model import GPT, LayerCache
 
 START_TOKEN = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
 
+COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
+
 Sampler = Callable[[mx.array, mx.array], mx.array]
 
 
@@ -33,7 +35,7 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
         raise UserError(f"top_p {top_p} is out of range; give more than 0 and at most 1")
 
     def sample(logits: mx.array, key: mx.array) -> mx.array:
-        if temperature == 0:
+        if temperature < COLDEST:
             return mx.argmax(logits, axis=-1)
         logits = logits / temperature
         if top_k is not None and top_k < logits.shape[-1]:
@@ -50,8 +52,10 @@ def generate(
 ) -> Iterator[int]:
     """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
 
-    Raises `UserError` for an empty prompt: there is nothing to continue.
+    Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
+    if not 0 <= seed < 2**64:
+        raise UserError(f"seed {seed} is out of range; give a whole number from 0 to {2**64 - 1}")
     if not prompt:
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()

@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
+from mlx.utils import tree_flatten
 
 from . import cpu
 from .checkpoint import Evaluation, Position, Run
-from .config import Backend, TrainConfig
+from .config import Backend, GPTConfig, TrainConfig
 from .data import check_splits, split, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
@@ -65,6 +67,24 @@ class Diverged(UserError):
     """The loss is not finite."""
 
 
+def check_fits(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray) -> None:
+    """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training.
+
+    The memory is what is needed at least: weights, gradients and Adam's two moments, and for every token of a batch
+    what the backward pass reads again.
+    """
+    check_splits(tokens, gpt.block_size)
+    per_token = gpt.n_layer * (12 * gpt.n_embd + 2 * gpt.n_head * gpt.block_size) + 3 * gpt.vocab_size
+    needed = 4 * (4 * GPT(gpt).num_parameters() + config.batch_size * gpt.block_size * per_token)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UserError(
+            f"training this model takes {needed / 1e9:,.0f} GB of memory and more, and the machine has "
+            f"{memory / 1e9:,.0f} GB; lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer "
+            f"({gpt.n_layer}) or n_embd ({gpt.n_embd})"
+        )
+
+
 def make_optimizer(config: TrainConfig) -> optim.Optimizer:
     """Adam as in its paper (Kingma & Ba 2015). MLX leaves out the bias correction unless told."""
     return optim.Adam(config.learning_rate, bias_correction=True)
@@ -99,7 +119,7 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
     cannot be written, `Diverged` if the loss is not finite.
     """
     config, block_size = run.train, run.gpt.block_size
-    check_splits(tokens, block_size)
+    check_fits(run.gpt, config, tokens)
     train_tokens, valid_tokens = split(tokens)
 
     mx.random.seed(config.seed)
@@ -134,13 +154,16 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
             mx.async_eval(unread[-1], state)
             iteration += 1
             if iteration % REPORT_INTERVAL == 0:
-                # the newest step is left unread: the device is busy with it while the host reports
-                yield Progress(iteration, read_losses(leave=1), time.perf_counter() - started)
+                # the newest step stays unread, if it may: the device is busy with it while the host reports
+                loss = read_losses(leave=min(1, len(unread) - 1))
+                yield Progress(iteration, loss, time.perf_counter() - started)
         if unread:
             read_losses(leave=0)
         mx.eval(state)
         train_seconds = time.perf_counter() - started
         if should_stop():
+            if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(model.parameters())):
+                raise _diverged(run, iteration, saved)  # the loss told nothing of the last update yet
             run.save(model, optimizer, Position(iteration, train_seconds))
             yield Saved(iteration)
             yield Done(iteration, interrupted=True)

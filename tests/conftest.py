@@ -1,0 +1,159 @@
+"""What the tests share: tiny texts, models and runs, the command line in this process and in one of its own, and the
+isolation that keeps every test away from the user's files and from the network."""
+
+import atexit
+import itertools
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
+atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
+os.environ["XDG_CACHE_HOME"] = SESSION_CACHE
+for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer colour what is piped
+    os.environ.pop(name, None)
+
+import mlx_nanogpt as gpt  # noqa: E402  before mlx.core, so that the tests run on the BLAS that users get
+
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from mlx.utils import tree_flatten, tree_map  # noqa: E402
+
+import mlx_nanogpt_cli  # noqa: E402
+from mlx_nanogpt import corpus  # noqa: E402
+
+NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
+WORDS = ["\n", "to be ", "or not ", "that is ", "the question, ", "slings ", "and arrows; ", "Whether 'tis ", "nobler?\n"]
+TEXT = "".join(random.Random(7).choices(WORDS, k=500))
+TOKENIZER = gpt.CharTokenizer.of(TEXT)
+TOKENS = TOKENIZER.encode(TEXT)
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path, monkeypatch):
+    """A home, a cache and a working directory of its own, no way to the network, and MLX's device as it was."""
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / ".cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_URL", NOBODY)
+    monkeypatch.chdir(tmp_path / "work")
+    Path("play.txt").write_text(TEXT)
+    device = mx.default_device()
+    yield
+    mx.set_default_device(device)
+
+
+# ---- tiny models and runs
+
+
+def tiny_gpt(**changes) -> gpt.GPTConfig:
+    return gpt.GPTConfig(
+        **{"vocab_size": TOKENIZER.vocab_size, "block_size": 8, "n_layer": 2, "n_embd": 16, "head_size": 8} | changes
+    )
+
+
+def tiny_train(**changes) -> gpt.TrainConfig:
+    return gpt.TrainConfig(**{"num_iter": 8, "batch_size": 4, "eval_interval": 4, "eval_iters": 2, "seed": 5} | changes)
+
+
+def tiny_run(path: Path | str | None = None, **changes) -> gpt.Run:
+    """A new run on TEXT, not yet trained; `changes` may name fields of both configurations."""
+    of_gpt = {field.name: changes.pop(field.name) for field in fields(gpt.GPTConfig) if field.name in changes}
+    return gpt.create_run(
+        tiny_gpt(**of_gpt), tiny_train(**changes), TOKENIZER, gpt.Corpus("play.txt", TEXT), path and Path(path)
+    )
+
+
+def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
+    run = tiny_run(path, **changes)
+    finish(run)
+    return run
+
+
+def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False) -> list[gpt.Event]:
+    """Train `run` to its end, or until it should stop; what happened."""
+    return list(gpt.train(run, TOKENS, should_stop))
+
+
+def asked(times: int) -> Callable[[], bool]:
+    """A `should_stop` that says yes from the time it is asked `times` times on."""
+    count = itertools.count(1)
+    return lambda: next(count) >= times
+
+
+def lively_model(config: gpt.GPTConfig, seed: int = 3) -> gpt.GPT:
+    """A model whose every parameter, biases and norms too, has something to say."""
+    mx.random.seed(seed)
+    rng, model = np.random.default_rng(seed), gpt.GPT(config)
+    model.update(tree_map(lambda p: p + mx.array(rng.normal(0, 0.3, p.shape), mx.float32), model.parameters()))
+    return model
+
+
+def arrays(tree) -> dict[str, np.ndarray]:
+    return {name: np.array(array) for name, array in tree_flatten(tree)}
+
+
+def checkpoint_arrays(run: gpt.Run) -> dict[str, np.ndarray]:
+    """Weights, optimizer and random state, as they are on disk."""
+    return arrays(mx.load(str(run.checkpoint)))
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    """Whether two sets of arrays are equal bit for bit."""
+    return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+# ---- the command line
+
+TINY = "--n-embd=16 --head-size=8 --n-layer=1 --block-size=8 --batch-size=4 --num-iter=4 --eval-interval=2 --eval-iters=1"
+TINY = [*TINY.split(), "--data=play.txt"]
+
+
+@dataclass(frozen=True)
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mlx_gpt(monkeypatch, capsys):
+    """Run the command line in this process, its output piped."""
+
+    def run(*arguments) -> Result:
+        monkeypatch.setattr(sys, "argv", ["mlx-gpt", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            mlx_nanogpt_cli.main()
+        return Result(end.value.code or 0, *capsys.readouterr())
+
+    return run
+
+
+def in_a_process(*arguments, **more) -> subprocess.Popen:
+    """Start Python with `arguments` in a process of its own, its output piped."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | {"XDG_CACHE_HOME": SESSION_CACHE},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def python(script: str, *arguments) -> str:
+    """What `script` prints in a process of its own; it must succeed."""
+    with in_a_process("-c", script, *arguments) as process:
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out

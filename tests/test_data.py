@@ -1,0 +1,62 @@
+"""The promises of the batches: the seed's split, targets one token on, and nothing but the seed and the iteration."""
+
+import numpy as np
+import pytest
+
+from mlx_nanogpt import UserError, split_boundary
+from mlx_nanogpt.data import check_splits, evaluation_starts, split, training_batch, windows
+
+COUNT = np.arange(100, dtype=np.uint16)  # every token says where it stands
+
+
+def test_the_first_80_percent_train_and_the_rest_validates():
+    train, valid = split(COUNT)
+    assert train.tolist() == list(range(80)) and valid.tolist() == list(range(80, 100))
+
+
+def test_tiny_shakespeare_is_split_where_the_lecture_of_the_seed_splits_it():
+    assert split_boundary(1_115_394) == 892_315
+
+
+def test_targets_are_the_inputs_one_token_later():
+    idx, targets = training_batch(COUNT, seed=1, iteration=2, batch_size=50, block_size=7)
+    assert idx.shape == targets.shape == (50, 7)
+    assert (targets == idx + 1).all() and (np.diff(idx.astype(int)) == 1).all()
+
+
+def test_a_batch_depends_on_the_seed_and_the_iteration_alone():
+    def batch(seed, iteration):
+        return training_batch(COUNT, seed, iteration, batch_size=8, block_size=4)[0].tolist()
+
+    first = batch(1, 0)
+    others = [batch(1, 1), batch(2, 0), batch(0, 1)]
+    np.random.seed(0)
+    assert batch(1, 0) == first and first not in others
+
+
+def test_windows_reach_both_ends_of_a_split_and_never_leave_it():
+    idx, targets = training_batch(COUNT, seed=1, iteration=0, batch_size=5000, block_size=10)
+    assert idx.min() == 0 and targets.max() == 99
+
+
+def test_the_windows_of_an_evaluation_are_the_same_every_time_and_stay_inside():
+    starts = evaluation_starts(COUNT, 5000, block_size=10)
+    assert (starts == evaluation_starts(COUNT, 5000, block_size=10)).all()
+    assert windows(COUNT, starts, 10)[1].max() == 99
+
+
+@pytest.mark.parametrize("length, block_size", [(100, 19), (10, 1)])
+def test_a_text_that_just_fits_is_accepted(length, block_size):
+    check_splits(COUNT[:length], block_size)
+    training_batch(split(COUNT[:length])[1], seed=1, iteration=0, batch_size=8, block_size=block_size)
+
+
+def test_a_block_size_that_the_text_cannot_fill_names_the_largest_that_it_can():
+    with pytest.raises(UserError, match="block_size 20 .* 100 tokens .* block_size of 19 or less"):
+        check_splits(COUNT, 20)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_text_too_short_for_any_block_is_refused(length):
+    with pytest.raises(UserError, match="use a longer text"):
+        check_splits(COUNT[:length], 1)

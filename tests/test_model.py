@@ -1,0 +1,171 @@
+"""The promises of the model: it is the lecture's GPT, to the number, and it never looks ahead.
+
+The reference below is written from the formulas in NumPy and float64, and shares nothing with the model but its weights.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from conftest import arrays, lively_model, tiny_gpt
+from mlx.utils import tree_flatten
+
+from mlx_nanogpt import GPT, GPTConfig, loss_fn
+
+CONFIG = tiny_gpt(vocab_size=11)
+RNG = np.random.default_rng(0)
+IDX, TARGETS = RNG.integers(11, size=(2, 3, CONFIG.block_size))  # (B, T) each
+
+
+def reference_logits(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.ndarray) -> np.ndarray:
+    """idx (B, T) -> logits (B, T, V)."""
+
+    def linear(x, name):
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
+
+    def norm(x, name):
+        spread = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return (x - x.mean(-1, keepdims=True)) / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def attention(x, name):
+        B, T, C = x.shape
+        q, k, v = linear(x, f"{name}.c_attn").reshape(B, T, 3, -1, config.head_size).transpose(2, 0, 3, 1, 4)
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(config.head_size)  # (B, nh, T, T)
+        scores[..., np.arange(T)[:, None] < np.arange(T)] = -np.inf
+        chances = np.exp(scores - scores.max(-1, keepdims=True))
+        chances /= chances.sum(-1, keepdims=True)
+        return linear((chances @ v).transpose(0, 2, 1, 3).reshape(B, T, C), f"{name}.c_proj")
+
+    x = weights["wte.weight"][idx] + weights["wpe.weight"][: idx.shape[1]]
+    for i in range(config.n_layer):
+        x = x + attention(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn")
+        hidden = np.maximum(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), 0)
+        x = x + linear(hidden, f"h.{i}.mlp.c_proj")
+    return linear(norm(x, "ln_f"), "lm_head")
+
+
+def reference_loss(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.ndarray, targets: np.ndarray) -> float:
+    logits = reference_logits(weights, config, idx)
+    chosen = np.take_along_axis(logits, targets[..., None], -1)[..., 0]
+    return np.mean(np.log(np.exp(logits).sum(-1)) - chosen)
+
+
+def weights_of(model: GPT) -> dict[str, np.ndarray]:
+    return {name: array.astype(np.float64) for name, array in arrays(model.parameters()).items()}
+
+
+# ---- the numbers
+
+
+@pytest.mark.parametrize("length", [1, 5, CONFIG.block_size])
+@pytest.mark.parametrize("head_size", [4, 8, 16])
+def test_the_logits_are_those_of_the_formulas(length, head_size):
+    config = tiny_gpt(vocab_size=11, head_size=head_size)
+    model = lively_model(config)
+    logits = np.array(model(mx.array(IDX[:, :length])))
+    assert logits.shape == (3, length, 11)
+    np.testing.assert_allclose(logits, reference_logits(weights_of(model), config, IDX[:, :length]), atol=1e-5, rtol=1e-5)
+
+
+def test_the_logits_are_those_of_the_formulas_at_the_default_shape():
+    model, idx = GPT(GPTConfig()), RNG.integers(65, size=(2, 64))
+    expected = reference_logits(weights_of(model), GPTConfig(), idx)
+    np.testing.assert_allclose(np.array(model(mx.array(idx))), expected, atol=1e-5)
+
+
+def test_the_loss_is_the_mean_cross_entropy():
+    model = lively_model(CONFIG)
+    loss = loss_fn(model, mx.array(IDX), mx.array(TARGETS)).item()
+    assert loss == pytest.approx(reference_loss(weights_of(model), CONFIG, IDX, TARGETS), abs=1e-5)
+
+
+PARAMETERS = [name for name, _ in tree_flatten(GPT(CONFIG).trainable_parameters())]
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    model = lively_model(CONFIG)
+    _, grads = nn.value_and_grad(model, loss_fn)(model, mx.array(IDX), mx.array(TARGETS))
+    return weights_of(model), arrays(grads)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_gradients_are_those_of_finite_differences(gradients, name):
+    weights, grads = gradients
+    gradient, eps = grads[name].ravel(), 1e-6
+    steepest = np.argsort(-np.abs(gradient))[:3]
+    assert np.abs(gradient[steepest]).min() > 1e-3  # there is something to compare
+    for i in [*steepest, *RNG.integers(gradient.size, size=3)]:
+        losses = []
+        for step in (eps, -eps):
+            moved = weights[name].copy()
+            moved.ravel()[i] += step
+            losses.append(reference_loss(weights | {name: moved}, CONFIG, IDX, TARGETS))
+        assert gradient[i] == pytest.approx((losses[0] - losses[1]) / (2 * eps), rel=1e-3, abs=1e-5)
+
+
+# ---- what it may see
+
+
+@pytest.mark.parametrize("position", range(1, CONFIG.block_size))
+def test_no_future_token_changes_a_past_logit(position):
+    model = lively_model(CONFIG)
+    changed = IDX.copy()
+    changed[:, position:] = (changed[:, position:] + 1 + RNG.integers(10, size=changed[:, position:].shape)) % 11
+    before, after = np.array(model(mx.array(IDX))), np.array(model(mx.array(changed)))
+    np.testing.assert_array_equal(before[:, :position], after[:, :position])
+    assert (np.abs(before - after)[:, position:].max(-1) > 1e-3).all()  # and every later one may change
+
+
+def test_no_sequence_of_a_batch_sees_another():
+    model = lively_model(CONFIG)
+    together = np.array(model(mx.array(IDX)))
+    for row, logits in zip(IDX, together):
+        np.testing.assert_allclose(np.array(model(mx.array(row[None])))[0], logits, atol=1e-5)
+
+
+def test_a_sequence_that_is_too_long_is_refused():
+    with pytest.raises(ValueError, match="9 tokens is longer than block_size 8"):
+        GPT(CONFIG)(mx.zeros((1, 9), mx.int32))
+
+
+# ---- the beginning
+
+
+def test_the_default_model_has_311_361_parameters():
+    assert GPT(GPTConfig()).num_parameters() == 311_361
+
+
+def test_an_untrained_model_is_as_good_as_a_guess():
+    tokens = mx.array(RNG.integers(65, size=(2, 16, 64)))
+    assert loss_fn(GPT(GPTConfig()), *tokens).item() == pytest.approx(math.log(65), abs=0.05)
+
+
+def test_the_initial_weights_are_gpt_2s():
+    config = GPTConfig(n_layer=2)
+    for name, array in arrays(GPT(config).parameters()).items():
+        if array.ndim == 1:
+            assert (array == (".ln_" in f".{name}" and name.endswith("weight"))).all(), name
+        else:
+            std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
+            assert array.std() == pytest.approx(std, rel=0.1) and abs(array.mean()) < std / 10, name
+
+
+def test_the_seed_chooses_the_initial_weights():
+    def weights(seed):
+        mx.random.seed(seed)
+        return np.array(GPT(CONFIG).wte.weight)
+
+    assert (weights(1) == weights(1)).all() and (weights(1) != weights(2)).any()
+
+
+def test_dropout_drops_while_training_and_only_then():
+    model = lively_model(tiny_gpt(vocab_size=11, dropout=0.5))
+    idx = mx.array(IDX)
+    assert (np.array(model(idx)) != np.array(model(idx))).any()
+    model.eval()
+    np.testing.assert_allclose(
+        np.array(model(idx)), reference_logits(weights_of(model), CONFIG, IDX), atol=1e-5, rtol=1e-5
+    )
