@@ -9,6 +9,7 @@ from rich.text import Text
 
 from mlx_nanogpt import UserError
 
+from .bench import bench
 from .generate import generate
 from .screen import INTERRUPTED, errors
 from .train import train
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(generate)
+app.command()(bench)
 
 
 def _show_version(asked: bool) -> None:

@@ -7,10 +7,12 @@ from importlib.metadata import version
 
 import mlx.core as mx
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from mlx_nanogpt import BLAS, GPT, PUBLISHED, RUNS, Run, SeedMetrics, UserError, seed_differences
+import mlx_nanogpt as gpt
+from mlx_nanogpt import BLAS, PASTICHE, PUBLISHED, Corpus, CorpusUnavailable, Run, SeedMetrics, UserError
 
 # no markup: names of files and of corpora may hold brackets
 console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -44,6 +46,23 @@ def describe_device() -> str:
     return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({BLAS})"
 
 
+def versions() -> str:
+    packages = ", ".join(f"{package} {version(package)}" for package in ("mlx-nanogpt", "mlx"))
+    return f"{packages}, Python {platform.python_version()}"
+
+
+def load_corpus(data: str, explicit: bool) -> Corpus:
+    """The corpus called `data`; pastiche, with a notice, if it cannot be had and was not asked for by name."""
+    try:
+        return gpt.load_corpus(data)
+    except CorpusUnavailable as error:
+        if explicit:
+            raise
+        notice = f"{error}\n\nUsing the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
+        console.print(Panel(Text(notice), title="No tiny Shakespeare here", border_style="yellow"))
+        return gpt.load_corpus(PASTICHE)
+
+
 def header(title: str, lines: dict[str, str]) -> None:
     console.print(title, style="bold")
     for name, value in lines.items():
@@ -51,31 +70,30 @@ def header(title: str, lines: dict[str, str]) -> None:
 
 
 def describe_run(run: Run) -> dict[str, str]:
-    gpt, train, corpus = run.gpt, run.train, run.corpus
-    tokens = train.batch_size * gpt.block_size
+    shape, train, corpus = run.gpt, run.train, run.corpus
+    tokens = train.batch_size * shape.block_size
     return {
         "Device": describe_device(),
-        "Versions": ", ".join(f"{package} {version(package)}" for package in ("mlx-nanogpt", "mlx"))
-        + f", Python {platform.python_version()}",
+        "Versions": versions(),
         "Backend": train.backend,
-        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {gpt.vocab_size} different",
-        "Model": f"{GPT(run.gpt).num_parameters():,} parameters: {gpt.n_layer} layers, {gpt.n_embd} wide, "
-        f"{gpt.n_head} heads of {gpt.head_size}, context {gpt.block_size}",
-        "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {gpt.block_size} = {tokens:,} tokens, "
-        f"learning rate {train.learning_rate:g}, dropout {gpt.dropout:g}, seed {train.seed}",
+        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
+        "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
+        f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
+        "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "
+        f"learning rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
         "Run": str(run.path),
     }
 
 
 def name_run(run: Run) -> str:
     """How `mlx-gpt generate` is told to use `run`: not at all if it takes it anyway, being the newest in `runs/`."""
-    return "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"
+    return "" if run.path.parent == gpt.RUNS else f" --run {shlex.quote(str(run.path))}"
 
 
-def seed_table(columns: dict[str, SeedMetrics]) -> Table:
-    """The seed's six metrics, one column for each of `columns`, beside its published columns."""
+def seed_table(columns: dict[str, SeedMetrics], corpus: str) -> Table:
+    """The seed's six metrics, one column for each of `columns`, measured on `corpus`, beside the published ones."""
     columns = columns | {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
-    table = Table(title="NanoLux's benchmark", title_justify="left")
+    table = Table(title=f"NanoLux's benchmark, here on {corpus}", title_justify="left")
     table.add_column("Metric", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
@@ -91,7 +109,7 @@ def comparability(run: Run) -> list[str]:
     notes = []
     if run.corpus.name != "tinyshakespeare":
         notes.append(f"The losses of this run are on {run.corpus.name}, the published ones on tiny Shakespeare.")
-    differences = seed_differences(run.gpt, run.train)
+    differences = gpt.seed_differences(run.gpt, run.train)
     if differences:
         listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())
         notes.append(f"This run departs from the published settings: {listed}.")

@@ -11,14 +11,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import typer
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
 
-from .screen import INTERRUPTED, comparability, console, describe_run, header, name_run, seed_table, use_device
+from .screen import INTERRUPTED, comparability, console, describe_run, header, load_corpus, name_run, seed_table, use_device
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
@@ -78,7 +77,7 @@ def train(
         run, corpus = _resumed(gpt.open_run(resume), given)
         tokens = run.tokenizer.encode(corpus.text)
     else:
-        corpus = _load_corpus(data, explicit="data" in given)
+        corpus = load_corpus(data, explicit="data" in given)
         tokenizer = gpt.CharTokenizer.of(corpus.text)
         gpt_config = GPTConfig(tokenizer.vocab_size, block_size, n_layer, n_embd, head_size, dropout)
         train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
@@ -89,17 +88,6 @@ def train(
     if not _follow(run, tokens):
         raise typer.Exit(INTERRUPTED)
     _conclude(run, corpus)
-
-
-def _load_corpus(data: str, explicit: bool) -> gpt.Corpus:
-    try:
-        return gpt.load_corpus(data)
-    except gpt.CorpusUnavailable as error:
-        if explicit:
-            raise
-        notice = f"{error}\n\nTraining on the built-in corpus, {gpt.PASTICHE}, instead: its losses are not Shakespeare's."
-        console.print(Panel(Text(notice), title="No tiny Shakespeare here", border_style="yellow"))
-        return gpt.load_corpus(gpt.PASTICHE)
 
 
 def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
@@ -193,7 +181,7 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
 def _conclude(run: Run, corpus: gpt.Corpus) -> None:
     history = run.history()
     console.print()
-    console.print(seed_table({f"This run, on\n{run.corpus.name}": gpt.seed_metrics(history)}))
+    console.print(seed_table({"This run": gpt.seed_metrics(history)}, run.corpus.name))
     for note in comparability(run):
         console.print(note)
     if corpus.floor is not None:

@@ -15,7 +15,20 @@ from . import blas
 
 BLAS = blas.load()  # before anything imports mlx.core
 
-from .benchmark import PUBLISHED, SeedMetrics, seed_differences, seed_metrics  # noqa: E402
+from .benchmark import (  # noqa: E402
+    MATRIX_SIZE,
+    PUBLISHED,
+    SEED_TRAIN,
+    BackendResult,
+    BenchResult,
+    SeedMetrics,
+    Spread,
+    Stage,
+    bench,
+    describe_machine,
+    seed_differences,
+    seed_metrics,
+)
 from .checkpoint import RUNS, CorpusIdentity, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
 from .config import Backend, GPTConfig, TrainConfig  # noqa: E402
 from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusUnavailable, load_corpus  # noqa: E402

@@ -1,14 +1,50 @@
-"""What a run is measured by: NanoLux's six metrics, its published values, and the settings that they belong to."""
+"""The benchmark: NanoLux's protocol and six metrics on this machine, and what explains them.
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+`bench()` is a generator like `train()`: it yields what it begins and what it found, and the last thing is the whole
+result. Nothing here is estimated without saying so: `SeedMetrics` from a quick run are extrapolated, and marked.
+"""
 
-from .checkpoint import Evaluation
-from .config import GPTConfig, TrainConfig
+import os
+import platform
+import re
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import get_args
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from . import BLAS
+from .checkpoint import Evaluation, create_run
+from .config import Backend, GPTConfig, TrainConfig
+from .corpus import Corpus
+from .data import split, training_batch
+from .evaluation import make_evaluate
+from .generation import START_TOKEN, generate
+from .model import GPT
+from .tokenizer import CharTokenizer
+from .training import REPORT_INTERVAL, Event, make_optimizer, make_step, train
 
 SEED_GPT = GPTConfig()
 SEED_TRAIN = TrainConfig(eval_iters=1000)
 SEED_FREE = ("vocab_size", "seed", "backend")  # what the published settings leave open
+EVALUATED_WINDOWS = 256
+GENERATED_TOKENS = 500
+GENERATION_ROUNDS = 5
+ROUNDS = 12  # of each measurement
+ROUND_SECONDS = 0.5
+MATRIX_SIZE = 1024
+# Operations that move no data: another view of the same memory.
+VIEWS = set("Broadcast ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten View".split())
 
 
 @dataclass(frozen=True)
@@ -16,15 +52,16 @@ class SeedMetrics:
     """NanoLux's table. Times in seconds, losses in nats per character; an epoch is 500 steps, its "batches".
 
     The first epoch includes compilation, the average is over the others and is None where there are none; an estimate
-    is one evaluation of both splits; the total is all training and all estimates.
+    is one evaluation of both splits; the total is all training and all estimates. The losses of a quick benchmark,
+    which does not train to the end, are None.
     """
 
     first_epoch: float
     average_epoch: float | None
     estimate: float
     total: float
-    train_loss: float
-    valid_loss: float
+    train_loss: float | None
+    valid_loss: float | None
 
 
 # rkube/NanoLux, README: a Mac M4 Pro, on its CPU
@@ -34,15 +71,76 @@ PUBLISHED = {
 }
 
 
+@dataclass(frozen=True)
+class Spread:
+    """The median of some rounds of a measurement, the smallest and the largest, and how many rounds there were."""
+
+    median: float
+    min: float
+    max: float
+    rounds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+@dataclass(frozen=True)
+class BackendResult:
+    """What one backend reached. Seconds, bytes, tokens per second.
+
+    `step_seconds` is a step in the steady state; `compile_seconds` what the first step took beyond that; `host_seconds`
+    the time in which the host builds a step's graph; `matrix_share` the arithmetic of a step by the usual count
+    (`flops_per_token`), as a share of `matrix_flops`; `operations` the nodes of the step's graph that compute
+    something, each a kernel on a GPU, and `views` those that do not; `synchronisations` how often the host waits for
+    a loss in 500 steps, and always for the one before the newest.
+    """
+
+    backend: Backend
+    metrics: SeedMetrics
+    extrapolated: bool
+    step_seconds: Spread
+    tokens_per_second: float
+    compile_seconds: float
+    host_seconds: float
+    matrix_share: float
+    operations: int
+    views: int
+    synchronisations: int
+    evaluation_seconds_per_window: Spread
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything, ready for JSON by `asdict`."""
+
+    machine: dict
+    corpus: str
+    gpt: GPTConfig
+    train: TrainConfig
+    matrix_flops: Spread
+    backends: list[BackendResult]
+    cached_tokens_per_second: Spread  # while the text fits the context
+    reread_tokens_per_second: Spread  # beyond it
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the benchmark begins."""
+
+    description: str
+
+
 def seed_metrics(history: Sequence[Evaluation]) -> SeedMetrics:
     """The metrics of a run from its evaluations, at least one; an epoch is what lies between two of them."""
-    train = [each.train_seconds for each in history]
+    train_seconds = [each.train_seconds for each in history]
     estimates = [each.eval_seconds for each in history]
     return SeedMetrics(
-        first_epoch=train[0],
-        average_epoch=sum(train[1:]) / len(train[1:]) if train[1:] else None,
-        estimate=sum(estimates) / len(estimates),
-        total=sum(train) + sum(estimates),
+        first_epoch=train_seconds[0],
+        average_epoch=statistics.mean(train_seconds[1:]) if train_seconds[1:] else None,
+        estimate=statistics.mean(estimates),
+        total=sum(train_seconds) + sum(estimates),
         train_loss=history[-1].train_loss,
         valid_loss=history[-1].valid_loss,
     )
@@ -55,3 +153,190 @@ def seed_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[obje
     return {
         name: (here[name], value) for name, value in published.items() if name not in SEED_FREE and here[name] != value
     }
+
+
+def flops_per_token(model: GPT) -> int:
+    """Floating-point operations of a training step, per token: 6 for each weight of a matrix product, and attention.
+
+    The count of the PaLM paper (Chowdhery et al. 2022, appendix B), as in nanoGPT's `estimate_mfu`.
+    """
+    config = model.config
+    looked_up = model.wte.weight.size + model.wpe.weight.size
+    attention = 12 * config.n_layer * config.n_embd * config.block_size
+    return 6 * (model.num_parameters() - looked_up) + attention
+
+
+def bench(
+    corpus: Corpus, quick: bool, backends: Sequence[Backend] = get_args(Backend)
+) -> Iterator[Stage | Event | BenchResult]:
+    """Measure MLX's default device on NanoLux's protocol; yield stages, the events of each training, the result.
+
+    A quick benchmark times a sample of steps and of evaluation windows and extrapolates the protocol's times from it.
+    """
+    tokenizer = CharTokenizer.of(corpus.text)
+    tokens = tokenizer.encode(corpus.text)
+    gpt = replace(SEED_GPT, vocab_size=tokenizer.vocab_size)
+
+    yield Stage("matrix product")
+    matrix_flops = _measure_matrix()
+    results = []
+    for backend in backends:
+        train_config = replace(SEED_TRAIN, backend=backend)
+        yield Stage(f"{backend} step and evaluation")
+        result = _measure_backend(gpt, train_config, tokens, matrix_flops.median)
+        if not quick:
+            yield Stage(f"{backend} training by the protocol")
+            history = []
+            with tempfile.TemporaryDirectory() as folder:
+                run = create_run(gpt, train_config, tokenizer, corpus, Path(folder) / "run")
+                for event in train(run, tokens):
+                    if isinstance(event, Evaluation):
+                        history.append(event)
+                    yield event
+            result = replace(result, metrics=seed_metrics(history), extrapolated=False)
+        results.append(result)
+    yield Stage("generation")
+    cached, reread = _measure_generation(gpt)
+    yield BenchResult(describe_machine(), corpus.name, gpt, SEED_TRAIN, matrix_flops, results, cached, reread)
+
+
+def describe_machine() -> dict:
+    """The machine and the versions, as far as they can be asked for; `commit` is None outside a checkout."""
+    info = mx.device_info()
+    return {
+        "device": mx.default_device().type.name,
+        "chip": info.get("device_name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: version(package) for package in ("mlx-nanogpt", "mlx", "numpy")},
+        "blas": BLAS,
+        "commit": _commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # a wheel may lie inside somebody else's checkout
+        return git("describe", "--always", "--dirty", "--abbrev=12")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _measure_matrix() -> Spread:
+    """The rate of a square float32 matrix product, in floating-point operations per second."""
+    a, b = (mx.random.normal((MATRIX_SIZE, MATRIX_SIZE), key=mx.random.key(seed)) for seed in (0, 1))
+    mx.eval(a, b)
+
+    def work(count: int) -> None:
+        mx.eval([a @ b for _ in range(count)])
+
+    return Spread.of([2 * MATRIX_SIZE**3 / seconds for seconds in _rounds(work)])
+
+
+def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, matrix_flops: float) -> BackendResult:
+    mx.random.seed(config.seed)
+    model = GPT(gpt)
+    optimizer = make_optimizer(config)
+    optimizer.init(model.trainable_parameters())
+    state = [model.state, optimizer.state, mx.random.state]
+    mx.eval(state)
+    mx.reset_peak_memory()
+    step = make_step(model, optimizer, config.backend)
+    train_tokens, valid_tokens = split(tokens)
+    batch = [
+        mx.array(each) for each in training_batch(train_tokens, config.seed, 0, config.batch_size, gpt.block_size)
+    ]
+    building = []
+
+    def train_steps(count: int) -> None:
+        for _ in range(count):
+            started = time.perf_counter()
+            loss = step(*batch)
+            building.append(time.perf_counter() - started)
+            mx.async_eval(loss, state)
+        mx.eval(loss, state)
+
+    started = time.perf_counter()
+    train_steps(1)
+    first = time.perf_counter() - started
+    steady = Spread.of(_rounds(train_steps))
+    peak_memory = mx.get_peak_memory()
+    operations, views = _graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
+    mx.eval(state)
+
+    evaluate = make_evaluate(model, config.backend)
+    evaluate_rounds = _rounds(lambda count: [evaluate(valid_tokens, EVALUATED_WINDOWS) for _ in range(count)])
+    window = Spread.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
+
+    tokens_per_step = config.batch_size * gpt.block_size
+    epochs = config.num_iter // config.eval_interval
+    epoch = config.eval_interval * steady.median
+    estimate = 2 * config.eval_iters * config.batch_size * window.median
+    return BackendResult(
+        backend=config.backend,
+        metrics=SeedMetrics(
+            first_epoch=first - steady.median + epoch,
+            average_epoch=epoch,
+            estimate=estimate,
+            total=first - steady.median + epochs * (epoch + estimate),
+            train_loss=None,
+            valid_loss=None,
+        ),
+        extrapolated=True,
+        step_seconds=steady,
+        tokens_per_second=tokens_per_step / steady.median,
+        compile_seconds=first - steady.median,
+        host_seconds=statistics.median(building),
+        matrix_share=flops_per_token(model) * tokens_per_step / steady.median / matrix_flops,
+        operations=operations,
+        views=views,
+        synchronisations=config.eval_interval // REPORT_INTERVAL,
+        evaluation_seconds_per_window=window,
+        peak_memory=peak_memory,
+    )
+
+
+def _measure_generation(gpt: GPTConfig) -> tuple[Spread, Spread]:
+    """Tokens per second from an empty prompt, with the cache and beyond it. What is compiled first is left out."""
+    model = GPT(gpt)
+    mx.eval(model.state)
+    cached, reread = [], []
+    for seed in range(GENERATION_ROUNDS):
+        times = [time.perf_counter() for _ in generate(model, [START_TOKEN], GENERATED_TOKENS, seed)]
+        cached.append(_rate(times[3 : gpt.block_size - 1]))
+        reread.append(_rate(times[gpt.block_size + 2 :]))
+    return Spread.of(cached), Spread.of(reread)
+
+
+def _rate(times: Sequence[float]) -> float:
+    return (len(times) - 1) / (times[-1] - times[0])
+
+
+def _rounds(work: Callable[[int], object]) -> list[float]:
+    """Seconds for one unit of `work(count)`, which must return when it is done, in ROUNDS rounds after a warm-up."""
+    started = time.perf_counter()
+    work(3)
+    count = max(1, round(3 * ROUND_SECONDS / (time.perf_counter() - started)))
+    rounds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        work(count)
+        rounds.append((time.perf_counter() - started) / count)
+    return rounds
+
+
+def _graph_size(*outputs: mx.array) -> tuple[int, int]:
+    """How many nodes of a graph that is not yet computed are operations, and how many only views."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "graph.dot"
+        mx.export_to_dot(str(file), *outputs)
+        names = Counter(re.findall(r'\[label ?="(\w+)', file.read_text()))
+    views = sum(count for name, count in names.items() if name in VIEWS)
+    return names.total() - views, views

@@ -1,8 +1,15 @@
-"""The promises of the seed's table: its six metrics as defined, and an honest list of what may not be compared."""
+"""The promises of the benchmark: the seed's six metrics as defined, an honest list of what may not be compared, and
+measurements that are made and not made up."""
 
+import json
+from pathlib import Path
+
+import mlx.core as mx
 import pytest
+from conftest import TEXT, tiny_gpt, tiny_train
 
-from mlx_nanogpt import PUBLISHED, Evaluation, GPTConfig, TrainConfig, seed_differences, seed_metrics
+import mlx_nanogpt as gpt
+from mlx_nanogpt import PUBLISHED, Evaluation, GPTConfig, TrainConfig, benchmark, seed_differences, seed_metrics
 
 
 def evaluation(iteration: int, train_seconds: float, eval_seconds: float, loss: float) -> Evaluation:
@@ -33,3 +40,80 @@ def test_the_seeds_own_protocol_departs_in_nothing():
 def test_a_departure_is_named_with_both_values(gpt, train, name):
     here, there = (gpt | train)[name], {"n_layer": 6, "num_iter": 5000}[name]
     assert seed_differences(GPTConfig(**gpt), TrainConfig(**{"eval_iters": 1000} | train)) == {name: (here, there)}
+
+
+# ---- the benchmark itself, on a protocol small enough for a test
+
+
+@pytest.fixture
+def small_protocol(monkeypatch):
+    small = {
+        "SEED_GPT": tiny_gpt(),
+        "SEED_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
+        "ROUNDS": 2,
+        "ROUND_SECONDS": 0.001,
+        "MATRIX_SIZE": 16,
+        "EVALUATED_WINDOWS": 4,
+        "GENERATED_TOKENS": 24,
+        "GENERATION_ROUNDS": 2,
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(benchmark, name, value)
+
+
+def events_of(quick: bool) -> list:
+    return list(gpt.bench(gpt.Corpus("play.txt", TEXT), quick))
+
+
+def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_protocol):
+    *events, result = events_of(quick=False)
+    assert [each.backend for each in result.backends] == ["compiled", "eager"]
+    evaluations = [event for event in events if isinstance(event, Evaluation)]
+    assert [event.iteration for event in evaluations] == [2, 4, 2, 4]
+    for each, history in zip(result.backends, (evaluations[:2], evaluations[2:])):
+        assert each.metrics == seed_metrics(history) and not each.extrapolated
+    compiled, eager = (each.metrics.valid_loss for each in result.backends)
+    assert compiled == pytest.approx(eager, abs=1e-5)
+
+
+def test_a_quick_benchmark_trains_nothing_to_the_end_and_says_so(small_protocol):
+    *events, result = events_of(quick=True)
+    assert all(isinstance(event, gpt.Stage) for event in events)
+    for each in result.backends:
+        assert each.extrapolated and each.metrics.train_loss is None and each.metrics.valid_loss is None
+        assert each.metrics.average_epoch == 2 * each.step_seconds.median
+        assert each.metrics.estimate == pytest.approx(2 * 4 * each.evaluation_seconds_per_window.median)
+        assert each.metrics.total == pytest.approx(
+            each.compile_seconds + 2 * (each.metrics.average_epoch + each.metrics.estimate)
+        )
+
+
+def test_compiling_takes_operations_out_of_a_step(small_protocol):
+    compiled, eager = events_of(quick=True)[-1].backends
+    assert 0 < compiled.operations < eager.operations
+
+
+def test_a_graphs_operations_are_counted_apart_from_its_views():
+    x = mx.array([[1.0, 2.0], [3.0, 4.0]])
+    assert benchmark._graph_size((x.T @ x).reshape(4) + mx.exp(x).reshape(4)) == (3, 3)
+
+
+def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():
+    model = gpt.GPT(GPTConfig(vocab_size=5, block_size=7, n_layer=1, n_embd=4, head_size=2))
+    weights = 4 * 12 + (4 * 4 + 4) + (4 * 16 + 16) + (16 * 4 + 4) + 3 * 2 * 4 + (4 * 5 + 5)
+    assert benchmark.flops_per_token(model) == 6 * weights + 12 * 4 * 7
+
+
+def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):
+    result = mlx_gpt("bench", "--quick", "--data=pastiche", "--json=bench.json")
+    assert result.status == 0
+    for expected in ("Reactant", "compiled", "eager", "Extrapolated", "on pastiche", "tokens/s", "Written: bench.json"):
+        assert expected in result.out
+    written = json.loads(Path("bench.json").read_text())
+    assert written["corpus"] == "pastiche" and written["machine"]["cores"] >= 1
+    assert written["backends"][0]["step_seconds"]["rounds"] == 2
+
+
+def test_a_result_that_cannot_be_written_is_a_sentence(small_protocol, mlx_gpt):
+    result = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=play.txt/bench.json")
+    assert result.status == 1 and "play.txt/bench.json cannot be written" in result.err

@@ -1,0 +1,107 @@
+"""`mlx-gpt bench`: NanoLux's table on this machine, and what explains it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import BackendResult, BenchResult, Spread, UserError
+
+from .screen import console, describe_device, header, load_corpus, seed_table, use_device, versions
+
+
+def bench(
+    ctx: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")] = False,
+    data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.")] = gpt.TINYSHAKESPEARE,
+    device: Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.")] = "auto",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written")
+    ] = None,
+) -> None:
+    """Measure this machine by NanoLux's protocol, on both backends, beside its published table.
+
+    5,000 iterations of its default settings, each 500 followed by an evaluation of 1,000 batches of each split.
+    """
+    use_device(device)
+    if json_file is not None:
+        _check_writable(json_file)
+    corpus = load_corpus(data, explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
+    header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.name})
+    result = _follow(gpt.bench(corpus, quick))
+    _show(result)
+    if json_file is not None:
+        json_file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        console.print(f"\nWritten: {json_file}")
+
+
+def _check_writable(file: Path) -> None:
+    """Now, and not after half an hour of measuring."""
+    try:
+        file.open("a").close()
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror}); choose another place with --json") from error
+
+
+def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        for event in events:
+            match event:
+                case gpt.Stage():
+                    bar.reset(task, description=event.description, total=None)
+                    console.print(f"measuring: {event.description}", style="dim")
+                case gpt.Progress():
+                    bar.update(task, completed=event.iteration, total=gpt.SEED_TRAIN.num_iter)
+                case BenchResult():
+                    return event
+    raise AssertionError("a benchmark ends with its result")
+
+
+def _show(result: BenchResult) -> None:
+    console.print()
+    console.print(seed_table({each.backend: each.metrics for each in result.backends}, result.corpus))
+    if any(each.extrapolated for each in result.backends):
+        console.print(
+            "Extrapolated from the sample below: an epoch is 500 median steps (the first with compilation), an estimate "
+            "64,000 median windows, the total 10 of each. Losses take the whole benchmark, without --quick."
+        )
+    if result.corpus != gpt.TINYSHAKESPEARE:
+        console.print(f"The losses here are on {result.corpus}, the published ones on tiny Shakespeare.")
+    table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
+    table.add_column("Measurement", no_wrap=True)
+    for each in result.backends:
+        table.add_column(each.backend, justify="right")
+    for label, show in ROWS.items():
+        table.add_row(label, *map(show, result.backends))
+    console.print(table)
+    console.print(
+        f"Matrix product of {gpt.MATRIX_SIZE} x {gpt.MATRIX_SIZE}: {_spread(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
+        f"Generation, text within the context: {_spread(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
+        f"Generation, text beyond it: {_spread(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
+    )
+
+
+def _spread(spread: Spread, factor: float, form: str) -> str:
+    median, least, most = (format(value * factor, form) for value in (spread.median, spread.min, spread.max))
+    return f"{median} ({least} to {most})"
+
+
+ROWS = {
+    "Training step, ms": lambda each: _spread(each.step_seconds, 1e3, ".2f"),
+    "Tokens/s, steady": lambda each: f"{each.tokens_per_second:,.0f}",
+    "Compilation, s": lambda each: f"{each.compile_seconds:.2f}",
+    "Evaluation, ms per window": lambda each: _spread(each.evaluation_seconds_per_window, 1e3, ".3f"),
+    "Share of the matrix rate": lambda each: f"{each.matrix_share:.0%}",
+    "Operations in a step's graph": lambda each: f"{each.operations} (and {each.views} views)",
+    "Host building a step's graph": lambda each: f"{each.host_seconds / each.step_seconds.median:.1%} of a step",
+    "Host waits per 500 steps": lambda each: str(each.synchronisations),
+    "Peak memory, MB": lambda each: f"{each.peak_memory / 1e6:.0f}",
+}
