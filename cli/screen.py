@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 from importlib.metadata import version
 
 import mlx.core as mx
@@ -46,6 +47,13 @@ def describe_device() -> str:
     return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({BLAS})"
 
 
+def describe_backend(backend: str) -> str:
+    """The backend, and what keeps it from being what its name says."""
+    if backend == "compiled" and mx.default_device() == mx.cpu and shutil.which("g++") is None:
+        return f"{backend} (but run uncompiled: on the CPU MLX needs g++ for it, and there is none here)"
+    return backend
+
+
 def versions() -> str:
     packages = ", ".join(f"{package} {version(package)}" for package in ("mlx-nanogpt", "mlx"))
     return f"{packages}, Python {platform.python_version()}"
@@ -75,7 +83,7 @@ def describe_run(run: Run) -> dict[str, str]:
     return {
         "Device": describe_device(),
         "Versions": versions(),
-        "Backend": train.backend,
+        "Backend": describe_backend(train.backend),
         "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",

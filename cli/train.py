@@ -107,9 +107,9 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
             f"from with --data, or start a new run without --resume"
         )
     done = run.position().iteration
-    evaluated = run.history()[-1].iteration if run.history() else 0
     num_iter = given.get("num_iter", run.train.num_iter)
-    if num_iter < done or num_iter == evaluated:
+    finished = any(evaluation.iteration == num_iter for evaluation in run.history())
+    if finished or num_iter < done:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {num_iter}")
     return run.extended(num_iter), corpus
 
@@ -118,7 +118,8 @@ def _follow(run: Run, tokens: np.ndarray) -> bool:
     """Train, showing what happens; return whether the end was reached."""
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
-    for evaluation in run.history():
+    history = run.history()
+    for evaluation in history:
         console.print(_row(evaluation))
     columns = (
         TextColumn("{task.description}"),
@@ -129,7 +130,7 @@ def _follow(run: Run, tokens: np.ndarray) -> bool:
         TimeRemainingColumn(),
     )
     tokens_per_step = run.train.batch_size * run.gpt.block_size
-    since = run.history()[-1].iteration if run.history() else 0
+    since = history[-1].iteration if history else 0
     with _stop_request() as should_stop, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
         for event in gpt.train(run, tokens, should_stop):

@@ -23,7 +23,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from . import BLAS
+from . import BLAS, cpu
 from .checkpoint import Evaluation, create_run
 from .config import Backend, GPTConfig, TrainConfig
 from .corpus import Corpus
@@ -230,14 +230,15 @@ def _commit() -> str | None:
 
 
 def _measure_matrix() -> Spread:
-    """The rate of a square float32 matrix product, in floating-point operations per second."""
+    """The rate of square float32 matrix products on the whole device, in floating-point operations per second."""
+    streams = cpu.streams()
     a, b = (mx.random.normal((MATRIX_SIZE, MATRIX_SIZE), key=mx.random.key(seed)) for seed in (0, 1))
     mx.eval(a, b)
 
     def work(count: int) -> None:
-        mx.eval([a @ b for _ in range(count)])
+        mx.eval([mx.matmul(a, b, stream=stream) for _ in range(count) for stream in streams])
 
-    return Spread.of([2 * MATRIX_SIZE**3 / seconds for seconds in _rounds(work)])
+    return Spread.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work)])
 
 
 def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, matrix_flops: float) -> BackendResult:

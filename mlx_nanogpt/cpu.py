@@ -44,15 +44,25 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return loss
 
 
-@cache
 def streams() -> tuple[mx.Stream, ...]:
-    """The streams to spread work over, one for each core up to MAX_STREAMS."""
-    cores = len(os.sched_getaffinity(0))
-    try:  # the streams are the parallelism: threads of OpenBLAS's own would only wait for each other
+    """The streams to spread work over: one for each core up to MAX_STREAMS, or elsewhere MLX's default one."""
+    return _cpu_streams() if in_use() else (mx.default_stream(mx.default_device()),)
+
+
+@cache
+def _cpu_streams() -> tuple[mx.Stream, ...]:
+    use_one_blas_thread()
+    return tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
+
+
+@cache
+def use_one_blas_thread() -> None:
+    """Keep OpenBLAS from dividing a product among threads of its own: streams are the parallelism, and the products of
+    a single text are so small that waking a thread takes longer than they do."""
+    try:
         ctypes.CDLL(None).scipy_openblas_set_num_threads(1)
-    except AttributeError:
+    except AttributeError:  # another BLAS is in use, which has one thread
         pass
-    return tuple(mx.new_stream(mx.cpu) for _ in range(min(cores, MAX_STREAMS)))
 
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:

@@ -29,10 +29,8 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
         # a function of its own: a compiled training step would go on with dropout
         return mx.compile(loss, inputs=model.state) if backend == "compiled" else loss
 
-    if cpu.in_use():
-        streams, tokens_per_batch = cpu.streams(), cpu.TOKENS_PER_BATCH
-    else:
-        streams, tokens_per_batch = (mx.default_stream(mx.default_device()),), TOKENS_PER_BATCH
+    streams = cpu.streams()
+    tokens_per_batch = cpu.TOKENS_PER_BATCH if cpu.in_use() else TOKENS_PER_BATCH
     losses = [make_loss() for _ in streams]
 
     def evaluate(tokens: np.ndarray, count: int) -> float:

@@ -10,6 +10,7 @@ from functools import partial
 
 import mlx.core as mx
 
+from . import cpu
 from .errors import UserError
 from .model import GPT, LayerCache
 
@@ -58,6 +59,8 @@ def generate(
         raise UserError(f"seed {seed} is out of range; give a whole number from 0 to {2**64 - 1}")
     if not prompt:
         raise UserError("an empty prompt has no next token; give at least one token")
+    if cpu.in_use():
+        cpu.use_one_blas_thread()
     model.eval()
     waiting = None
     for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler()):

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
 def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt):
     result = mlx_gpt("train", *NO_CORPUS)
     assert result.status == 0
-    assert result.out.count("Training on the built-in corpus, pastiche, instead") == 1
+    assert result.out.count("Using the built-in corpus, pastiche, instead") == 1
     header, table = result.out.split("iteration  train loss")
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
     assert "The losses of this run are on pastiche, the published ones on tiny Shakespeare." in table
@@ -401,3 +402,11 @@ def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
     assert all(f"─ {panel} ─" in result.out for panel in ("Text", "Model", "Training", "Evaluation", "Machine", "Run"))
     assert re.search(r"--num-iter .*Steps .*\[default: 5000\]", result.out)
     assert re.search(r"--data .*\[default: tinyshakespeare\]", result.out)
+
+
+@pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only MLX's CPU backend needs a compiler")
+def test_a_compiled_backend_that_cannot_compile_says_so(mlx_gpt, monkeypatch):
+    assert "needs g++" not in mlx_gpt("train", *TINY).out or shutil.which("g++") is None
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert "needs g++" in mlx_gpt("train", *TINY).out
+    assert "needs g++" not in mlx_gpt("train", *TINY, "--backend=eager").out

@@ -1,0 +1,41 @@
+"""The product, through its public API."""
+
+import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
+
+import mlx.core as mx
+
+from . import Batch, EvaluationSet, Peer, Settings
+
+
+def make(settings: Settings, backend: gpt.Backend) -> Peer:
+    config = gpt.GPTConfig(
+        vocab_size=settings.vocab_size,
+        block_size=settings.block_size,
+        n_layer=settings.n_layer,
+        n_embd=settings.n_embd,
+        head_size=settings.head_size,
+    )
+    mx.random.seed(settings.seed)
+    model = gpt.GPT(config)
+    optimizer = gpt.make_optimizer(gpt.TrainConfig(learning_rate=settings.learning_rate))
+    optimizer.init(model.trainable_parameters())
+    step = gpt.make_step(model, optimizer, backend)
+    evaluate_tokens = gpt.make_evaluate(model, backend)
+    state = [model.state, optimizer.state, mx.random.state]
+    mx.eval(state)
+
+    def train(batches: list[Batch]) -> list[float]:
+        losses = []
+        for batch in batches:
+            losses.append(step(*map(mx.array, batch)))
+            mx.async_eval(losses[-1], state)
+        mx.eval(state)
+        return [loss.item() for loss in losses]
+
+    def evaluate(data: EvaluationSet) -> float:
+        return evaluate_tokens(data.tokens, data.num_windows)  # cuts the windows of data.batches, and groups them itself
+
+    def generate(num_tokens: int) -> list[int]:
+        return list(gpt.generate(model, [settings.start_token], num_tokens, settings.seed))
+
+    return Peer(mx.default_device().type.name, model.num_parameters(), train, evaluate, generate)
