@@ -1,5 +1,6 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
+import os
 import shlex
 import signal
 import threading
@@ -21,6 +22,8 @@ from .screen import INTERRUPTED, comparability, console, describe_run, header, l
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
+STDERR = 2
+STOPPING = b"\nStopping as soon as all is saved (Ctrl-C again stops at once and loses what is not).\n"
 MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "data", "device"}
 
 
@@ -170,7 +173,7 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
     def ask(signum: int, frame: object) -> None:
         request.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print("Stopping as soon as all is saved (Ctrl-C again stops at once and loses what is not).")
+        os.write(STDERR, STOPPING)  # a handler may interrupt a print, and the streams cannot be entered twice
 
     before = signal.signal(signal.SIGINT, ask)
     try:
