@@ -18,13 +18,16 @@ import mlx.core as mx
 TOKENS_PER_BATCH = 2048  # of an evaluation: what a layer works on stays in a core's cache
 MAX_STREAMS = 4  # each stream is another copy of the graph, and one thread dispatches them all
 
-# MLX orders its work breadth first as long as the graph is narrow, then depth first: the streams would run in turn.
-os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
-
 
 def in_use() -> bool:
     """Whether MLX computes on the CPU of a Linux machine."""
     return sys.platform == "linux" and mx.default_device() == mx.cpu
+
+
+if in_use():
+    # MLX orders its work breadth first while the graph is narrow, then depth first: the streams would run in turn. It
+    # looks at this once, when it first computes something.
+    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
 
 
 def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
