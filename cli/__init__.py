@@ -2,7 +2,7 @@
 
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.text import Text
@@ -11,7 +11,7 @@ from mlx_nanogpt import UserError
 
 from .bench import bench
 from .generate import generate
-from .screen import INTERRUPTED, errors
+from .screen import errors
 from .train import train
 
 app = typer.Typer(
@@ -41,12 +41,21 @@ def options(
 
 
 def main() -> None:
-    """Run the program; a problem that the user can put right is a sentence and exit status 1, Ctrl-C is 130."""
+    """Run the program; a problem that the user can put right is a sentence on standard error and exit status 1."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a name or a text that the terminal cannot show is no reason to stop
     try:
         app()
     except UserError as error:
-        errors.print(Text.assemble(("Error: ", "bold red"), str(error)))
-        sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("Stopped.")
-        sys.exit(INTERRUPTED)
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it")
+    except (MemoryError, RuntimeError) as error:
+        if "alloc" not in str(error).lower():
+            raise
+        _fail(f"there is not enough memory ({error}); lower --batch-size, --block-size, --n-layer or --n-embd")
+
+
+def _fail(sentence: str) -> NoReturn:
+    errors.print(Text.assemble(("Error: ", "bold red"), sentence))
+    sys.exit(1)

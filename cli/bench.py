@@ -1,10 +1,11 @@
 """`mlx-gpt bench`: NanoLux's table on this machine, and what explains it."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -12,15 +13,16 @@ from rich.table import Table
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import BackendResult, BenchResult, Spread, UserError
+from mlx_nanogpt.files import replacing
 
-from .screen import console, describe_device, header, load_corpus, seed_table, use_device, versions
+from .screen import DeviceOption, console, corpus_note, describe_device, header, load_corpus, seed_table, use_device, versions
 
 
 def bench(
     ctx: typer.Context,
     quick: Annotated[bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")] = False,
     data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.")] = gpt.TINYSHAKESPEARE,
-    device: Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.")] = "auto",
+    device: DeviceOption = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written")
     ] = None,
@@ -30,23 +32,17 @@ def bench(
     5,000 iterations of its default settings, each 500 followed by an evaluation of 1,000 batches of each split.
     """
     use_device(device)
-    if json_file is not None:
-        _check_writable(json_file)
+    if json_file is not None and not (json_file.parent.is_dir() and os.access(json_file.parent, os.W_OK)):
+        # now, and not after half an hour of measuring
+        raise UserError(f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json")
     corpus = load_corpus(data, explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.name})
     result = _follow(gpt.bench(corpus, quick))
     _show(result)
     if json_file is not None:
-        json_file.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as aside:
+            aside.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
         console.print(f"\nWritten: {json_file}")
-
-
-def _check_writable(file: Path) -> None:
-    """Now, and not after half an hour of measuring."""
-    try:
-        file.open("a").close()
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}); choose another place with --json") from error
 
 
 def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:
@@ -68,13 +64,15 @@ def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResul
 def _show(result: BenchResult) -> None:
     console.print()
     console.print(seed_table({each.backend: each.metrics for each in result.backends}, result.corpus))
+    protocol = result.train
     if any(each.extrapolated for each in result.backends):
         console.print(
-            "Extrapolated from the sample below: an epoch is 500 median steps (the first with compilation), an estimate "
-            "64,000 median windows, the total 10 of each. Losses take the whole benchmark, without --quick."
+            f"Extrapolated from the sample below: an epoch is {protocol.eval_interval} median steps (the first with "
+            f"compilation), an estimate {2 * protocol.eval_iters * protocol.batch_size:,} median windows, the total "
+            f"{protocol.num_iter // protocol.eval_interval} of each. Losses take the whole benchmark, without --quick."
         )
-    if result.corpus != gpt.TINYSHAKESPEARE:
-        console.print(f"The losses here are on {result.corpus}, the published ones on tiny Shakespeare.")
+    for note in corpus_note(result.corpus):
+        console.print(note)
     table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
     table.add_column("Measurement", no_wrap=True)
     for each in result.backends:

@@ -3,13 +3,13 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 import mlx_nanogpt as gpt
 
-from .screen import errors, use_device
+from .screen import DeviceOption, errors, use_device
 
 
 def generate(
@@ -26,8 +26,10 @@ def generate(
         float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all")
     ] = None,
     num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Of the random draws: the same seed writes the same text.", min=0)] = 1337,
-    device: Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.")] = "auto",
+    seed: Annotated[
+        int, typer.Option(help="Of the random draws: the same seed writes the same text.", min=0)
+    ] = gpt.TrainConfig.seed,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write text with a trained run, printing it as it is drawn.
 

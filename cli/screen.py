@@ -5,20 +5,25 @@ import platform
 import shlex
 import shutil
 from importlib.metadata import version
+from typing import Annotated, Literal
 
 import mlx.core as mx
+import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import BLAS, PASTICHE, PUBLISHED, Corpus, CorpusUnavailable, Run, SeedMetrics, UserError
+from mlx_nanogpt import BLAS, PASTICHE, PUBLISHED, TINYSHAKESPEARE, Corpus, CorpusUnavailable, Run, SeedMetrics, UserError
 
 # no markup: names of files and of corpora may hold brackets
 console = Console(highlight=False, markup=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
+]
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 METRICS = {
@@ -112,11 +117,14 @@ def seed_table(columns: dict[str, SeedMetrics], corpus: str) -> Table:
     return table
 
 
+def corpus_note(corpus: str) -> list[str]:
+    """The sentence that losses on another corpus than the published ones need."""
+    return [] if corpus == TINYSHAKESPEARE else [f"The losses here are on {corpus}, the published ones on tiny Shakespeare."]
+
+
 def comparability(run: Run) -> list[str]:
     """Sentences on why the columns of the seed's table may not be compared; none if they may."""
-    notes = []
-    if run.corpus.name != "tinyshakespeare":
-        notes.append(f"The losses of this run are on {run.corpus.name}, the published ones on tiny Shakespeare.")
+    notes = corpus_note(run.corpus.name)
     differences = gpt.seed_differences(run.gpt, run.train)
     if differences:
         listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -18,7 +18,7 @@ from rich.text import Text
 import mlx_nanogpt as gpt
 from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
 
-from .screen import INTERRUPTED, comparability, console, describe_run, header, load_corpus, name_run, seed_table, use_device
+from .screen import INTERRUPTED, DeviceOption, comparability, console, describe_run, header, load_corpus, name_run, seed_table, use_device
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
@@ -60,9 +60,7 @@ def train(
     backend: Annotated[
         gpt.Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
     ] = TrainConfig.backend,
-    device: Annotated[
-        Literal["auto", "cpu", "gpu"], _option("Machine", "auto: the GPU if there is one.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     run_dir: Annotated[
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
@@ -113,7 +111,7 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
     num_iter = given.get("num_iter", run.train.num_iter)
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())
     if finished or num_iter < done:
-        raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {num_iter}")
+        raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {done}")
     return run.extended(num_iter), corpus
 
 

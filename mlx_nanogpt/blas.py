@@ -4,7 +4,7 @@ MLX's CPU wheel for Linux links the reference BLAS: 5 GFLOP/s on two cores, wher
 library loaded into the global namespace before `mlx.core` takes its place. The `scipy-openblas32` wheel carries
 OpenBLAS with `scipy_` before every name, so a copy with the three names that MLX calls restored is kept in the cache.
 
-`mlx_nanogpt/__init__.py` calls `load()` before anything imports `mlx.core`.
+`mlx_nanogpt/__init__.py` imports this file before anything imports `mlx.core`.
 """
 
 import ctypes
@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from .errors import UserError
 from .files import cache_dir, replacing
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
@@ -28,7 +29,7 @@ def load() -> str:
         return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
     try:
         ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)
-    except (metadata.PackageNotFoundError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+    except (metadata.PackageNotFoundError, OSError, UserError, subprocess.SubprocessError) as error:
         return f"reference BLAS (slow: {type(error).__name__}: {error})"
     return f"OpenBLAS {metadata.version('scipy-openblas32')}"
 
@@ -52,3 +53,6 @@ def _installed(package: str, name: str) -> Path:
         if file.name == name:
             return Path(file.locate())
     raise FileNotFoundError(f"the package {package} has no file {name}")
+
+
+IN_USE = load()

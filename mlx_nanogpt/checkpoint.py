@@ -10,6 +10,8 @@ crash left without its checkpoint is dropped when the run goes on.
 """
 
 import json
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -83,17 +85,24 @@ class Run:
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
 
-    def save(self, model: GPT, optimizer: Optimizer, position: Position) -> None:
-        """Write a checkpoint in the place of the older one, which stays if this one cannot be written (`UserError`)."""
+    def save(
+        self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] | None = None
+    ) -> None:
+        """Write the history, if one is given, and then a checkpoint, each in the place of the older one.
+
+        Raises `UserError` if that cannot be done; the older checkpoint is then still there.
+        """
         parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
         try:
+            if history is not None:
+                _write(self.path / HISTORY, "".join(json.dumps(asdict(each)) + "\n" for each in history))
             with replacing(self.checkpoint) as aside:
                 mx.save_safetensors(str(aside), dict(tree_flatten(parts)), {"position": json.dumps(asdict(position))})
         except (OSError, RuntimeError) as error:
             kept = "the checkpoint before it is untouched" if self.checkpoint.exists() else "there is none before it"
             raise UserError(
                 f"{self.checkpoint} could not be written at iteration {position.iteration} ({error}); {kept}: make room "
-                f"or make the directory writable, then go on with --resume {self.path}"
+                f"or make the directory writable, then go on with --resume {_quoted(self.path)}"
             ) from error
 
     def position(self) -> Position:
@@ -111,6 +120,9 @@ class Run:
         position, parts = self._read_checkpoint()
         with _explaining_damage(self.checkpoint):
             model.load_weights(tree_flatten(parts[MODEL]))
+            expected, found = (dict(tree_flatten(state)) for state in (optimizer.state, parts[OPTIMIZER]))
+            if {name: a.shape for name, a in expected.items()} != {name: a.shape for name, a in found.items()}:
+                raise ValueError("the optimizer's state is of another shape")
             optimizer.state = parts[OPTIMIZER]
             high, low = parts[RANDOM].tolist()
             mx.random.seed(high << 32 | low)
@@ -121,7 +133,7 @@ class Run:
         if not self.checkpoint.exists():
             raise UserError(
                 f"the run {self.path} has no checkpoint yet (it was stopped before its first); go on with "
-                f"mlx-gpt train --resume {self.path}"
+                f"mlx-gpt train --resume {_quoted(self.path)}"
             )
         model = GPT(self.gpt)
         _, parts = self._read_checkpoint()
@@ -139,13 +151,11 @@ class Run:
             evaluations = [Evaluation(**json.loads(line)) for line in _read(file).splitlines()]
         return [each for each in evaluations if each.iteration <= done]
 
-    def write_history(self, evaluations: Sequence[Evaluation]) -> None:
-        _write(self.path / HISTORY, "".join(json.dumps(asdict(each)) + "\n" for each in evaluations))
-
     def extended(self, num_iter: int) -> "Run":
-        """The same run with another number of iterations to go to, on disk too."""
+        """The same run with another number of iterations to go to, on disk too. Raises `UserError` if it is read-only."""
         run = replace(self, train=replace(self.train, num_iter=num_iter))
-        run._write_config()
+        with _explaining_write(self.path):
+            run._write_config()
         return run
 
     def _read_checkpoint(self) -> tuple[Position, dict]:
@@ -170,29 +180,24 @@ def create_run(
 
     Raises `UserError` if `path` holds a run or cannot be written.
     """
-    try:
+    with _explaining_write(path or RUNS):
         path = _next_numbered() if path is None else _fresh(path)
         run = Run(path, gpt, train, CorpusIdentity.of(corpus), tokenizer)
         _write(path / TOKENIZER, json.dumps(asdict(tokenizer)) + "\n")
         run._write_config()
-    except OSError as error:
-        raise UserError(f"{path or RUNS} cannot be written ({error.strerror}); choose another with --run-dir") from error
     return run
 
 
 def open_run(path: Path) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
-    if not (path / CONFIG).is_file():
-        raise UserError(f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {path}")
+    if not os.path.isfile(path / CONFIG):
+        raise UserError(f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}")
     with _explaining_damage(path):
-        config, tokenizer = json.loads(_read(path / CONFIG)), json.loads(_read(path / TOKENIZER))
-        return Run(
-            path,
-            GPTConfig(**config["gpt"]),
-            TrainConfig(**config["train"]),
-            CorpusIdentity(**config["corpus"]),
-            CharTokenizer(**tokenizer),
-        )
+        config, tokenizer = json.loads(_read(path / CONFIG)), CharTokenizer(**json.loads(_read(path / TOKENIZER)))
+        gpt, train, corpus = GPTConfig(**config["gpt"]), TrainConfig(**config["train"]), CorpusIdentity(**config["corpus"])
+        if tokenizer.vocab_size != gpt.vocab_size:
+            raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
+        return Run(path, gpt, train, corpus, tokenizer)
 
 
 def newest_run() -> Run:
@@ -215,8 +220,15 @@ def _next_numbered() -> Path:
 
 
 def _fresh(path: Path) -> Path:
-    if (path / CONFIG).exists():
-        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {path}")
+    taken = [name for name in (CONFIG, TOKENIZER, HISTORY, CHECKPOINT) if os.path.lexists(path / name)]
+    if CONFIG in taken:
+        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
+    if taken:
+        raise UserError(f"{path} holds a {taken[0]} of something else; choose another --run-dir")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; choose another --run-dir") from error
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -225,11 +237,25 @@ def _fresh(path: Path) -> Path:
 def _explaining_damage(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, or name another run") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error}); restore it from a "
             f"copy, or train a new run"
         ) from error
+
+
+@contextmanager
+def _explaining_write(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --run-dir") from error
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _read(path: Path) -> str:

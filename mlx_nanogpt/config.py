@@ -27,9 +27,9 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in {"vocab_size": 2**24, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16}.items():
+        bounds = {"vocab_size": 2**24, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16, "head_size": 2**16}
+        for name, most in bounds.items():
             _check_whole(name, getattr(self, name), most)
-        _check_whole("head_size", self.head_size, self.n_embd)
         if self.n_embd % self.head_size:
             sizes = ", ".join(str(size) for size in range(1, self.n_embd + 1) if self.n_embd % size == 0)
             raise UserError(f"head_size {self.head_size} does not divide n_embd {self.n_embd}; these sizes do: {sizes}")
@@ -57,7 +57,8 @@ class TrainConfig:
     eval_iters: int = 200
 
     def __post_init__(self) -> None:
-        for name, most in {"num_iter": 10**9, "batch_size": 2**16, "eval_interval": 10**9, "eval_iters": 10**6}.items():
+        bounds = {"num_iter": 10**9, "batch_size": 2**16, "eval_interval": 10**9, "eval_iters": 10**6}
+        for name, most in bounds.items():
             _check_whole(name, getattr(self, name), most)
         _check_whole("seed", self.seed, 2**63 - 1, least=0)
         _check_real("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "more than 0 and at most 1")

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import ssl
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,15 +53,20 @@ def load_corpus(data: str) -> Corpus:
 
 def _tinyshakespeare() -> bytes:
     cached = cache_dir() / "tinyshakespeare.txt"
-    if cached.is_file() and _is_tinyshakespeare(text := cached.read_bytes()):
-        return text
+    try:
+        if cached.is_file() and _is_tinyshakespeare(text := cached.read_bytes()):
+            return text
+    except OSError as error:
+        raise UserError(f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can") from error
     try:
         with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
             text = response.read()
     except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        certificates = isinstance(reason, ssl.SSLCertVerificationError)
+        remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({getattr(error, 'reason', error)}); "
-            f"connect to the network, put the file at {cached}, or train on the built-in corpus with --data {PASTICHE}"
+            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({reason}); {remedy}, put the file at {cached}, or train on the built-in corpus with --data {PASTICHE}"
         ) from error
     if not _is_tinyshakespeare(text):
         raise UserError(
@@ -87,14 +93,15 @@ def _read_text(path: Path) -> str:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE} or a UTF-8 text file"
         ) from error
-    if not raw:
-        raise UserError(f"{path} is empty; --data needs a text to learn from")
     if b"\0" in raw:
         raise UserError(f"{path} is not text: there is a zero byte at {raw.index(0):,}; save it as UTF-8")
     try:
-        return raw.decode("utf-8-sig")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path} is not UTF-8: byte {raw[error.start]:#04x} at {error.start:,} (line {line:,}); save it as UTF-8"
         ) from error
+    if not text:
+        raise UserError(f"{path} is empty; --data needs a text to learn from")
+    return text

@@ -1,4 +1,4 @@
-"""What helps MLX's CPU backend on Linux and nothing else: a Mac and a GPU never run this file's functions.
+"""What helps MLX's CPU backend on Linux and nothing else: where `in_use()` says no, as on a Mac, nothing here changes.
 
 Measured at the default shape on two cores, the training step takes about half the time of the plain one:
   - two streams: MLX computes one operation at a time on one stream, and between matrix products a core idles;
@@ -10,13 +10,14 @@ import ctypes
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 
 import mlx.core as mx
 
 TOKENS_PER_BATCH = 2048  # of an evaluation: what a layer works on stays in a core's cache
-MAX_STREAMS = 4  # each stream is another copy of the graph, and one thread dispatches them all
+MAX_STREAMS = 4  # one thread dispatches the operations of all; more than two were never measured on as many cores
 
 
 def in_use() -> bool:
@@ -49,11 +50,12 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 def streams() -> tuple[mx.Stream, ...]:
     """The streams to spread work over: one for each core up to MAX_STREAMS, or elsewhere MLX's default one."""
-    return _cpu_streams() if in_use() else (mx.default_stream(mx.default_device()),)
+    return _cpu_streams(threading.get_ident()) if in_use() else (mx.default_stream(mx.default_device()),)
 
 
 @cache
-def _cpu_streams() -> tuple[mx.Stream, ...]:
+def _cpu_streams(thread: int) -> tuple[mx.Stream, ...]:
+    """A stream belongs to the thread that made it."""
     use_one_blas_thread()
     return tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
 
@@ -89,7 +91,7 @@ def _mask(T: int) -> mx.array:
 
 @mx.custom_function
 def exp(x: mx.array) -> mx.array:
-    """e^x for x <= 0, float32, to a relative error of 3e-7; exactly 0 below -88, for -inf too.
+    """e^x for x <= 0, float32, to a relative error of 3e-7 + 1e-7 |x|; exactly 0 below -88, for -inf too.
 
     2^n times 2^f, with n the nearest whole number to x / ln 2, from the bits of a float, and 2^f by its Taylor series.
     """

@@ -1,14 +1,23 @@
 """Where files go, and how they are written so that nothing the user had is lost."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import UserError
+
 
 def cache_dir() -> Path:
-    """The user's cache for this project: `$XDG_CACHE_HOME/mlx-nanogpt`, by default `~/.cache/mlx-nanogpt`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-nanogpt"
+    """The user's cache for this project: `$XDG_CACHE_HOME/mlx-nanogpt`, by default `~/.cache/mlx-nanogpt`.
+
+    Raises `UserError` if there is no home directory.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-nanogpt"
+    except RuntimeError as error:
+        raise UserError("there is no home directory to keep a cache in; set XDG_CACHE_HOME to a folder") from error
 
 
 @contextmanager
@@ -21,7 +30,14 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield aside
         with aside.open("rb+") as file:
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _sync(descriptor: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the drive's own cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)

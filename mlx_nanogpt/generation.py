@@ -64,7 +64,6 @@ def generate(
     model.eval()
     waiting = None
     for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler()):
-        mx.async_eval(token)  # the device works on this token while the host reads the one before
         if waiting is not None:
             yield waiting.item()
         waiting = token
@@ -73,7 +72,7 @@ def generate(
 
 
 def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
-    """The tokens as arrays (1,), not yet computed when they are yielded."""
+    """The tokens as arrays (1,). The device still works on one when it is yielded, while the host reads the one before."""
     block_size = model.config.block_size
     cache = [LayerCache(model.config) for _ in model.h]
     cache_state = [layer.state for layer in cache]
@@ -97,8 +96,9 @@ def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample:
         elif len(prompt) + i <= block_size:
             token, key = decode(token, key)
         else:
-            token, key = reread(text[:, -block_size:], key)
-        text = mx.concatenate([text[:, 1 - block_size :], token[:, None]], axis=1)
+            token, key = reread(text, key)
+        text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
+        mx.async_eval(token, text)
         yield token
 
 

@@ -1,5 +1,6 @@
 """Text to token ids and back: one id per character, by rank of code point, as in the lecture."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,8 +34,9 @@ class CharTokenizer:
         known = self._points[np.minimum(ids, self.vocab_size - 1)] == points
         if not known.all():
             strangers = sorted({text[i] for i in np.flatnonzero(~known)})
-            listed = " ".join(map(repr, strangers[:20])) + (" ..." if len(strangers) > 20 else "")
-            raise UserError(f"the model has never seen {listed}; it knows {self.symbols!r}")
+            raise UserError(
+                f"the model has never seen {_listed(strangers)}; leave them out: it knows {_listed(self.symbols)}"
+            )
         return ids.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
 
     def decode(self, ids) -> str:
@@ -44,6 +46,10 @@ class CharTokenizer:
     @cached_property
     def _points(self) -> np.ndarray:
         return _code_points(self.symbols)
+
+
+def _listed(symbols: Sequence[str]) -> str:
+    return " ".join(map(repr, symbols[:100])) + (f" and {len(symbols) - 100} more" if len(symbols) > 100 else "")
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -6,6 +6,7 @@
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -76,13 +77,19 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray) -> None:
     check_splits(tokens, gpt.block_size)
     per_token = gpt.n_layer * (12 * gpt.n_embd + 2 * gpt.n_head * gpt.block_size) + 3 * gpt.vocab_size
     needed = 4 * (4 * GPT(gpt).num_parameters() + config.batch_size * gpt.block_size * per_token)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    needed += 8 * config.eval_iters * config.batch_size  # where the windows of an evaluation begin
+    memory = machine_memory()
     if needed > memory:
         raise UserError(
             f"training this model takes {needed / 1e9:,.0f} GB of memory and more, and the machine has "
             f"{memory / 1e9:,.0f} GB; lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer "
-            f"({gpt.n_layer}) or n_embd ({gpt.n_embd})"
+            f"({gpt.n_layer}), n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})"
         )
+
+
+def machine_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def make_optimizer(config: TrainConfig) -> optim.Optimizer:
@@ -134,36 +141,38 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
 
     history = run.history()
     evaluated = history[-1].iteration if history else 0
-    iteration, saved, train_seconds = position.iteration, position.iteration, position.train_seconds
-    unread: list[mx.array] = []  # losses that the host has not looked at, the oldest first
+    iteration, train_seconds = position.iteration, position.train_seconds
+    unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that the host has not looked at
+    loss = math.nan  # the newest that it has
 
-    def read_losses(leave: int) -> float:
-        """Wait for all unread losses but the newest `leave`; return the last one read."""
-        for done in range(iteration - len(unread) + 1, iteration - leave + 1):
-            loss = unread.pop(0).item()
+    def read_losses(leave: int) -> None:
+        """Wait for all unread losses but the newest `leave`."""
+        nonlocal loss
+        while len(unread) > leave:
+            done, array = unread.popleft()
+            loss = array.item()
             if not math.isfinite(loss):
-                raise _diverged(run, done, saved)
-        return loss
+                raise _diverged(run, done)
 
     while evaluated < config.num_iter:
         target = min(config.num_iter, (evaluated // config.eval_interval + 1) * config.eval_interval)
         started = time.perf_counter() - train_seconds
         while iteration < target and not should_stop():
             batch = training_batch(train_tokens, config.seed, iteration, config.batch_size, block_size)
-            unread.append(step(*map(mx.array, batch)))
-            mx.async_eval(unread[-1], state)
+            newest = step(*map(mx.array, batch))
+            mx.async_eval(newest, state)
             iteration += 1
+            unread.append((iteration, newest))
             if iteration % REPORT_INTERVAL == 0:
                 # the newest step stays unread, if it may: the device is busy with it while the host reports
-                loss = read_losses(leave=min(1, len(unread) - 1))
+                read_losses(leave=0 if math.isnan(loss) else 1)
                 yield Progress(iteration, loss, time.perf_counter() - started)
-        if unread:
-            read_losses(leave=0)
+        read_losses(leave=0)
         mx.eval(state)
         train_seconds = time.perf_counter() - started
         if should_stop():
             if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(model.parameters())):
-                raise _diverged(run, iteration, saved)  # the loss told nothing of the last update yet
+                raise _diverged(run, iteration)  # the loss told nothing of the last update yet
             run.save(model, optimizer, Position(iteration, train_seconds))
             yield Saved(iteration)
             yield Done(iteration, interrupted=True)
@@ -175,7 +184,7 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
         losses = [evaluate(part, count) for part in (train_tokens, valid_tokens)]
         eval_seconds = time.perf_counter() - started
         if not all(map(math.isfinite, losses)):
-            raise _diverged(run, iteration, saved)
+            raise _diverged(run, iteration)
         evaluation = Evaluation(
             iteration,
             *losses,
@@ -187,17 +196,18 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
             device=mx.default_device().type.name,
         )
         history.append(evaluation)
-        run.write_history(history)
-        run.save(model, optimizer, Position(iteration))
+        run.save(model, optimizer, Position(iteration), history)
         yield evaluation
         yield Saved(iteration)
-        evaluated = saved = iteration
+        evaluated = iteration
         train_seconds = 0.0
     yield Done(iteration, interrupted=False)
 
 
-def _diverged(run: Run, iteration: int, saved: int) -> Diverged:
-    kept = f"the checkpoint of iteration {saved} in {run.path} is kept" if saved else "no checkpoint had been written"
+def _diverged(run: Run, iteration: int) -> Diverged:
+    kept = "no checkpoint had been written"
+    if run.checkpoint.exists():
+        kept = f"the checkpoint of iteration {run.position().iteration} in {run.path} is kept"
     return Diverged(
         f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
         f"try a learning rate lower than {run.train.learning_rate:g}"

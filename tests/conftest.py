@@ -16,6 +16,7 @@ from pathlib import Path
 SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
 atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = SESSION_CACHE
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # a GPU's shortened float32 would not agree with NumPy
 for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer colour what is piped
     os.environ.pop(name, None)
 

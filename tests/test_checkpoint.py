@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from dataclasses import asdict, replace
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conftest import TEXT, TINY, arrays, asked, checkpoint_arrays, finish, in_a_process, python, same, tiny_gpt, tiny_run
-from conftest import trained_run
+from conftest import TEXT, TINY, TOKENS, arrays, asked, checkpoint_arrays, finish, in_a_process, python, same, tiny_gpt
+from conftest import tiny_run, trained_run
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, newest_run, open_run
@@ -143,7 +144,8 @@ def test_a_history_line_that_a_crash_left_without_its_checkpoint_is_dropped():
     run = tiny_run()
     finish(run, asked(6))
     ahead = replace(run.history()[-1], iteration=8, train_loss=0.0)
-    run.write_history([*run.history(), ahead])
+    with (run.path / "history.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(ahead)) + "\n")
     assert [each.iteration for each in run.history()] == [4]
     finish(run)
     assert [(each.iteration, each.train_loss > 0) for each in run.history()] == [(4, True), (8, True)]
@@ -203,8 +205,41 @@ def test_a_run_with_a_damaged_description_is_refused(file, content):
 def test_a_run_without_its_tokenizer_is_refused():
     run = trained_run()
     (run.path / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match="cannot be read"):
         open_run(run.path)
+
+
+def test_a_tokenizer_of_another_run_is_refused():
+    run = trained_run()
+    (run.path / "tokenizer.json").write_text('{"symbols": "abc"}')
+    with pytest.raises(UserError, match="has 3 symbols and the model"):
+        open_run(run.path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "history.jsonl", "checkpoint.safetensors"])
+def test_a_directory_that_holds_a_part_of_something_else_is_refused(name):
+    Path("mine").mkdir()
+    (Path("mine") / name).write_text("precious")
+    with pytest.raises(UserError, match=f"mine holds a {name} of something else"):
+        tiny_run("mine")
+    assert (Path("mine") / name).read_text() == "precious"
+
+
+def test_a_run_directory_that_vanishes_while_training_is_a_sentence():
+    run = tiny_run()
+    with pytest.raises(UserError, match="could not be written at iteration 4"):
+        for event in gpt.train(run, TOKENS):
+            if isinstance(event, gpt.Evaluating):
+                shutil.rmtree(run.path)
+
+
+def test_an_optimizer_of_another_shape_is_refused():
+    run = trained_run()
+    foreign = mx.load(str(run.checkpoint), return_metadata=True)
+    arrays = {name: mx.zeros((3,)) if name.endswith("wte.weight.m") else array for name, array in foreign[0].items()}
+    mx.save_safetensors(str(run.checkpoint), arrays, foreign[1])
+    with pytest.raises(UserError, match="optimizer's state is of another shape"):
+        finish(run.extended(12))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"iteration": 1}'])

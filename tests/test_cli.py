@@ -85,7 +85,7 @@ def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt)
     assert result.out.count("Using the built-in corpus, pastiche, instead") == 1
     header, table = result.out.split("iteration  train loss")
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
-    assert "The losses of this run are on pastiche, the published ones on tiny Shakespeare." in table
+    assert "The losses here are on pastiche, the published ones on tiny Shakespeare." in table
     assert "pastiche's validation split" in table and "nats per character" in table
     assert recorded()["corpus"] == "pastiche"
     assert {each.corpus for each in open_run(Path("runs/1")).history()} == {"pastiche"}
@@ -335,7 +335,7 @@ def test_a_bad_value_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, option, re
 @pytest.mark.parametrize(
     "option, reason",
     [
-        ("--prompt=to b€", "never seen '€'; it knows"),
+        ("--prompt=to b€", "never seen '€'; leave them out: it knows"),
         ("--temperature=-1", "temperature -1.0 is out of range"),
         ("--top-k=0", "top_k 0 is out of range"),
         ("--top-p=1.5", "top_p 1.5 is out of range"),
