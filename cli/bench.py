@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import mlx_nanogpt as gpt
@@ -46,16 +46,18 @@ def bench(
 
 
 def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task, stage = bar.add_task(""), ""
         for event in events:
             match event:
                 case gpt.Stage():
-                    bar.reset(task, description=event.description, total=None)
-                    console.print(f"measuring: {event.description}", style="dim")
+                    stage = event.description
+                    bar.update(task, description=stage)
+                    if not console.is_terminal:
+                        console.print(f"measuring: {stage}")
                 case gpt.Progress():
-                    bar.update(task, completed=event.iteration, total=gpt.SEED_TRAIN.num_iter)
+                    bar.update(task, description=f"{stage}: iteration {event.iteration:,}")
                 case BenchResult():
                     return event
     raise AssertionError("a benchmark ends with its result")

@@ -40,7 +40,8 @@ def generate(
     source = gpt.open_run(run) if run else gpt.newest_run()
     ids = source.tokenizer.encode(prompt).tolist() or [gpt.START_TOKEN]
     model = source.load_model()
-    errors.print(f"{source.path}: {source.corpus.name}, iteration {source.position().iteration}", style="dim")
+    done = f"iteration {source.position().iteration:,} of {source.train.num_iter:,}"
+    errors.print(f"{source.path}: {source.corpus.name}, {done}", style="dim")
     for i in range(num_samples):
         if num_samples > 1:
             errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")

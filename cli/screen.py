@@ -4,21 +4,21 @@ import os
 import platform
 import shlex
 import shutil
+import sys
 from importlib.metadata import version
 from typing import Annotated, Literal
 
 import mlx.core as mx
 import typer
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import BLAS, PASTICHE, PUBLISHED, TINYSHAKESPEARE, Corpus, CorpusUnavailable, Run, SeedMetrics, UserError
 
-# no markup: names of files and of corpora may hold brackets
-console = Console(highlight=False, markup=False, soft_wrap=True)
+# No markup: names of files and of corpora may hold brackets. What is piped is not wrapped, nor is what is to be copied.
+console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 DeviceOption = Annotated[
@@ -71,8 +71,8 @@ def load_corpus(data: str, explicit: bool) -> Corpus:
     except CorpusUnavailable as error:
         if explicit:
             raise
-        notice = f"{error}\n\nUsing the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
-        console.print(Panel(Text(notice), title="No tiny Shakespeare here", border_style="yellow"))
+        notice = f"Using the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
+        console.print(f"No tiny Shakespeare here: {error}.\n{notice}\n", style="yellow", soft_wrap=True)
         return gpt.load_corpus(PASTICHE)
 
 
@@ -93,7 +93,7 @@ def describe_run(run: Run) -> dict[str, str]:
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "
-        f"learning rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
+        f"rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
         "Run": str(run.path),
     }
 

@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +21,9 @@ from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
 from .screen import INTERRUPTED, DeviceOption, comparability, console, describe_run, header, load_corpus, name_run, seed_table, use_device
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
+CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
-STDERR = 2
-STOPPING = b"\nStopping as soon as all is saved (Ctrl-C again stops at once and loses what is not).\n"
+STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
 MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "data", "device"}
 
 
@@ -73,6 +73,8 @@ def train(
     The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
     """
     use_device(device)
+    gpt_config = GPTConfig(block_size=block_size, n_layer=n_layer, n_embd=n_embd, head_size=head_size, dropout=dropout)
+    train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
     given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
     if resume:
         run, corpus = _resumed(gpt.open_run(resume), given)
@@ -80,13 +82,15 @@ def train(
     else:
         corpus = load_corpus(data, explicit="data" in given)
         tokenizer = gpt.CharTokenizer.of(corpus.text)
-        gpt_config = GPTConfig(tokenizer.vocab_size, block_size, n_layer, n_embd, head_size, dropout)
-        train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
+        gpt_config = replace(gpt_config, vocab_size=tokenizer.vocab_size)
         tokens = tokenizer.encode(corpus.text)
         gpt.check_fits(gpt_config, train_config, tokens)
         run = gpt.create_run(gpt_config, train_config, tokenizer, corpus, run_dir)
     header("mlx-gpt train", describe_run(run))
-    if not _follow(run, tokens):
+    end = _follow(run, tokens)
+    if end.interrupted:
+        console.print(f"\nStopped at iteration {end.iteration}; everything is kept in {run.path}. Go on with:")
+        console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     _conclude(run, corpus)
 
@@ -115,8 +119,8 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
     return run.extended(num_iter), corpus
 
 
-def _follow(run: Run, tokens: np.ndarray) -> bool:
-    """Train, showing what happens; return whether the end was reached."""
+def _follow(run: Run, tokens: np.ndarray) -> gpt.Done:
+    """Train, showing what happens; return how it ended."""
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
     history = run.history()
@@ -132,7 +136,8 @@ def _follow(run: Run, tokens: np.ndarray) -> bool:
     )
     tokens_per_step = run.train.batch_size * run.gpt.block_size
     since = history[-1].iteration if history else 0
-    with _stop_request() as should_stop, Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with _stop_request() as should_stop, progress as bar:
         task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
         for event in gpt.train(run, tokens, should_stop):
             match event:
@@ -141,15 +146,14 @@ def _follow(run: Run, tokens: np.ndarray) -> bool:
                     status = f"loss {event.loss:.3f}, {speed:,.0f} tokens/s"
                     bar.update(task, description="Training", completed=event.iteration, status=status)
                 case gpt.Evaluating():
-                    bar.update(task, description="Evaluating", completed=event.iteration)
+                    batches = f"2 x {run.train.eval_iters:,} batches"
+                    bar.update(task, description="Evaluating", completed=event.iteration, status=batches)
                 case gpt.Evaluation():
                     since = event.iteration
                     console.print(_row(event))
-                case gpt.Done(interrupted=True):
-                    console.print(f"\nStopped at iteration {event.iteration}; everything is kept in {run.path}. Go on with:")
-                    console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}")
-                    return False
-    return True
+                case gpt.Done():
+                    return event
+    raise AssertionError("training ends with Done")
 
 
 def _row(evaluation: gpt.Evaluation) -> str:
@@ -171,7 +175,8 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
     def ask(signum: int, frame: object) -> None:
         request.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.write(STDERR, STOPPING)  # a handler may interrupt a print, and the streams cannot be entered twice
+        # past the streams: a handler may interrupt a print, and they cannot be entered twice
+        os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 
     before = signal.signal(signal.SIGINT, ask)
     try:
@@ -197,4 +202,4 @@ def _conclude(run: Run, corpus: gpt.Corpus) -> None:
     ids = gpt.generate(model, [gpt.START_TOKEN], SAMPLE_TOKENS, run.train.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
     console.print(Text(run.tokenizer.decode(ids)))
-    console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}")
+    console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}", soft_wrap=True)

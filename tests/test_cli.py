@@ -155,7 +155,7 @@ def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "Stopping as soon as all is saved (Ctrl-C again stops at once and loses what is not)."
+    assert err.strip() == "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved)."
     stopped_at = int(re.search(r"Stopped at iteration (\d+); everything is kept in a run\.", out).group(1))
     run = open_run(Path("a run"))
     assert 50 <= run.position().iteration == stopped_at < 600
