@@ -174,7 +174,7 @@ def main(
         "within_tolerance": within,
         "seconds": time.perf_counter() - begun,
     }
-    print(f"written to {record.write_json('nanolux', result)}")
+    print(f"written to {record.write_json(f'nanolux-seed{seed}', result)}")
     if not within:
         print(f"not within {TOLERANCE} of the published losses, which took {SEED_TRAIN.num_iter} iterations")
         raise typer.Exit(1)
