@@ -20,7 +20,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     # NanoLux spells its options with underscores: --num_iter is --num-iter
-    context_settings={"token_normalize_func": lambda token: token.replace("_", "-"), "help_option_names": ["-h", "--help"]},
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
 )
 app.command()(train)
 app.command()(generate)
@@ -35,7 +38,9 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")
+    ] = False,
 ) -> None:
     """What comes before a command; the callback has done it already."""
 
@@ -43,13 +48,17 @@ def options(
 def main() -> None:
     """Run the program; a problem that the user can put right is a sentence on standard error and exit status 1."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # a name or a text that the terminal cannot show is no reason to stop
+        stream.reconfigure(
+            errors="backslashreplace"
+        )  # a name or a text that the terminal cannot show is no reason to stop
     try:
         app()
     except UserError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it")
+        _fail(
+            f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
+        )
     except (MemoryError, RuntimeError) as error:
         if "alloc" not in str(error).lower():
             raise

@@ -15,12 +15,24 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import BackendResult, BenchResult, Spread, UserError
 from mlx_nanogpt.files import replacing
 
-from .screen import DeviceOption, console, corpus_note, describe_device, header, load_corpus, seed_table, use_device, versions
+from .screen import (
+    DeviceOption,
+    console,
+    corpus_note,
+    describe_device,
+    header,
+    load_corpus,
+    seed_table,
+    use_device,
+    versions,
+)
 
 
 def bench(
     ctx: typer.Context,
-    quick: Annotated[bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")
+    ] = False,
     data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.")] = gpt.TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
@@ -34,7 +46,9 @@ def bench(
     use_device(device)
     if json_file is not None and not (json_file.parent.is_dir() and os.access(json_file.parent, os.W_OK)):
         # now, and not after half an hour of measuring
-        raise UserError(f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json")
+        raise UserError(
+            f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json"
+        )
     corpus = load_corpus(data, explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.name})
     result = _follow(gpt.bench(corpus, quick))

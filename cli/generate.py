@@ -23,7 +23,8 @@ def generate(
     temperature: Annotated[float, typer.Option(help="Higher is bolder; 0 always takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", show_default="all")] = None,
     top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all")
+        float | None,
+        typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all"),
     ] = None,
     num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
     seed: Annotated[

@@ -15,7 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import BLAS, PASTICHE, PUBLISHED, TINYSHAKESPEARE, Corpus, CorpusUnavailable, Run, SeedMetrics, UserError
+from mlx_nanogpt import (
+    BLAS,
+    PASTICHE,
+    PUBLISHED,
+    TINYSHAKESPEARE,
+    Corpus,
+    CorpusUnavailable,
+    Run,
+    SeedMetrics,
+    UserError,
+)
 
 # No markup: names of files and of corpora may hold brackets. What is piped is not wrapped, nor is what is to be copied.
 console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
@@ -119,7 +129,11 @@ def seed_table(columns: dict[str, SeedMetrics], corpus: str) -> Table:
 
 def corpus_note(corpus: str) -> list[str]:
     """The sentence that losses on another corpus than the published ones need."""
-    return [] if corpus == TINYSHAKESPEARE else [f"The losses here are on {corpus}, the published ones on tiny Shakespeare."]
+    return (
+        []
+        if corpus == TINYSHAKESPEARE
+        else [f"The losses here are on {corpus}, the published ones on tiny Shakespeare."]
+    )
 
 
 def comparability(run: Run) -> list[str]:

@@ -18,7 +18,18 @@ from rich.text import Text
 import mlx_nanogpt as gpt
 from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
 
-from .screen import INTERRUPTED, DeviceOption, comparability, console, describe_run, header, load_corpus, name_run, seed_table, use_device
+from .screen import (
+    INTERRUPTED,
+    DeviceOption,
+    comparability,
+    console,
+    describe_run,
+    header,
+    load_corpus,
+    name_run,
+    seed_table,
+    use_device,
+)
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
@@ -34,7 +45,8 @@ def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str, _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file.")
+        str,
+        _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file."),
     ] = gpt.TINYSHAKESPEARE,
     n_embd: Annotated[int, _option("Model", "Width: channels of the residual stream.")] = GPTConfig.n_embd,
     head_size: Annotated[
@@ -46,11 +58,11 @@ def train(
         float, _option("Model", "Share of activations dropped while training, from 0 to less than 1.")
     ] = GPTConfig.dropout,
     num_iter: Annotated[int, _option("Training", "Steps of one batch each.")] = TrainConfig.num_iter,
-    batch_size: Annotated[int, _option("Training", "Windows of --block-size tokens in a batch.")] = TrainConfig.batch_size,
+    batch_size: Annotated[
+        int, _option("Training", "Windows of --block-size tokens in a batch.")
+    ] = TrainConfig.batch_size,
     learning_rate: Annotated[float, _option("Training", "Adam's step size.")] = TrainConfig.learning_rate,
-    seed: Annotated[
-        int, _option("Training", "Of the initial weights, the batches and dropout.")
-    ] = TrainConfig.seed,
+    seed: Annotated[int, _option("Training", "Of the initial weights, the batches and dropout.")] = TrainConfig.seed,
     eval_interval: Annotated[
         int, _option("Evaluation", "Steps between two evaluations; each is followed by a checkpoint.")
     ] = TrainConfig.eval_interval,
@@ -65,7 +77,8 @@ def train(
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
     resume: Annotated[
-        Path | None, _option("Run", "Go on with the run in this directory; only --num-iter, --data and --device may change.")
+        Path | None,
+        _option("Run", "Go on with the run in this directory; only --num-iter, --data and --device may change."),
     ] = None,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.

@@ -252,9 +252,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, ma
     mx.reset_peak_memory()
     step = make_step(model, optimizer, config.backend)
     train_tokens, valid_tokens = split(tokens)
-    batch = [
-        mx.array(each) for each in training_batch(train_tokens, config.seed, 0, config.batch_size, gpt.block_size)
-    ]
+    batch = [mx.array(each) for each in training_batch(train_tokens, config.seed, 0, config.batch_size, gpt.block_size)]
     building = []
 
     def train_steps(count: int) -> None:

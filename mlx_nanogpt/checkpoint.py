@@ -191,10 +191,16 @@ def create_run(
 def open_run(path: Path) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
     if not os.path.isfile(path / CONFIG):
-        raise UserError(f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}")
+        raise UserError(
+            f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}"
+        )
     with _explaining_damage(path):
         config, tokenizer = json.loads(_read(path / CONFIG)), CharTokenizer(**json.loads(_read(path / TOKENIZER)))
-        gpt, train, corpus = GPTConfig(**config["gpt"]), TrainConfig(**config["train"]), CorpusIdentity(**config["corpus"])
+        gpt, train, corpus = (
+            GPTConfig(**config["gpt"]),
+            TrainConfig(**config["train"]),
+            CorpusIdentity(**config["corpus"]),
+        )
         if tokenizer.vocab_size != gpt.vocab_size:
             raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
         return Run(path, gpt, train, corpus, tokenizer)
@@ -204,7 +210,9 @@ def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
     checkpoints = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda file: file.stat().st_mtime_ns)
     if not checkpoints:
-        raise UserError(f"there is no trained run in {RUNS.resolve()}; train one with mlx-gpt train, or name one with --run")
+        raise UserError(
+            f"there is no trained run in {RUNS.resolve()}; train one with mlx-gpt train, or name one with --run"
+        )
     return open_run(checkpoints[-1].parent)
 
 
@@ -228,7 +236,9 @@ def _fresh(path: Path) -> Path:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; choose another --run-dir") from error
+        raise UserError(
+            f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; choose another --run-dir"
+        ) from error
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -57,7 +57,9 @@ def _tinyshakespeare() -> bytes:
         if cached.is_file() and _is_tinyshakespeare(text := cached.read_bytes()):
             return text
     except OSError as error:
-        raise UserError(f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can") from error
+        raise UserError(
+            f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
     try:
         with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
             text = response.read()
@@ -78,7 +80,9 @@ def _tinyshakespeare() -> bytes:
         with replacing(cached) as aside:
             aside.write_bytes(text)
     except OSError as error:
-        raise UserError(f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can") from error
+        raise UserError(
+            f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
     return text
 
 

@@ -48,9 +48,7 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
     return sample
 
 
-def generate(
-    model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler | None = None
-) -> Iterator[int]:
+def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler | None = None) -> Iterator[int]:
     """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
 
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.

@@ -68,7 +68,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         Comes {lady=ladies}, late haunted by her {kin=kinsfolk},/And {clown=clowns}, a fool, with {np}.
         Last, {lady=ladies}, who poisoned once a {kin=kinsfolk};/And {clown=clowns}, who is paid in {mass}.
         """),
-
     # ---- who speaks next: anyone but the last speaker, now and then a stranger, at last the prompter
     "anyone": _phrases("{lord_speaks} | {rival_speaks} | {lady_speaks} | {clown_speaks}"),
     "after_lord": _phrases("{rival_speaks} | {lady_speaks} | {clown_speaks} | {interruption}"),
@@ -88,7 +87,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
     "ghost_speaks": _phrases("Ghost:/{ghost_says}{ghost_goes_on}"),
     "ghost_goes_on": ("{ghost_says}{ghost_goes_on}", "\n{anyone}"),
     "prompter_speaks": _phrases("Prompter:/{prompter_says}//"),
-
     # ---- what they say. The lord rants, the rival duns, the lady has met men before, the clown thinks of soup
     "lord_says": _phrases("""
         The {nbar} {he_bit} {np}{stop}
@@ -239,7 +237,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         A dance, with {np}. {clown} is sick {prep} {np}.
         {lady} takes the {prize}, and marries {np}.
         """),
-
     # ---- how a verse line ends: with the sentence, or with more of it on the next line
     "stop": (".\n", ",{comma}", "!\n", ";\n{semicolon_line}{stop}", ":\n{colon_line}{stop}"),
     "comma": ("\n{comma_line}{stop}", " {noun}!\n"),
@@ -260,7 +257,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         Some {verb} {np}, some {np} | Adieu, {adj} {noun}! Adieu, {mass}
         """),
     "final": (".\n", "!\n", ", {noun}!\n", " - {mass}!\n"),
-
     # ---- phrases
     "clause": ("{np} {he_bit} {np}", "I {i_bit} {np}", "thou {dost} {bite} {np}"),
     "he_bit": ("{bit}", "{doth} {bite}"),
@@ -276,7 +272,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
     "likeness": ("{adj} and {adj}", "{np}", "as {adj} as {np}", "like {np}", "more {adj} than {np}"),
     "insult": ("{adj}{insult_end}", "{noun}-{agent}"),
     "insult_end": (" {noun}-{agent}", ", {adj} {noun}"),
-
     # ---- people
     "lords": _phrases("""
         Lord Mildew | Duke Gristle | King Egbo | Earl Pottage | Sir Xavier | Prince Yawn | Baron Bilge
@@ -296,7 +291,6 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
     "places": _words("""scullery crypt barn marsh tavern kitchen dungeon belfry bog palace ditch henhouse laundry
         cellar pantry bakery fish-market vestry moat wood balcony bathhouse"""),
     "weathers": _words("rain fog sleet drizzle hail snow murk thunder frost wind gloom mist moonlight gravy"),
-
     # ---- words, likeliest first. Every adjective begins with a consonant, so that "a" is always right
     "do": _words("can may did must will dare shall could might would should"),
     "dost": _words("wilt dost must didst canst mayst shalt dar'st couldst mightst wouldst shouldst"),

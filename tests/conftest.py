@@ -31,7 +31,17 @@ import mlx_nanogpt_cli  # noqa: E402
 from mlx_nanogpt import corpus  # noqa: E402
 
 NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
-WORDS = ["\n", "to be ", "or not ", "that is ", "the question, ", "slings ", "and arrows; ", "Whether 'tis ", "nobler?\n"]
+WORDS = [
+    "\n",
+    "to be ",
+    "or not ",
+    "that is ",
+    "the question, ",
+    "slings ",
+    "and arrows; ",
+    "Whether 'tis ",
+    "nobler?\n",
+]
 TEXT = "".join(random.Random(7).choices(WORDS, k=500))
 TOKENIZER = gpt.CharTokenizer.of(TEXT)
 TOKENS = TOKENIZER.encode(TEXT)
@@ -115,7 +125,9 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 
 # ---- the command line
 
-TINY = "--n-embd=16 --head-size=8 --n-layer=1 --block-size=8 --batch-size=4 --num-iter=4 --eval-interval=2 --eval-iters=1"
+TINY = (
+    "--n-embd=16 --head-size=8 --n-layer=1 --block-size=8 --batch-size=4 --num-iter=4 --eval-interval=2 --eval-iters=1"
+)
 TINY = [*TINY.split(), "--data=play.txt"]
 
 

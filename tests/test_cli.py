@@ -114,7 +114,9 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
         "Final loss (train)", "Final loss (valid)",
     ):  # fmt: skip
         assert result.out.count(metric) == 1
-    assert all(each in result.out for each in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811"))
+    assert all(
+        each in result.out for each in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811")
+    )
     sample = result.out.split("A sample of 200 tokens\n")[1].rsplit("\n\nNext:", 1)[0]
     assert len(sample) >= 200 - 1 and set(sample) <= set(TEXT)
 
@@ -186,7 +188,9 @@ def test_resume_shows_the_rows_so_far_and_may_extend_the_run(mlx_gpt):
     mlx_gpt("train", *TINY)
     mlx_gpt("train", *TINY, "--num-iter=8")
     result = mlx_gpt("train", "--resume=runs/1", "--num-iter=8")
-    assert [line.split()[0] for line in result.out.splitlines() if re.match(r" +\d+ +\d+\.\d{4} ", line)] == list("2468")
+    assert [line.split()[0] for line in result.out.splitlines() if re.match(r" +\d+ +\d+\.\d{4} ", line)] == list(
+        "2468"
+    )
     assert recorded("runs/1") == recorded("runs/2")
     assert same(*(checkpoint_arrays(open_run(Path("runs") / name)) for name in "12"))
 

@@ -10,7 +10,12 @@ from mlx_nanogpt import GPTConfig, TrainConfig, UserError
 def test_the_defaults_are_nanoluxs():
     model, training = GPTConfig(), TrainConfig()
     assert (model.n_embd, model.block_size, model.head_size, model.n_layer) == (64, 64, 16, 6)
-    assert (training.batch_size, training.num_iter, training.learning_rate, training.eval_interval) == (32, 5000, 1e-3, 500)
+    assert (training.batch_size, training.num_iter, training.learning_rate, training.eval_interval) == (
+        32,
+        5000,
+        1e-3,
+        500,
+    )
     assert model.dropout == 0 and training.backend == "compiled"
 
 
@@ -19,7 +24,11 @@ def test_the_width_and_the_head_size_give_the_number_of_heads():
 
 
 BAD = [
-    *((GPTConfig, name, value) for name in ("vocab_size", "block_size", "n_layer", "n_embd") for value in (0, -1, 10**12)),
+    *(
+        (GPTConfig, name, value)
+        for name in ("vocab_size", "block_size", "n_layer", "n_embd")
+        for value in (0, -1, 10**12)
+    ),
     *((GPTConfig, "head_size", value) for value in (0, -16, 2**17)),
     *((GPTConfig, "dropout", value) for value in (-0.1, 1, 1.5, math.nan, math.inf)),
     *((TrainConfig, name, value) for name in ("num_iter", "batch_size", "eval_interval") for value in (0, -1, 10**12)),

@@ -66,7 +66,9 @@ def test_the_logits_are_those_of_the_formulas(length, head_size):
     model = lively_model(config)
     logits = np.array(model(mx.array(IDX[:, :length])))
     assert logits.shape == (3, length, 11)
-    np.testing.assert_allclose(logits, reference_logits(weights_of(model), config, IDX[:, :length]), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(
+        logits, reference_logits(weights_of(model), config, IDX[:, :length]), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_the_logits_are_those_of_the_formulas_at_the_default_shape():

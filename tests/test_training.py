@@ -133,7 +133,10 @@ def test_an_evaluation_says_what_was_done_and_how_long_it_took():
     assert first.eval_tokens == last.eval_tokens == 2 * 4 * 8  # eval_iters x batch x block
     assert min(first.train_seconds, first.eval_seconds, last.train_seconds, last.eval_seconds) > 0
     assert (first.corpus, first.device) == ("play.txt", mx.default_device().type.name)
-    assert [json.loads(line) for line in (run.path / "history.jsonl").read_text().splitlines()] == [vars(first), vars(last)]
+    assert [json.loads(line) for line in (run.path / "history.jsonl").read_text().splitlines()] == [
+        vars(first),
+        vars(last),
+    ]
 
 
 def test_training_learns():

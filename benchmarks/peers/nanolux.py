@@ -133,7 +133,9 @@ def shuffled_batches(
 def main(
     num_iter: Annotated[int, typer.Option(help="Training steps.")] = SEED_TRAIN.num_iter,
     seed: Annotated[int, typer.Option(help="Of the weights, the windows and dropout.")] = SEED_TRAIN.seed,
-    eval_iters: Annotated[int, typer.Option(help="Batches of each split in the final evaluation.")] = SEED_TRAIN.eval_iters,
+    eval_iters: Annotated[
+        int, typer.Option(help="Batches of each split in the final evaluation.")
+    ] = SEED_TRAIN.eval_iters,
 ) -> None:
     """Train NanoLux's model as NanoLux does, and compare the final losses with the published ones."""
     text = gpt.load_corpus(gpt.TINYSHAKESPEARE).text.removesuffix("\n")  # NanoLux joins lines and so loses the last end
@@ -151,7 +153,9 @@ def main(
     for first in range(0, num_iter, REPORT_INTERVAL):
         count = min(REPORT_INTERVAL, num_iter - first)
         losses = peer.train(list(islice(batches, count)))
-        print(f"iteration {first + count}: mean training loss {np.mean(losses):.4f}, {time.perf_counter() - begun:.0f} s")
+        print(
+            f"iteration {first + count}: mean training loss {np.mean(losses):.4f}, {time.perf_counter() - begun:.0f} s"
+        )
 
     def estimate(part: np.ndarray) -> float:
         evaluated = islice(shuffled_batches(tokens, part, settings, rng), eval_iters)

@@ -33,7 +33,9 @@ def make(settings: Settings, backend: gpt.Backend) -> Peer:
         return [loss.item() for loss in losses]
 
     def evaluate(data: EvaluationSet) -> float:
-        return evaluate_tokens(data.tokens, data.num_windows)  # cuts the windows of data.batches, and groups them itself
+        return evaluate_tokens(
+            data.tokens, data.num_windows
+        )  # cuts the windows of data.batches, and groups them itself
 
     def generate(num_tokens: int) -> list[int]:
         return list(gpt.generate(model, [settings.start_token], num_tokens, settings.seed))
