@@ -28,7 +28,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.data import evaluation_starts, split, training_batch, windows
+from mlx_nanogpt.data import evaluation_starts, training_batch, windows
 from rich.console import Console
 
 from peers import OURS, PEERS, Settings, record
@@ -110,13 +110,13 @@ def main(
     """Measure training, evaluation and generation beside other frameworks."""
     names = _choose(peers)
     corpus = gpt.load_corpus(data)
-    tokenizer = gpt.CharTokenizer.of(corpus.text)
-    settings = record.settings_of(GPTConfig(tokenizer.vocab_size), TrainConfig())
+    dataset = gpt.tokenize(corpus)
+    settings = record.settings_of(GPTConfig(dataset.tokenizer.vocab_size), TrainConfig())
     num_windows = eval_batches * eval_batch_size
 
     with TemporaryDirectory() as folder, ExitStack() as stack:
         num_steps = 1 + CHECK_STEPS + rounds * steps
-        _write_data(Path(folder), tokenizer.encode(corpus.text), settings, num_steps, num_windows, eval_batch_size)
+        _write_data(Path(folder), dataset, settings, num_steps, num_windows, eval_batch_size)
         workers = {name: stack.enter_context(Worker(name)) for name in names}
         made = {}
         for name, worker in workers.items():
@@ -140,7 +140,7 @@ def main(
         memory = {name: worker.ask("peak_memory")["bytes"] / 2**20 for name, worker in workers.items()}
 
     result = record.circumstances(SCRIPT) | {
-        "corpus": asdict(gpt.CorpusIdentity.of(corpus)) | {"name": Path(corpus.name).name},
+        "corpus": {"name": Path(dataset.corpus.name).name, "sha256": dataset.corpus.sha256},
         "settings": asdict(settings),
         "protocol": {
             "rounds": rounds,
@@ -190,19 +190,18 @@ def _choose(peers: str | None) -> list[str]:
 
 
 def _write_data(
-    folder: Path, text: np.ndarray, settings: Settings, num_steps: int, num_windows: int, eval_batch_size: int
+    folder: Path, data: gpt.Dataset, settings: Settings, num_steps: int, num_windows: int, eval_batch_size: int
 ) -> None:
     """Write what `peers/worker.py` reads, so that all see the same windows in the same order."""
-    train_text, valid_text = split(text)
     batches = [
-        training_batch(train_text, settings.seed, i, settings.batch_size, settings.block_size) for i in range(num_steps)
+        training_batch(data.train, settings.seed, i, settings.batch_size, settings.block_size) for i in range(num_steps)
     ]
     np.save(folder / "train.npy", np.array(batches))  # (num_steps, 2, B, T)
-    starts = evaluation_starts(valid_text, num_windows, settings.block_size)
-    evaluation = np.array(windows(valid_text, starts, settings.block_size))  # (2, num_windows, T)
+    starts = evaluation_starts(data.valid, num_windows, settings.block_size)
+    evaluation = np.array(windows(data.valid, starts, settings.block_size))  # (2, num_windows, T)
     evaluation = evaluation.reshape(2, -1, eval_batch_size, settings.block_size).swapaxes(0, 1)  # (batches, 2, B, T)
     np.save(folder / "evaluation.npy", evaluation)
-    np.save(folder / "tokens.npy", valid_text)
+    np.save(folder / "tokens.npy", data.valid)
 
 
 def _start(worker: Worker) -> dict:

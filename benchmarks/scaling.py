@@ -93,7 +93,7 @@ class Trial:
         self.model, optimizer = gpt.GPT(shape), gpt.make_optimizer(train)
         optimizer.init(self.model.trainable_parameters())
         self.state = [self.model.state, optimizer.state, mx.random.state]
-        self.step = gpt.make_step(self.model, optimizer, train.backend)
+        self.step = gpt.make_step(self.model, optimizer, train)
         self.batch = [mx.random.randint(0, shape.vocab_size, self.batch_shape, key=mx.random.key(i)) for i in (0, 1)]
         mx.eval(self.state, self.batch)
         self.at_rest = mx.get_active_memory() - others

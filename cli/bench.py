@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import BackendResult, BenchResult, Spread, UserError
+from mlx_nanogpt import BenchResult, Spread, UserError
 from mlx_nanogpt.files import replacing
 
 from .screen import (
@@ -50,7 +50,7 @@ def bench(
             f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json"
         )
     corpus = load_corpus(data, explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
-    header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.name})
+    header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))
     _show(result)
     if json_file is not None:

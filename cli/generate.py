@@ -39,7 +39,7 @@ def generate(
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
     source = gpt.open_run(run) if run else gpt.newest_run()
-    ids = source.tokenizer.encode(prompt).tolist() or [gpt.START_TOKEN]
+    ids = source.tokenizer.encode(prompt).tolist() or [source.tokenizer.start_token]
     model = source.load_model()
     done = f"iteration {source.position().iteration:,} of {source.train.num_iter:,}"
     errors.print(f"{source.path}: {source.corpus.name}, {done}", style="dim")
@@ -48,8 +48,8 @@ def generate(
             errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")
         sys.stdout.write(prompt)
         started = time.perf_counter()
-        for token in gpt.generate(model, ids, tokens, seed + i, sample):
-            sys.stdout.write(source.tokenizer.decode([token]))
+        for text in source.tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
+            sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
         errors.print(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -6,17 +6,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
 
 from .screen import (
     INTERRUPTED,
@@ -35,7 +34,7 @@ SAMPLE_TOKENS = 200  # as many as NanoLux prints
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
-MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "data", "device"}
+MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "patience", "data", "device"}
 
 
 def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
@@ -48,6 +47,9 @@ def train(
         str,
         _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file."),
     ] = gpt.TINYSHAKESPEARE,
+    train_fraction: Annotated[
+        float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
+    ] = TrainConfig.train_fraction,
     n_embd: Annotated[int, _option("Model", "Width: channels of the residual stream.")] = GPTConfig.n_embd,
     head_size: Annotated[
         int, _option("Model", "Channels of one attention head; divides --n-embd, which gives the number of heads.")
@@ -57,28 +59,54 @@ def train(
     dropout: Annotated[
         float, _option("Model", "Share of activations dropped while training, from 0 to less than 1.")
     ] = GPTConfig.dropout,
-    num_iter: Annotated[int, _option("Training", "Steps of one batch each.")] = TrainConfig.num_iter,
+    bias: Annotated[
+        gpt.Bias, _option("Model", "Which layers have biases; lecture: all but queries, keys and values.")
+    ] = GPTConfig.bias,
+    tied: Annotated[bool, _option("Model", "Let the head be the token embedding, as in GPT-2.")] = GPTConfig.tied,
+    activation: Annotated[gpt.Activation, _option("Model", "Between the two layers of an MLP.")] = GPTConfig.activation,
+    num_iter: Annotated[int, _option("Training", "Steps, each an update of the weights.")] = TrainConfig.num_iter,
     batch_size: Annotated[
         int, _option("Training", "Windows of --block-size tokens in a batch.")
     ] = TrainConfig.batch_size,
-    learning_rate: Annotated[float, _option("Training", "Adam's step size.")] = TrainConfig.learning_rate,
+    gradient_accumulation_steps: Annotated[
+        int, _option("Training", "Batches in a step, one after the other: a large batch in little memory.")
+    ] = TrainConfig.gradient_accumulation_steps,
     seed: Annotated[int, _option("Training", "Of the initial weights, the batches and dropout.")] = TrainConfig.seed,
+    learning_rate: Annotated[float, _option("Optimizer", "Adam's step size, the highest.")] = TrainConfig.learning_rate,
+    warmup_iters: Annotated[int, _option("Optimizer", "Steps in which the rate rises.")] = TrainConfig.warmup_iters,
+    lr_decay_iters: Annotated[
+        int,
+        _option("Optimizer", "Step at which the rate has fallen, along a cosine, to --min-lr; 0: it does not fall."),
+    ] = TrainConfig.lr_decay_iters,
+    min_lr: Annotated[float, _option("Optimizer", "What the rate falls to.")] = TrainConfig.min_lr,
+    weight_decay: Annotated[float, _option("Optimizer", "AdamW's, on matrices only.")] = TrainConfig.weight_decay,
+    beta1: Annotated[float, _option("Optimizer", "Adam's memory of gradients.")] = TrainConfig.beta1,
+    beta2: Annotated[float, _option("Optimizer", "Adam's memory of their squares.")] = TrainConfig.beta2,
+    grad_clip: Annotated[
+        float, _option("Optimizer", "Largest norm of all gradients together; 0: any.")
+    ] = TrainConfig.grad_clip,
     eval_interval: Annotated[
         int, _option("Evaluation", "Steps between two evaluations; each is followed by a checkpoint.")
     ] = TrainConfig.eval_interval,
     eval_iters: Annotated[
         int, _option("Evaluation", "Batches of each split that an evaluation reads; NanoLux reads 1000.")
     ] = TrainConfig.eval_iters,
+    patience: Annotated[
+        int, _option("Evaluation", "Stop after this many evaluations without a better validation loss; 0: never.")
+    ] = TrainConfig.patience,
     backend: Annotated[
         gpt.Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
     ] = TrainConfig.backend,
+    dtype: Annotated[
+        gpt.Dtype, _option("Machine", "What the model computes in while training; its weights are float32.")
+    ] = TrainConfig.dtype,
     device: DeviceOption = "auto",
     run_dir: Annotated[
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
     resume: Annotated[
         Path | None,
-        _option("Run", "Go on with the run in this directory; only --num-iter, --data and --device may change."),
+        _option("Run", "Go on with this run; only --num-iter, --patience, --data and --device may change."),
     ] = None,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -86,29 +114,33 @@ def train(
     The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
     """
     use_device(device)
-    gpt_config = GPTConfig(block_size=block_size, n_layer=n_layer, n_embd=n_embd, head_size=head_size, dropout=dropout)
-    train_config = TrainConfig(num_iter, batch_size, learning_rate, seed, backend, eval_interval, eval_iters)
     given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
     if resume:
-        run, corpus = _resumed(gpt.open_run(resume), given)
-        tokens = run.tokenizer.encode(corpus.text)
+        run, dataset = _resumed(gpt.open_run(resume), given)
     else:
-        corpus = load_corpus(data, explicit="data" in given)
-        tokenizer = gpt.CharTokenizer.of(corpus.text)
-        gpt_config = replace(gpt_config, vocab_size=tokenizer.vocab_size)
-        tokens = tokenizer.encode(corpus.text)
-        gpt.check_fits(gpt_config, train_config, tokens)
-        run = gpt.create_run(gpt_config, train_config, tokenizer, corpus, run_dir)
+        train_config = TrainConfig(**_fields(TrainConfig, ctx.params))
+        dataset = gpt.tokenize(load_corpus(data, explicit="data" in given), train_fraction=train_fraction)
+        gpt_config = GPTConfig(**_fields(GPTConfig, ctx.params | {"vocab_size": dataset.tokenizer.vocab_size}))
+        gpt.check_fits(gpt_config, train_config, dataset)
+        run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
     header("mlx-gpt train", describe_run(run))
-    end = _follow(run, tokens)
-    if end.interrupted:
-        console.print(f"\nStopped at iteration {end.iteration}; everything is kept in {run.path}. Go on with:")
+    done = _follow(run, dataset)
+    if done.end == "interrupted":
+        console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with:")
         console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
-    _conclude(run, corpus)
+    if done.end == "impatient":
+        console.print(
+            f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train.patience} evaluations."
+        )
+    _conclude(run, dataset)
 
 
-def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
+def _fields(config: type, values: dict) -> dict:
+    return {field.name: values[field.name] for field in fields(config)}
+
+
+def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
     own = asdict(run.gpt) | asdict(run.train)
     for name in given.keys() - MAY_CHANGE_ON_RESUME:
         if name not in own:
@@ -118,10 +150,10 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
                 f"the run {run.path} has {name} {own[name]} and cannot go on with {given[name]}; leave the option out, or "
                 f"start a new run without --resume"
             )
-    corpus = gpt.load_corpus(given.get("data", run.corpus.name))
-    if corpus.sha256 != run.corpus.sha256:
+    corpus = gpt.load_corpus(given.get("data", run.corpus.sources[0]))
+    if corpus.identity.sha256 != run.corpus.sha256:
         raise UserError(
-            f"the run {run.path} learned from another text than {corpus.name} holds now; give the file that it learned "
+            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it learned "
             f"from with --data, or start a new run without --resume"
         )
     done = run.position().iteration
@@ -129,10 +161,11 @@ def _resumed(run: Run, given: dict) -> tuple[Run, gpt.Corpus]:
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())
     if finished or num_iter < done:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {done}")
-    return run.extended(num_iter), corpus
+    run = run.extended(num_iter=num_iter, patience=given.get("patience", run.train.patience))
+    return run, gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
 
 
-def _follow(run: Run, tokens: np.ndarray) -> gpt.Done:
+def _follow(run: Run, dataset: Dataset) -> gpt.Done:
     """Train, showing what happens; return how it ended."""
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
@@ -147,12 +180,12 @@ def _follow(run: Run, tokens: np.ndarray) -> gpt.Done:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    tokens_per_step = run.train.batch_size * run.gpt.block_size
+    tokens_per_step = run.train.gradient_accumulation_steps * run.train.batch_size * run.gpt.block_size
     since = history[-1].iteration if history else 0
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with _stop_request() as should_stop, progress as bar:
         task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
-        for event in gpt.train(run, tokens, should_stop):
+        for event in gpt.train(run, dataset, should_stop):
             match event:
                 case gpt.Progress():
                     speed = (event.iteration - since) * tokens_per_step / event.train_seconds
@@ -198,21 +231,20 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _conclude(run: Run, corpus: gpt.Corpus) -> None:
+def _conclude(run: Run, dataset: Dataset) -> None:
     history = run.history()
     console.print()
     console.print(seed_table({"This run": gpt.seed_metrics(history)}, run.corpus.name))
     for note in comparability(run):
         console.print(note)
-    if corpus.floor is not None:
-        floor = corpus.floor(gpt.split_boundary(len(corpus.text)), len(corpus.text))
-        above = history[-1].valid_loss - floor
+    if dataset.floor is not None:
+        above = history[-1].valid_loss - dataset.floor
         console.print(
-            f"Nothing can do better on {corpus.name}'s validation split than {floor:.4f} nats per character, the entropy of "
-            f"its grammar; this model is {above:.4f} above."
+            f"Nothing can do better on {run.corpus.name}'s validation split than {dataset.floor:.4f} nats per character, the "
+            f"entropy of its grammar; this model is {above:.4f} above."
         )
     model = run.load_model()
-    ids = gpt.generate(model, [gpt.START_TOKEN], SAMPLE_TOKENS, run.train.seed)
+    ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    console.print(Text(run.tokenizer.decode(ids)))
+    console.print(Text("".join(run.tokenizer.stream(ids))))
     console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}", soft_wrap=True)

@@ -4,10 +4,10 @@ the GPT writes text.
     import mlx_nanogpt as gpt
 
     corpus = gpt.load_corpus("pastiche")
-    tokenizer = gpt.CharTokenizer.of(corpus.text)
-    model_config = gpt.GPTConfig(vocab_size=tokenizer.vocab_size)
-    run = gpt.create_run(model_config, gpt.TrainConfig(num_iter=500), tokenizer, corpus)
-    for event in gpt.train(run, tokenizer.encode(corpus.text)):
+    data = gpt.tokenize(corpus)
+    model_config = gpt.GPTConfig(vocab_size=data.tokenizer.vocab_size)
+    run = gpt.create_run(model_config, gpt.TrainConfig(num_iter=500), data)
+    for event in gpt.train(run, data):
         print(event)
 """
 
@@ -27,15 +27,15 @@ from .benchmark import (  # noqa: E402
     seed_differences,
     seed_metrics,
 )
-from .checkpoint import RUNS, CorpusIdentity, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
-from .config import Backend, GPTConfig, TrainConfig  # noqa: E402
-from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusUnavailable, load_corpus  # noqa: E402
-from .data import split_boundary  # noqa: E402
+from .checkpoint import RUNS, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
+from .config import Activation, Backend, Bias, Dtype, GPTConfig, TrainConfig  # noqa: E402
+from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusIdentity, CorpusUnavailable, load_corpus  # noqa: E402
+from .data import Dataset, tokenize  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import make_evaluate  # noqa: E402
-from .generation import START_TOKEN, generate, make_sampler  # noqa: E402
+from .generation import generate, make_sampler  # noqa: E402
 from .model import GPT, loss_fn  # noqa: E402
-from .tokenizer import CharTokenizer  # noqa: E402
+from .tokenizer import CharTokenizer, tokenizer_from_json  # noqa: E402
 from .training import (  # noqa: E402
     Diverged,
     Done,

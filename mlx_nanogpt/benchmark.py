@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import get_args
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from . import blas, cpu
 from .checkpoint import Evaluation, create_run
 from .config import Backend, GPTConfig, TrainConfig
 from .corpus import Corpus
-from .data import split, training_batch
+from .data import Dataset, tokenize, training_batch
 from .evaluation import make_evaluate
-from .generation import START_TOKEN, generate
+from .generation import generate
 from .model import GPT
-from .tokenizer import CharTokenizer
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
 
 SEED_GPT = GPTConfig()
@@ -173,10 +171,9 @@ def bench(
 
     A quick benchmark times a sample of steps and of evaluation windows and extrapolates the protocol's times from it.
     """
-    tokenizer = CharTokenizer.of(corpus.text)
-    tokens = tokenizer.encode(corpus.text)
-    gpt = replace(SEED_GPT, vocab_size=tokenizer.vocab_size)
-    check_fits(gpt, SEED_TRAIN, tokens)
+    data = tokenize(corpus)
+    gpt = replace(SEED_GPT, vocab_size=data.tokenizer.vocab_size)
+    check_fits(gpt, SEED_TRAIN, data)
 
     yield Stage("matrix product")
     matrix_flops = _measure_matrix()
@@ -184,21 +181,21 @@ def bench(
     for backend in backends:
         train_config = replace(SEED_TRAIN, backend=backend)
         yield Stage(f"{backend} step and evaluation")
-        result = _measure_backend(gpt, train_config, tokens, matrix_flops.median)
+        result = _measure_backend(gpt, train_config, data, matrix_flops.median)
         if not quick:
             yield Stage(f"{backend} training by the protocol")
             history = []
             with tempfile.TemporaryDirectory() as folder:
-                run = create_run(gpt, train_config, tokenizer, corpus, Path(folder) / "run")
-                for event in train(run, tokens):
+                run = create_run(gpt, train_config, data, Path(folder) / "run")
+                for event in train(run, data):
                     if isinstance(event, Evaluation):
                         history.append(event)
                     yield event
             result = replace(result, metrics=seed_metrics(history), extrapolated=False)
         results.append(result)
     yield Stage("generation")
-    cached, reread = _measure_generation(gpt)
-    yield BenchResult(describe_machine(), corpus.name, gpt, SEED_TRAIN, matrix_flops, results, cached, reread)
+    cached, reread = _measure_generation(gpt, data.tokenizer.start_token)
+    yield BenchResult(describe_machine(), data.corpus.name, gpt, SEED_TRAIN, matrix_flops, results, cached, reread)
 
 
 def describe_machine() -> dict:
@@ -242,7 +239,7 @@ def _measure_matrix() -> Spread:
     return Spread.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work)])
 
 
-def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, matrix_flops: float) -> BackendResult:
+def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_flops: float) -> BackendResult:
     mx.random.seed(config.seed)
     model = GPT(gpt)
     optimizer = make_optimizer(config)
@@ -250,9 +247,8 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, ma
     state = [model.state, optimizer.state, mx.random.state]
     mx.eval(state)
     mx.reset_peak_memory()
-    step = make_step(model, optimizer, config.backend)
-    train_tokens, valid_tokens = split(tokens)
-    batch = [mx.array(each) for each in training_batch(train_tokens, config.seed, 0, config.batch_size, gpt.block_size)]
+    step = make_step(model, optimizer, config)
+    batch = [mx.array(each) for each in training_batch(data.train, config.seed, 0, config.batch_size, gpt.block_size)]
     building = []
 
     def train_steps(count: int) -> None:
@@ -272,7 +268,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, ma
     mx.eval(state)
 
     evaluate = make_evaluate(model, config.backend)
-    evaluate_rounds = _rounds(lambda count: [evaluate(valid_tokens, EVALUATED_WINDOWS) for _ in range(count)])
+    evaluate_rounds = _rounds(lambda count: [evaluate(data.valid, EVALUATED_WINDOWS) for _ in range(count)])
     window = Spread.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
 
     tokens_per_step = config.batch_size * gpt.block_size
@@ -303,13 +299,13 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray, ma
     )
 
 
-def _measure_generation(gpt: GPTConfig) -> tuple[Spread, Spread]:
+def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Spread, Spread]:
     """Tokens per second from an empty prompt, with the cache and beyond it. What is compiled first is left out."""
     model = GPT(gpt)
     mx.eval(model.state)
     cached, reread = [], []
     for seed in range(GENERATION_ROUNDS):
-        times = [time.perf_counter() for _ in generate(model, [START_TOKEN], GENERATED_TOKENS, seed)]
+        times = [time.perf_counter() for _ in generate(model, [start_token], GENERATED_TOKENS, seed)]
         cached.append(_rate(times[3 : gpt.block_size - 1]))
         reread.append(_rate(times[gpt.block_size + 2 :]))
     return Spread.of(cached), Spread.of(reread)

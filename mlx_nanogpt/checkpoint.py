@@ -4,6 +4,7 @@
     tokenizer.json          the characters
     history.jsonl           losses and timings, one line per evaluation
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
+    best.safetensors        the weights of the lowest validation loss so far
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it; a line that a
 crash left without its checkpoint is dropped when the run goes on.
@@ -23,28 +24,17 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .config import GPTConfig, TrainConfig
-from .corpus import Corpus
+from .corpus import CorpusIdentity
+from .data import Dataset
 from .errors import UserError
 from .files import replacing
 from .model import GPT
-from .tokenizer import CharTokenizer
+from .tokenizer import CharTokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own
-CONFIG, TOKENIZER, HISTORY, CHECKPOINT = "config.json", "tokenizer.json", "history.jsonl", "checkpoint.safetensors"
+CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
+CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
-
-
-@dataclass(frozen=True)
-class CorpusIdentity:
-    """Which text a run learns from, without the text."""
-
-    name: str
-    sha256: str
-    characters: int
-
-    @classmethod
-    def of(cls, corpus: Corpus) -> "CorpusIdentity":
-        return cls(corpus.name, corpus.sha256, len(corpus.text))
 
 
 @dataclass(frozen=True)
@@ -88,16 +78,18 @@ class Run:
     def save(
         self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] | None = None
     ) -> None:
-        """Write the history, if one is given, and then a checkpoint, each in the place of the older one.
+        """Write the history, if one is given, and then a checkpoint, each in the place of the older one; and the weights
+        as the best ones, if the history ends with its lowest validation loss.
 
         Raises `UserError` if that cannot be done; the older checkpoint is then still there.
         """
-        parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
+        weights = {MODEL: model.parameters()}
         try:
             if history is not None:
                 _write(self.path / HISTORY, "".join(json.dumps(asdict(each)) + "\n" for each in history))
-            with replacing(self.checkpoint) as aside:
-                mx.save_safetensors(str(aside), dict(tree_flatten(parts)), {"position": json.dumps(asdict(position))})
+                if since_best(history) == 0:
+                    _write_arrays(self.path / BEST, weights, position)
+            _write_arrays(self.checkpoint, weights | {OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}, position)
         except (OSError, RuntimeError) as error:
             kept = "the checkpoint before it is untouched" if self.checkpoint.exists() else "there is none before it"
             raise UserError(
@@ -107,7 +99,7 @@ class Run:
 
     def position(self) -> Position:
         """How far the checkpoint is; the beginning if there is none. Raises `UserError` if it is damaged."""
-        return self._read_checkpoint()[0] if self.checkpoint.exists() else Position()
+        return _read_arrays(self.checkpoint)[0] if self.checkpoint.exists() else Position()
 
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
         """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
@@ -117,7 +109,7 @@ class Run:
         """
         if not self.checkpoint.exists():
             return Position()
-        position, parts = self._read_checkpoint()
+        position, parts = _read_arrays(self.checkpoint)
         with _explaining_damage(self.checkpoint):
             model.load_weights(tree_flatten(parts[MODEL]))
             expected, found = (dict(tree_flatten(state)) for state in (optimizer.state, parts[OPTIMIZER]))
@@ -128,16 +120,19 @@ class Run:
             mx.random.seed(high << 32 | low)
         return position
 
-    def load_model(self) -> GPT:
-        """The trained model. Raises `UserError` if there is no checkpoint yet, or if it is damaged."""
-        if not self.checkpoint.exists():
+    def load_model(self, best: bool = False) -> GPT:
+        """The trained model: as it is now, or as it was at the lowest validation loss. Raises `UserError` if there is no
+        such checkpoint yet, or if it is damaged."""
+        file = self.path / BEST if best else self.checkpoint
+        if not file.exists():
+            missing = "no evaluation" if best else "no checkpoint"
             raise UserError(
-                f"the run {self.path} has no checkpoint yet (it was stopped before its first); go on with "
+                f"the run {self.path} has {missing} yet (it was stopped before its first); go on with "
                 f"mlx-gpt train --resume {_quoted(self.path)}"
             )
         model = GPT(self.gpt)
-        _, parts = self._read_checkpoint()
-        with _explaining_damage(self.checkpoint):
+        _, parts = _read_arrays(file)
+        with _explaining_damage(file):
             model.load_weights(tree_flatten(parts[MODEL]))
         return model
 
@@ -151,17 +146,13 @@ class Run:
             evaluations = [Evaluation(**json.loads(line)) for line in _read(file).splitlines()]
         return [each for each in evaluations if each.iteration <= done]
 
-    def extended(self, num_iter: int) -> "Run":
-        """The same run with another number of iterations to go to, on disk too. Raises `UserError` if it is read-only."""
-        run = replace(self, train=replace(self.train, num_iter=num_iter))
+    def extended(self, **changes) -> "Run":
+        """The same run with other values of some fields of `train`, on disk too: `num_iter` and `patience` may change
+        without harm. Raises `UserError` if it is read-only."""
+        run = replace(self, train=replace(self.train, **changes))
         with _explaining_write(self.path):
             run._write_config()
         return run
-
-    def _read_checkpoint(self) -> tuple[Position, dict]:
-        with _explaining_damage(self.checkpoint):
-            arrays, metadata = mx.load(str(self.checkpoint), return_metadata=True)
-            return Position(**json.loads(metadata["position"])), tree_unflatten(list(arrays.items()))
 
     def _write_config(self) -> None:
         config = {
@@ -173,17 +164,21 @@ class Run:
         _write(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def create_run(
-    gpt: GPTConfig, train: TrainConfig, tokenizer: CharTokenizer, corpus: Corpus, path: Path | None = None
-) -> Run:
+def since_best(history: Sequence[Evaluation]) -> int:
+    """How many evaluations followed the one with the lowest validation loss, in a history that is not empty."""
+    losses = [each.valid_loss for each in history]
+    return len(losses) - 1 - losses.index(min(losses))
+
+
+def create_run(gpt: GPTConfig, train: TrainConfig, data: Dataset, path: Path | None = None) -> Run:
     """Make a run directory: `path`, or else the next number in `runs/`. Never touches one that has a run in it.
 
     Raises `UserError` if `path` holds a run or cannot be written.
     """
     with _explaining_write(path or RUNS):
         path = _next_numbered() if path is None else _fresh(path)
-        run = Run(path, gpt, train, CorpusIdentity.of(corpus), tokenizer)
-        _write(path / TOKENIZER, json.dumps(asdict(tokenizer)) + "\n")
+        run = Run(path, gpt, train, data.corpus, data.tokenizer)
+        _write(path / TOKENIZER, data.tokenizer.to_json())
         run._write_config()
     return run
 
@@ -195,12 +190,9 @@ def open_run(path: Path) -> Run:
             f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}"
         )
     with _explaining_damage(path):
-        config, tokenizer = json.loads(_read(path / CONFIG)), CharTokenizer(**json.loads(_read(path / TOKENIZER)))
-        gpt, train, corpus = (
-            GPTConfig(**config["gpt"]),
-            TrainConfig(**config["train"]),
-            CorpusIdentity(**config["corpus"]),
-        )
+        config, tokenizer = json.loads(_read(path / CONFIG)), tokenizer_from_json(_read(path / TOKENIZER))
+        gpt, train = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
+        corpus = CorpusIdentity(**config["corpus"] | {"sources": tuple(config["corpus"]["sources"])})
         if tokenizer.vocab_size != gpt.vocab_size:
             raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
         return Run(path, gpt, train, corpus, tokenizer)
@@ -228,7 +220,7 @@ def _next_numbered() -> Path:
 
 
 def _fresh(path: Path) -> Path:
-    taken = [name for name in (CONFIG, TOKENIZER, HISTORY, CHECKPOINT) if os.path.lexists(path / name)]
+    taken = [name for name in (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST) if os.path.lexists(path / name)]
     if CONFIG in taken:
         raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
     if taken:
@@ -262,6 +254,17 @@ def _explaining_write(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --run-dir") from error
+
+
+def _read_arrays(file: Path) -> tuple[Position, dict]:
+    with _explaining_damage(file):
+        arrays, metadata = mx.load(str(file), return_metadata=True)
+        return Position(**json.loads(metadata["position"])), tree_unflatten(list(arrays.items()))
+
+
+def _write_arrays(file: Path, parts: dict, position: Position) -> None:
+    with replacing(file) as aside:
+        mx.save_safetensors(str(aside), dict(tree_flatten(parts)), {"position": json.dumps(asdict(position))})
 
 
 def _quoted(path: Path) -> str:

@@ -4,19 +4,25 @@ Both are checked where they are built: a value that cannot work raises `UserErro
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .errors import UserError
 
 Backend = Literal["compiled", "eager"]
+Bias = Literal["lecture", "all", "none"]
+Activation = Literal["relu", "gelu"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT. The defaults are NanoLux's, with the architecture of the lecture: 311,361 parameters.
 
-    `vocab_size` is the tokenizer's to say; 65 is tiny Shakespeare's.
+    `vocab_size` is the tokenizer's to say; 65 is tiny Shakespeare's. `bias` says which layers have one: "all" as in GPT-2,
+    "none" as in nanoGPT's training, or all but the queries, keys and values, as in the lecture. A `tied` head is the
+    token embedding itself, without a bias (GPT-2). "gelu" is GPT-2's, the one with a tanh.
     """
 
     vocab_size: int = 65
@@ -25,6 +31,9 @@ class GPTConfig:
     n_embd: int = 64
     head_size: int = 16
     dropout: float = 0.0
+    bias: Bias = "lecture"
+    tied: bool = False
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         bounds = {"vocab_size": 2**24, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16, "head_size": 2**16}
@@ -33,7 +42,10 @@ class GPTConfig:
         if self.n_embd % self.head_size:
             sizes = ", ".join(str(size) for size in range(1, self.n_embd + 1) if self.n_embd % size == 0)
             raise UserError(f"head_size {self.head_size} does not divide n_embd {self.n_embd}; these sizes do: {sizes}")
-        _check_real("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and less than 1")
+        _check_real("dropout", self.dropout, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+        _check_choice("bias", self.bias, Bias)
+        _check_bool("tied", self.tied)
+        _check_choice("activation", self.activation, Activation)
 
     @property
     def n_head(self) -> int:
@@ -44,33 +56,85 @@ class GPTConfig:
 class TrainConfig:
     """How a model is trained and how often it is looked at. The defaults are NanoLux's, but for `eval_iters`.
 
-    Units: `num_iter` and `eval_interval` count steps of one batch; `batch_size` counts windows of `block_size` tokens;
-    an evaluation reads `eval_iters * batch_size` windows of each split (NanoLux's protocol is 1,000).
+    Units: `num_iter`, `eval_interval`, `warmup_iters` and `lr_decay_iters` count steps; a step learns from
+    `gradient_accumulation_steps` batches of `batch_size` windows of `block_size` tokens; an evaluation reads
+    `eval_iters * batch_size` windows of each split (NanoLux's protocol is 1,000). `train_fraction` of the text trains, the
+    rest validates.
+
+    The rate rises linearly to `learning_rate` over `warmup_iters` steps, then falls along a cosine to `min_lr` at step
+    `lr_decay_iters` and stays there; with 0 it does not fall. `weight_decay` is AdamW's, on matrices only. `grad_clip`
+    is the largest norm of all gradients together; 0 leaves them as they are. `patience` is how many evaluations in a row
+    may bring no better validation loss before the training ends; 0 is any number. In "bfloat16" the model computes with
+    rounded copies of its float32 weights; evaluations are always float32.
     """
 
     num_iter: int = 5000
     batch_size: int = 32
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-3
+    warmup_iters: int = 0
+    lr_decay_iters: int = 0
+    min_lr: float = 0.0
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    grad_clip: float = 0.0
+    dtype: Dtype = "float32"
+    train_fraction: float = 0.8
     seed: int = 1337
     backend: Backend = "compiled"
     eval_interval: int = 500
     eval_iters: int = 200
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        bounds = {"num_iter": 10**9, "batch_size": 2**16, "eval_interval": 10**9, "eval_iters": 10**6}
+        bounds = {
+            "num_iter": 10**9,
+            "batch_size": 2**16,
+            "gradient_accumulation_steps": 1024,
+            "eval_interval": 10**9,
+            "eval_iters": 10**6,
+        }
         for name, most in bounds.items():
             _check_whole(name, getattr(self, name), most)
+        for name in ("warmup_iters", "lr_decay_iters", "patience"):
+            _check_whole(name, getattr(self, name), 10**9, least=0)
         _check_whole("seed", self.seed, 2**63 - 1, least=0)
-        _check_real("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "more than 0 and at most 1")
-        if self.backend not in get_args(Backend):
-            raise UserError(f"backend {self.backend!r} is not known; choose one of: {', '.join(get_args(Backend))}")
+        _check_real("learning_rate", self.learning_rate, lambda x: 0 < x <= 1, "more than 0 and at most 1")
+        _check_real("weight_decay", self.weight_decay, lambda x: 0 <= x <= 10, "from 0 to 10")
+        _check_real("beta1", self.beta1, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+        _check_real("beta2", self.beta2, lambda x: 0 <= x < 1, "at least 0 and less than 1")
+        _check_real("grad_clip", self.grad_clip, lambda x: x >= 0, "of 0 (off) or more")
+        _check_real("train_fraction", self.train_fraction, lambda x: 0 < x < 1, "more than 0 and less than 1")
+        _check_choice("backend", self.backend, Backend)
+        _check_choice("dtype", self.dtype, Dtype)
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        _check_real("min_lr", self.min_lr, lambda x: 0 <= x <= self.learning_rate, "from 0 to learning_rate")
+        if self.lr_decay_iters == 0 and self.min_lr > 0:
+            raise UserError(f"min_lr {self.min_lr:g} is never reached without a decay; give lr_decay_iters, too")
+        if 0 < self.lr_decay_iters <= self.warmup_iters:
+            raise UserError(
+                f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}; give a larger one"
+            )
 
 
 def _check_whole(name: str, value: int, most: int, least: int = 1) -> None:
-    if not (isinstance(value, int) and least <= value <= most):
+    if type(value) is not int or not least <= value <= most:
         raise UserError(f"{name} {value} is out of range; give a whole number from {least} to {most}")
 
 
-def _check_real(name: str, value: float, fits: bool, remedy: str) -> None:
-    if not (math.isfinite(value) and fits):
+def _check_real(name: str, value: float, fits: Callable[[float], bool], remedy: str) -> None:
+    if type(value) not in (int, float) or not (math.isfinite(value) and fits(value)):
         raise UserError(f"{name} {value} is out of range; give a number {remedy}")
+
+
+def _check_bool(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise UserError(f"{name} {value!r} is neither true nor false; give one of them")
+
+
+def _check_choice(name: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise UserError(f"{name} {value!r} is not known; choose one of: {', '.join(get_args(choices))}")

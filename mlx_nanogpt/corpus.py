@@ -25,30 +25,43 @@ class CorpusUnavailable(UserError):
 
 
 @dataclass(frozen=True)
+class CorpusIdentity:
+    """Which text it is, without the text: where it came from, its checksum, and its length where that is known."""
+
+    sources: tuple[str, ...]
+    sha256: str
+    characters: int | None
+
+    @property
+    def name(self) -> str:
+        return " + ".join(self.sources)
+
+
+@dataclass(frozen=True)
 class Corpus:
     """A text and where it came from. `floor(start, stop)`, where known, is the loss in nats per character of
     `text[start:stop]` that no model can beat except by luck."""
 
-    name: str
+    sources: tuple[str, ...]
     text: str
     floor: Callable[[int, int], float] | None = None
 
     @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    def identity(self) -> CorpusIdentity:
+        return CorpusIdentity(self.sources, hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
 
 
-def load_corpus(data: str) -> Corpus:
-    """The corpus called `data`: "tinyshakespeare", "pastiche", or else the path of a UTF-8 text file.
+def load_corpus(source: str) -> Corpus:
+    """The corpus called `source`: "tinyshakespeare", "pastiche", or else the path of a UTF-8 text file.
 
     Raises `CorpusUnavailable` where a download is needed and fails, `UserError` for any other text that cannot be used.
     """
-    if data == TINYSHAKESPEARE:
-        return Corpus(TINYSHAKESPEARE, _tinyshakespeare().decode())
-    if data == PASTICHE:
+    if source == TINYSHAKESPEARE:
+        return Corpus((source,), _tinyshakespeare().decode())
+    if source == PASTICHE:
         play = pastiche.write()
-        return Corpus(PASTICHE, play.text, play.floor)
-    return Corpus(data, _read_text(Path(data)))
+        return Corpus((source,), play.text, play.floor)
+    return Corpus((source,), _read_text(Path(source)))
 
 
 def _tinyshakespeare() -> bytes:

@@ -4,33 +4,54 @@ A batch is a function of the seed and the iteration alone, so a resumed run sees
 would have seen, and there is no state to save.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from .config import TrainConfig
+from .corpus import Corpus, CorpusIdentity
 from .errors import UserError
+from .tokenizer import CharTokenizer
 
-TRAIN_FRACTION = 0.8  # NanoLux's split: the first 80% trains, the rest validates
 EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 
 
-def split(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The training and the validation part of `tokens`, as views."""
-    boundary = split_boundary(len(tokens))
-    return tokens[:boundary], tokens[boundary:]
+@dataclass(frozen=True)
+class Dataset:
+    """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
+
+    `floor`, where known, is the loss in nats per character of the validation split that no model can beat.
+    """
+
+    corpus: CorpusIdentity
+    tokenizer: CharTokenizer
+    train: np.ndarray
+    valid: np.ndarray
+    floor: float | None = None
 
 
-def split_boundary(length: int) -> int:
-    """Where validation begins in a text of `length` tokens."""
-    return int(TRAIN_FRACTION * length)
+def tokenize(
+    corpus: Corpus, tokenizer: CharTokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
+) -> Dataset:
+    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation.
+
+    Without a `tokenizer` it is that of the corpus' own characters. Raises `UserError` if a given one lacks some of them.
+    """
+    tokenizer = tokenizer or CharTokenizer.of(corpus.text)
+    boundary = int(train_fraction * len(corpus.text))
+    train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
+    floor = corpus.floor and corpus.floor(boundary, len(corpus.text))
+    return Dataset(corpus.identity, tokenizer, train, valid, floor)
 
 
-def check_splits(tokens: np.ndarray, block_size: int) -> None:
+def check_splits(data: Dataset, block_size: int) -> None:
     """Raise `UserError` unless both splits hold at least one window of `block_size` tokens and its targets."""
-    shorter = min(map(len, split(tokens)))
+    shorter = min(len(data.train), len(data.valid))
     if shorter <= block_size:
         remedy = f"use a block_size of {shorter - 1} or less, or a longer text" if shorter > 1 else "use a longer text"
         raise UserError(
-            f"block_size {block_size} does not fit the text: of its {len(tokens):,} tokens the smaller split has "
-            f"{shorter:,}; {remedy}"
+            f"block_size {block_size} does not fit the text: of its {len(data.train) + len(data.valid):,} tokens the "
+            f"smaller split has {shorter:,}; {remedy}"
         )
 
 

@@ -14,8 +14,6 @@ from . import cpu
 from .errors import UserError
 from .model import GPT, LayerCache
 
-START_TOKEN = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
-
 COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
 
 Sampler = Callable[[mx.array, mx.array], mx.array]

@@ -15,6 +15,7 @@ from .config import GPTConfig
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which Metal has attention as one kernel (MLX 0.32.4)
+ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu_approx}
 
 
 class LayerCache:
@@ -44,25 +45,25 @@ class LayerCache:
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
     """Softmax attention in which no query sees a later key; all arrays (B, nh, T, hs). Three forms of one formula."""
-    if cpu.in_use():
+    if cpu.in_use() and q.dtype == mx.float32:
         return cpu.causal_attention(q, k, v, scale)
     if q.shape[-1] in FUSED_HEAD_SIZES:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
     # MLX would take this apart itself, into more operations: here scale and mask go into the first product
     T = q.shape[2]
-    mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf)
+    mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf).astype(q.dtype)
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1) @ v
 
 
 class Attention(nn.Module):
-    """Causal self-attention with all heads in one projection. Queries, keys and values have no bias (the lecture)."""
+    """Causal self-attention with all heads in one projection."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.n_head = config.n_head
         self.scale = config.head_size**-0.5
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
@@ -83,12 +84,14 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+        bias = config.bias != "none"
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.dropout(self.c_proj(nn.relu(self.c_fc(x))))
+        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class Block(nn.Module):
@@ -96,9 +99,10 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd)
+        bias = config.bias != "none"
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=bias)
         self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=bias)
         self.mlp = MLP(config)
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
@@ -116,8 +120,10 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = [Block(config) for _ in range(config.n_layer)]
-        self.ln_f = nn.LayerNorm(config.n_embd)
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
+        bias = config.bias != "none"
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=bias)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
         self._init_weights()
 
     def __call__(self, idx: mx.array) -> mx.array:
@@ -125,11 +131,11 @@ class GPT(nn.Module):
 
         Raises `ValueError` for a longer sequence: MLX would read past the position table without a word.
         """
-        return self.lm_head(self._hidden(idx))
+        return self._logits(self._hidden(idx))
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        return self.lm_head(self._hidden(idx, cache)[:, -1])
+        return self._logits(self._hidden(idx, cache)[:, -1])
 
     def num_parameters(self) -> int:
         """How many numbers are trained."""
@@ -145,6 +151,9 @@ class GPT(nn.Module):
             x = block(x, layer_cache)
         return self.ln_f(x)
 
+    def _logits(self, x: mx.array) -> mx.array:
+        return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
+
     def _init_weights(self) -> None:
         """N(0, 0.02), biases zero; what writes to the residual stream is scaled by its 2 * n_layer writers (GPT-2)."""
         normal = nn.init.normal(std=INIT_STD)
@@ -159,4 +168,5 @@ class GPT(nn.Module):
 
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Mean cross-entropy, in nats per token, of `targets` (B, T) after `idx` (B, T)."""
-    return nn.losses.cross_entropy(model(idx), targets, reduction="mean")
+    logits = model(idx).astype(mx.float32)  # (B, T, vocab_size)
+    return nn.losses.cross_entropy(logits, targets, reduction="mean")

@@ -1,6 +1,7 @@
 """Text to token ids and back: one id per character, by rank of code point, as in the lecture."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ class CharTokenizer:
     """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
 
     symbols: str
+    start_token = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
@@ -43,9 +45,25 @@ class CharTokenizer:
         """The text of a sequence of ids."""
         return "".join(self.symbols[i] for i in ids)
 
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as they come, piece by piece."""
+        return (self.symbols[i] for i in ids)
+
+    def to_json(self) -> str:
+        """What `tokenizer_from_json` reads."""
+        return json.dumps({"symbols": self.symbols}) + "\n"
+
     @cached_property
     def _points(self) -> np.ndarray:
         return _code_points(self.symbols)
+
+
+def tokenizer_from_json(text: str) -> CharTokenizer:
+    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other text."""
+    symbols = json.loads(text)["symbols"]
+    if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
+        raise ValueError("the symbols of a tokenizer are characters in code-point order, each once")
+    return CharTokenizer(symbols)
 
 
 def _listed(symbols: Sequence[str]) -> str:

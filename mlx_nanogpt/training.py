@@ -10,17 +10,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from . import cpu
-from .checkpoint import Evaluation, Position, Run
-from .config import Backend, GPTConfig, TrainConfig
-from .data import check_splits, split, training_batch
+from .checkpoint import Evaluation, Position, Run, since_best
+from .config import GPTConfig, TrainConfig
+from .data import Dataset, check_splits, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
 from .model import GPT, loss_fn
@@ -55,10 +55,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Done:
-    """The end: all iterations are done, or the caller asked to stop."""
+    """The end: all iterations are done, or the caller asked to stop, or the validation loss fell no more."""
 
     iteration: int
-    interrupted: bool
+    end: Literal["finished", "interrupted", "impatient"]
 
 
 Event = Progress | Evaluating | Evaluation | Saved | Done
@@ -68,13 +68,13 @@ class Diverged(UserError):
     """The loss is not finite."""
 
 
-def check_fits(gpt: GPTConfig, config: TrainConfig, tokens: np.ndarray) -> None:
+def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training.
 
     The memory is what is needed at least: weights, gradients and Adam's two moments, and for every token of a batch
     what the backward pass reads again.
     """
-    check_splits(tokens, gpt.block_size)
+    check_splits(data, gpt.block_size)
     per_token = gpt.n_layer * (12 * gpt.n_embd + 2 * gpt.n_head * gpt.block_size) + 3 * gpt.vocab_size
     needed = 4 * (4 * GPT(gpt).num_parameters() + config.batch_size * gpt.block_size * per_token)
     needed += 8 * config.eval_iters * config.batch_size  # where the windows of an evaluation begin
@@ -92,49 +92,120 @@ def machine_memory() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def learning_rate(config: TrainConfig) -> float | Callable[[mx.array], mx.array]:
+    """The rate, or where it changes a function of how many steps were done before: linear, then a cosine (nanoGPT)."""
+    highest, lowest, warmup, last = config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
+    if not warmup and not last:
+        return highest
+
+    def rate(step: mx.array) -> mx.array:
+        risen = highest * mx.minimum((step + 1) / (warmup + 1), 1.0)
+        if not last:
+            return risen
+        progress = mx.clip((step - warmup) / (last - warmup), 0.0, 1.0)
+        fallen = lowest + (highest - lowest) * 0.5 * (1 + mx.cos(math.pi * progress))
+        return mx.where(step < warmup, risen, fallen)
+
+    return rate
+
+
+class DecayedMatrices(optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019) that decays matrices only, not biases and norms, as nanoGPT does."""
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        update = optim.AdamW if parameter.ndim >= 2 else optim.Adam
+        return update.apply_single(self, gradient, parameter, state)
+
+
 def make_optimizer(config: TrainConfig) -> optim.Optimizer:
-    """Adam as in its paper (Kingma & Ba 2015). MLX leaves out the bias correction unless told."""
-    return optim.Adam(config.learning_rate, bias_correction=True)
+    """Adam as in its paper (Kingma & Ba 2015), or AdamW. MLX leaves out the bias correction unless told."""
+    settings = {
+        "learning_rate": learning_rate(config),
+        "betas": [config.beta1, config.beta2],
+        "bias_correction": True,
+    }
+    if config.weight_decay:
+        return DecayedMatrices(weight_decay=config.weight_decay, **settings)
+    return optim.Adam(**settings)
 
 
-def make_step(model: GPT, optimizer: optim.Optimizer, backend: Backend) -> Step:
-    """Return `step(idx, targets)`: one update of the model from a batch, both (B, T); its loss, not yet computed.
+def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> Step:
+    """Return `step(idx, targets)`: one update of the model from all of a step's windows, both (A * B, T) for A batches
+    whose gradients are accumulated; their mean loss, not yet computed.
 
     The optimizer must be initialised: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
     """
-    loss_and_grad = nn.value_and_grad(model, cpu.in_parallel(loss_fn) if cpu.in_use() else loss_fn)
+    loss = cpu.in_parallel(loss_fn) if cpu.in_use() else loss_fn
+    if config.dtype == "bfloat16":
+        loss = in_bfloat16(loss)
+    loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
 
     def step(idx: mx.array, targets: mx.array) -> mx.array:
         loss, grads = loss_and_grad(model, idx, targets)
+        if config.grad_clip:
+            grads, _ = optim.clip_grad_norm(grads, config.grad_clip)
         optimizer.update(model, grads)
         return loss
 
-    if backend == "eager":
+    if config.backend == "eager":
         return step
     # the random state belongs to it: without, dropout would draw the same mask at every step
     state = [model.state, optimizer.state, mx.random.state]
     return partial(mx.compile, inputs=state, outputs=state)(step)
 
 
-def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def in_bfloat16(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """The same loss, computed with copies of the model's float32 weights that are rounded to bfloat16. Gradients and
+    updates are those of the float32 weights."""
+
+    def loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+        master = model.parameters()
+        model.update(tree_map(lambda p: p.astype(mx.bfloat16), master))
+        try:
+            return loss_fn(model, idx, targets)
+        finally:
+            model.update(master)
+
+    return loss
+
+
+def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
+    """The mean loss and gradient over `steps` equal parts of the windows, one part after the other."""
+    if steps == 1:
+        return loss_and_grad
+
+    def over_parts(model: GPT, idx: mx.array, targets: mx.array) -> tuple[mx.array, dict]:
+        total, sums = None, None
+        for part in zip(mx.split(idx, steps), mx.split(targets, steps)):
+            if sums is not None:  # the next part waits: one's activations are in memory at a time
+                part = mx.depends(list(part), [each for _, each in tree_flatten(sums)])
+            loss, grads = loss_and_grad(model, *part)
+            total = loss if total is None else total + loss
+            sums = grads if sums is None else tree_map(mx.add, sums, grads)
+        return total / steps, tree_map(lambda each: each / steps, sums)
+
+    return over_parts
+
+
+def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Move `run` from where its checkpoint is (or the beginning) to its last iteration; yield what happens.
 
-    `tokens` is the whole corpus, (N,). Every `eval_interval` iterations and at the end both splits are evaluated and a
-    checkpoint is written. `should_stop` is asked before every step; once it says yes, a checkpoint is written and the
-    stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file
+    Every `eval_interval` iterations and at the end both splits of `data` are evaluated and a checkpoint is written; with
+    a `patience` that may be the end. `should_stop` is asked before every step; once it says yes, a checkpoint is written
+    and the stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file
     cannot be written, `Diverged` if the loss is not finite.
     """
     config, block_size = run.train, run.gpt.block_size
-    check_fits(run.gpt, config, tokens)
-    train_tokens, valid_tokens = split(tokens)
+    check_fits(run.gpt, config, data)
+    windows_per_step = config.batch_size * config.gradient_accumulation_steps
 
     mx.random.seed(config.seed)
     model = GPT(run.gpt)
     optimizer = make_optimizer(config)
     optimizer.init(model.trainable_parameters())
     position = run.restore(model, optimizer)
-    step = make_step(model, optimizer, config.backend)
+    step = make_step(model, optimizer, config)
     evaluate = make_evaluate(model, config.backend)
     state = [model.state, optimizer.state, mx.random.state]
     mx.eval(state)
@@ -154,11 +225,14 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
             if not math.isfinite(loss):
                 raise _diverged(run, done)
 
-    while evaluated < config.num_iter:
+    def impatient() -> bool:
+        return 0 < config.patience <= (since_best(history) if history else 0)
+
+    while evaluated < config.num_iter and not impatient():
         target = min(config.num_iter, (evaluated // config.eval_interval + 1) * config.eval_interval)
         started = time.perf_counter() - train_seconds
         while iteration < target and not should_stop():
-            batch = training_batch(train_tokens, config.seed, iteration, config.batch_size, block_size)
+            batch = training_batch(data.train, config.seed, iteration, windows_per_step, block_size)
             newest = step(*map(mx.array, batch))
             mx.async_eval(newest, state)
             iteration += 1
@@ -175,20 +249,20 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
                 raise _diverged(run, iteration)  # the loss told nothing of the last update yet
             run.save(model, optimizer, Position(iteration, train_seconds))
             yield Saved(iteration)
-            yield Done(iteration, interrupted=True)
+            yield Done(iteration, "interrupted")
             return
 
         yield Evaluating(iteration)
         started = time.perf_counter()
         count = config.eval_iters * config.batch_size
-        losses = [evaluate(part, count) for part in (train_tokens, valid_tokens)]
+        losses = [evaluate(part, count) for part in (data.train, data.valid)]
         eval_seconds = time.perf_counter() - started
         if not all(map(math.isfinite, losses)):
             raise _diverged(run, iteration)
         evaluation = Evaluation(
             iteration,
             *losses,
-            train_tokens=(iteration - evaluated) * config.batch_size * block_size,
+            train_tokens=(iteration - evaluated) * windows_per_step * block_size,
             train_seconds=train_seconds,
             eval_tokens=count * block_size,
             eval_seconds=eval_seconds,
@@ -201,7 +275,7 @@ def train(run: Run, tokens: np.ndarray, should_stop: Callable[[], bool] = lambda
         yield Saved(iteration)
         evaluated = iteration
         train_seconds = 0.0
-    yield Done(iteration, interrupted=False)
+    yield Done(iteration, "impatient" if evaluated < config.num_iter else "finished")
 
 
 def _diverged(run: Run, iteration: int) -> Diverged:

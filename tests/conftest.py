@@ -43,7 +43,9 @@ WORDS = [
     "nobler?\n",
 ]
 TEXT = "".join(random.Random(7).choices(WORDS, k=500))
-TOKENIZER = gpt.CharTokenizer.of(TEXT)
+CORPUS = gpt.Corpus(("play.txt",), TEXT)
+DATA = gpt.tokenize(CORPUS)
+TOKENIZER = DATA.tokenizer
 TOKENS = TOKENIZER.encode(TEXT)
 
 
@@ -79,9 +81,7 @@ def tiny_train(**changes) -> gpt.TrainConfig:
 def tiny_run(path: Path | str | None = None, **changes) -> gpt.Run:
     """A new run on TEXT, not yet trained; `changes` may name fields of both configurations."""
     of_gpt = {field.name: changes.pop(field.name) for field in fields(gpt.GPTConfig) if field.name in changes}
-    return gpt.create_run(
-        tiny_gpt(**of_gpt), tiny_train(**changes), TOKENIZER, gpt.Corpus("play.txt", TEXT), path and Path(path)
-    )
+    return gpt.create_run(tiny_gpt(**of_gpt), tiny_train(**changes), DATA, path and Path(path))
 
 
 def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
@@ -92,7 +92,7 @@ def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
 
 def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False) -> list[gpt.Event]:
     """Train `run` to its end, or until it should stop; what happened."""
-    return list(gpt.train(run, TOKENS, should_stop))
+    return list(gpt.train(run, DATA, should_stop))
 
 
 def asked(times: int) -> Callable[[], bool]:

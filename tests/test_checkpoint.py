@@ -11,13 +11,26 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conftest import TEXT, TINY, TOKENS, arrays, asked, checkpoint_arrays, finish, in_a_process, python, same, tiny_gpt
+from conftest import (
+    CORPUS,
+    DATA,
+    TEXT,
+    TINY,
+    arrays,
+    asked,
+    checkpoint_arrays,
+    finish,
+    in_a_process,
+    python,
+    same,
+    tiny_gpt,
+)
 from conftest import tiny_run, trained_run
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, newest_run, open_run
 
-PARTS = ["checkpoint.safetensors", "config.json", "history.jsonl", "tokenizer.json"]
+PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "tokenizer.json"]
 
 
 # ---- what it is
@@ -30,7 +43,7 @@ def test_a_run_directory_has_all_the_parts_and_no_others():
 
 def test_a_run_says_which_text_and_which_versions_it_comes_from():
     config = json.loads((tiny_run().path / "config.json").read_text())
-    assert config["corpus"] == asdict(gpt.CorpusIdentity.of(gpt.Corpus("play.txt", TEXT)))
+    assert config["corpus"] == asdict(CORPUS.identity) | {"sources": ["play.txt"]}
     assert config["corpus"]["characters"] == len(TEXT) and len(config["corpus"]["sha256"]) == 64
     assert config["versions"].keys() == {"mlx-nanogpt", "mlx"}
 
@@ -99,9 +112,9 @@ import resource, sys
 from pathlib import Path
 import mlx_nanogpt as gpt
 
-run, text = gpt.open_run(Path(sys.argv[1])), Path("play.txt").read_text()
+run = gpt.open_run(Path(sys.argv[1]))
 try:
-    for event in gpt.train(run, run.tokenizer.encode(text)):
+    for event in gpt.train(run, gpt.tokenize(gpt.load_corpus("play.txt"))):
         if isinstance(event, gpt.Saved):  # from here on no file may grow beyond 4 KiB; Python ignores SIGXFSZ
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
 except gpt.UserError as error:
@@ -135,7 +148,7 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
         reached = run.position().iteration
         assert [each.iteration for each in run.history()] == list(range(1, reached + 1))
         run.load_model()
-    finish(run.extended(reached + 1))
+    finish(run.extended(num_iter=reached + 1))
     whole = trained_run(n_layer=1, num_iter=reached + 1, eval_interval=1000, eval_iters=1, seed=1337, dropout=0.1)
     assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
 
@@ -228,7 +241,7 @@ def test_a_directory_that_holds_a_part_of_something_else_is_refused(name):
 def test_a_run_directory_that_vanishes_while_training_is_a_sentence():
     run = tiny_run()
     with pytest.raises(UserError, match="could not be written at iteration 4"):
-        for event in gpt.train(run, TOKENS):
+        for event in gpt.train(run, DATA):
             if isinstance(event, gpt.Evaluating):
                 shutil.rmtree(run.path)
 
@@ -239,7 +252,7 @@ def test_an_optimizer_of_another_shape_is_refused():
     arrays = {name: mx.zeros((3,)) if name.endswith("wte.weight.m") else array for name, array in foreign[0].items()}
     mx.save_safetensors(str(run.checkpoint), arrays, foreign[1])
     with pytest.raises(UserError, match="optimizer's state is of another shape"):
-        finish(run.extended(12))
+        finish(run.extended(num_iter=12))
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"iteration": 1}'])

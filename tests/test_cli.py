@@ -25,7 +25,7 @@ NO_CORPUS = TINY[:-1]  # TINY without --data
 
 def recorded(run: str = "runs/1") -> dict:
     config = json.loads((Path(run) / "config.json").read_text())
-    return config["gpt"] | config["train"] | {"corpus": config["corpus"]["name"]}
+    return config["gpt"] | config["train"] | {"sources": config["corpus"]["sources"]}
 
 
 def command_after(words: str, output: str) -> list[str]:
@@ -46,7 +46,7 @@ def test_nanoluxs_command_line_works_verbatim(mlx_gpt):
     nanolux = "--n_embd=64 --batch_size=32 --block_size=64 --head_size=16 --num_iter=2".split()
     assert mlx_gpt("train", *nanolux, "--eval_iters=1", "--data=play.txt").status == 0
     expected = asdict(GPTConfig(TOKENIZER.vocab_size)) | asdict(TrainConfig(num_iter=2, eval_iters=1))
-    assert recorded() == expected | {"corpus": "play.txt"}
+    assert recorded() == expected | {"sources": ["play.txt"]}
 
 
 def test_dashes_and_underscores_are_alike(mlx_gpt):
@@ -65,11 +65,14 @@ def test_every_field_of_the_configurations_is_an_option_with_its_default():
 def test_every_option_has_an_effect(mlx_gpt):
     chosen = {
         "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "num_iter": 3, "batch_size": 2,
-        "learning_rate": 0.002, "seed": 42, "backend": "eager", "eval_interval": 2, "eval_iters": 3,
+        "learning_rate": 0.002, "seed": 42, "backend": "eager", "eval_interval": 2, "eval_iters": 3, "bias": "all",
+        "activation": "gelu", "gradient_accumulation_steps": 2, "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 0.001,
+        "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7,
+        "patience": 9,
     }  # fmt: skip
-    options = [f"--{name}={value}" for name, value in chosen.items()]
+    options = [f"--{name}={value}" for name, value in chosen.items()] + ["--tied"]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
-    assert recorded("mine") == chosen | {"corpus": "play.txt", "vocab_size": TOKENIZER.vocab_size}
+    assert recorded("mine") == chosen | {"tied": True, "sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
     assert [each.device for each in open_run(Path("mine")).history()] == ["cpu", "cpu"]
 
 
@@ -87,7 +90,7 @@ def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt)
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
     assert "The losses here are on pastiche, the published ones on tiny Shakespeare." in table
     assert "pastiche's validation split" in table and "nats per character" in table
-    assert recorded()["corpus"] == "pastiche"
+    assert recorded()["sources"] == ["pastiche"]
     assert {each.corpus for each in open_run(Path("runs/1")).history()} == {"pastiche"}
     assert "pastiche" in mlx_gpt("generate", "--tokens=1").err
 
@@ -404,8 +407,11 @@ def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     result = mlx_gpt("train", "--help")
     assert result.status == 0
-    assert all(f"─ {panel} ─" in result.out for panel in ("Text", "Model", "Training", "Evaluation", "Machine", "Run"))
-    assert re.search(r"--num-iter .*Steps .*\[default: 5000\]", result.out)
+    assert all(
+        f"─ {panel} ─" in result.out
+        for panel in ("Text", "Model", "Training", "Optimizer", "Evaluation", "Machine", "Run")
+    )
+    assert re.search(r"--num-iter .*Steps, .*\[default: 5000\]", result.out)
     assert re.search(r"--data .*\[default: tinyshakespeare\]", result.out)
 
 

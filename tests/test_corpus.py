@@ -80,7 +80,7 @@ def test_tiny_shakespeare_is_downloaded_once():
         first = load_corpus("tinyshakespeare")
         second = load_corpus("tinyshakespeare")
     assert first.text.encode() == second.text.encode() == PLAY
-    assert first.name == "tinyshakespeare" and first.sha256 == corpus.TINYSHAKESPEARE_SHA256
+    assert first.sources == ("tinyshakespeare",) and first.identity.sha256 == corpus.TINYSHAKESPEARE_SHA256
     assert len(requests) == 1
 
 
@@ -131,7 +131,7 @@ def test_the_checksum_is_the_published_one():
 
 def test_the_built_in_corpus_needs_no_network_and_knows_its_floor():
     play = load_corpus("pastiche")
-    assert play.name == "pastiche" and len(play.text) == 1_115_394
+    assert play.sources == ("pastiche",) and len(play.text) == 1_115_394
     assert 0 < play.floor(0, len(play.text)) < 1
 
 
@@ -139,7 +139,7 @@ def test_the_built_in_corpus_needs_no_network_and_knows_its_floor():
 def test_a_file_is_read_as_it_is(content):
     Path("note.txt").write_bytes(content.encode())
     note = load_corpus("note.txt")
-    assert note.text == content and note.name == "note.txt" and note.floor is None
+    assert note.text == content and note.sources == ("note.txt",) and note.floor is None
 
 
 def test_a_byte_order_mark_is_not_text():

@@ -6,7 +6,7 @@ import threading
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, tiny_gpt
+from conftest import arrays, lively_model, tiny_gpt, tiny_train
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import cpu
@@ -85,7 +85,7 @@ def test_training_elsewhere_takes_the_same_way(monkeypatch):
         model, idx = lively_model(tiny_gpt()), mx.arange(32).reshape(4, 8) % 10
         optimizer = gpt.make_optimizer(gpt.TrainConfig())
         optimizer.init(model.trainable_parameters())
-        mx.eval(gpt.make_step(model, optimizer, "compiled")(idx, (idx + 1) % 10), model.state)
+        mx.eval(gpt.make_step(model, optimizer, tiny_train())(idx, (idx + 1) % 10), model.state)
         return arrays(model.parameters())
 
     here = weights_after_a_step()

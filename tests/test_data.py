@@ -3,19 +3,30 @@
 import numpy as np
 import pytest
 
-from mlx_nanogpt import UserError, split_boundary
-from mlx_nanogpt.data import check_splits, evaluation_starts, split, training_batch, windows
+from mlx_nanogpt import Corpus, Dataset, UserError, tokenize
+from mlx_nanogpt.data import check_splits, evaluation_starts, training_batch, windows
 
 COUNT = np.arange(100, dtype=np.uint16)  # every token says where it stands
 
 
+def dataset(length: int, **more) -> Dataset:
+    """A text of so many characters; up to 100 each is of its own."""
+    text = "".join(chr(33 + i % 100) for i in range(length))
+    return tokenize(Corpus(("text",), text), **more)
+
+
 def test_the_first_80_percent_train_and_the_rest_validates():
-    train, valid = split(COUNT)
-    assert train.tolist() == list(range(80)) and valid.tolist() == list(range(80, 100))
+    data = dataset(100)
+    assert data.train.tolist() == list(range(80)) and data.valid.tolist() == list(range(80, 100))
 
 
-def test_tiny_shakespeare_is_split_where_the_lecture_of_the_seed_splits_it():
-    assert split_boundary(1_115_394) == 892_315
+def test_another_share_of_the_text_may_train():
+    data = dataset(100, train_fraction=0.9)
+    assert (len(data.train), len(data.valid)) == (90, 10)
+
+
+def test_a_text_as_long_as_tiny_shakespeare_is_split_where_the_seed_splits_it():
+    assert len(dataset(1_115_394).train) == 892_315
 
 
 def test_targets_are_the_inputs_one_token_later():
@@ -47,16 +58,16 @@ def test_the_windows_of_an_evaluation_are_the_same_every_time_and_stay_inside():
 
 @pytest.mark.parametrize("length, block_size", [(100, 19), (10, 1)])
 def test_a_text_that_just_fits_is_accepted(length, block_size):
-    check_splits(COUNT[:length], block_size)
-    training_batch(split(COUNT[:length])[1], seed=1, iteration=0, batch_size=8, block_size=block_size)
+    check_splits(dataset(length), block_size)
+    training_batch(dataset(length).valid, seed=1, iteration=0, batch_size=8, block_size=block_size)
 
 
 def test_a_block_size_that_the_text_cannot_fill_names_the_largest_that_it_can():
     with pytest.raises(UserError, match="block_size 20 .* 100 tokens .* block_size of 19 or less"):
-        check_splits(COUNT, 20)
+        check_splits(dataset(100), 20)
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_text_too_short_for_any_block_is_refused(length):
     with pytest.raises(UserError, match="use a longer text"):
-        check_splits(COUNT[:length], 1)
+        check_splits(dataset(length), 1)

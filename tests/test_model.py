@@ -27,7 +27,12 @@ def reference_logits(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.
 
     def norm(x, name):
         spread = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return (x - x.mean(-1, keepdims=True)) / spread * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        return (x - x.mean(-1, keepdims=True)) / spread * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0)
+
+    def activation(x):
+        if config.activation == "relu":
+            return np.maximum(x, 0)
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
     def attention(x, name):
         B, T, C = x.shape
@@ -41,9 +46,10 @@ def reference_logits(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.
     x = weights["wte.weight"][idx] + weights["wpe.weight"][: idx.shape[1]]
     for i in range(config.n_layer):
         x = x + attention(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn")
-        hidden = np.maximum(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"), 0)
+        hidden = activation(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
         x = x + linear(hidden, f"h.{i}.mlp.c_proj")
-    return linear(norm(x, "ln_f"), "lm_head")
+    x = norm(x, "ln_f")
+    return x @ weights["wte.weight"].T if config.tied else linear(x, "lm_head")
 
 
 def reference_loss(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.ndarray, targets: np.ndarray) -> float:
@@ -75,6 +81,35 @@ def test_the_logits_are_those_of_the_formulas_at_the_default_shape():
     model, idx = GPT(GPTConfig()), RNG.integers(65, size=(2, 64))
     expected = reference_logits(weights_of(model), GPTConfig(), idx)
     np.testing.assert_allclose(np.array(model(mx.array(idx))), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("bias", ["lecture", "all", "none"])
+def test_every_variant_is_that_of_the_formulas(bias, tied, activation):
+    config = tiny_gpt(vocab_size=11, bias=bias, tied=tied, activation=activation)
+    model = lively_model(config)
+    expected = reference_logits(weights_of(model), config, IDX)
+    np.testing.assert_allclose(np.array(model(mx.array(IDX))), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bias, without",
+    [
+        ("all", set()),
+        ("lecture", {"c_attn"}),
+        ("none", {"c_attn", "c_proj", "c_fc", "ln_1", "ln_2", "ln_f", "lm_head"}),
+    ],
+)
+def test_the_layers_without_biases_are_those_that_are_named(bias, without):
+    modules = {name: module for name, module in GPT(tiny_gpt(bias=bias)).named_modules() if "weight" in module}
+    found = {name.rpartition(".")[2] for name, module in modules.items() if "bias" not in module}
+    assert found == without | {"wte", "wpe"}
+
+
+def test_gpt_2_has_as_many_parameters_as_published():
+    shape = {"n_layer": 12, "n_embd": 768, "head_size": 64, "block_size": 1024, "vocab_size": 50257}
+    assert GPT(GPTConfig(**shape, bias="all", tied=True, activation="gelu")).num_parameters() == 124_439_808
 
 
 def test_the_loss_is_the_mean_cross_entropy():

@@ -8,7 +8,6 @@ import pytest
 from conftest import python
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import split_boundary
 
 MODULES = {path.stem: ast.parse(path.read_text()) for path in Path(gpt.__file__).parent.glob("*.py")}
 
@@ -53,24 +52,16 @@ def test_the_ground_floor_stands_on_nothing_of_ours(module):
 
 @pytest.fixture(scope="module")
 def pastiche():
-    corpus = gpt.load_corpus("pastiche")
-    return corpus, gpt.CharTokenizer.of(corpus.text)
-
-
-def validation_loss_and_floor(model: gpt.GPT, corpus: gpt.Corpus, tokenizer: gpt.CharTokenizer) -> tuple[float, float]:
-    boundary = split_boundary(len(corpus.text))
-    loss = gpt.make_evaluate(model, "eager")(tokenizer.encode(corpus.text[boundary:]), 400)
-    return loss, corpus.floor(boundary, len(corpus.text))
+    return gpt.tokenize(gpt.load_corpus("pastiche"))
 
 
 def test_a_trained_model_stays_above_the_floor(pastiche):
-    corpus, tokenizer = pastiche
-    config = gpt.GPTConfig(tokenizer.vocab_size, block_size=16, n_layer=1, n_embd=32, head_size=8)
+    config = gpt.GPTConfig(pastiche.tokenizer.vocab_size, block_size=16, n_layer=1, n_embd=32, head_size=8)
     train_config = gpt.TrainConfig(num_iter=60, eval_interval=60, eval_iters=1, learning_rate=1e-2)
-    run = gpt.create_run(config, train_config, tokenizer, corpus)
-    list(gpt.train(run, tokenizer.encode(corpus.text)))
-    loss, floor = validation_loss_and_floor(run.load_model(), *pastiche)
-    assert floor < loss < 3  # it has learned something, and nothing that it could not know
+    run = gpt.create_run(config, train_config, pastiche)
+    list(gpt.train(run, pastiche))
+    loss = gpt.make_evaluate(run.load_model(), "eager")(pastiche.valid, 400)
+    assert pastiche.floor < loss < 3  # it has learned something, and nothing that it could not know
 
 
 class Leaky(gpt.GPT):
@@ -82,6 +73,5 @@ class Leaky(gpt.GPT):
 
 
 def test_a_model_that_sees_the_future_falls_below_the_floor(pastiche):
-    config = gpt.GPTConfig(pastiche[1].vocab_size, block_size=16, n_layer=1, n_embd=8, head_size=8)
-    loss, floor = validation_loss_and_floor(Leaky(config), *pastiche)
-    assert loss < floor
+    config = gpt.GPTConfig(pastiche.tokenizer.vocab_size, block_size=16, n_layer=1, n_embd=8, head_size=8)
+    assert gpt.make_evaluate(Leaky(config), "eager")(pastiche.valid, 400) < pastiche.floor

@@ -8,7 +8,19 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from conftest import TOKENS, arrays, asked, checkpoint_arrays, finish, same, tiny_gpt, tiny_run, tiny_train, trained_run
+from conftest import (
+    DATA,
+    TEXT,
+    arrays,
+    asked,
+    checkpoint_arrays,
+    finish,
+    same,
+    tiny_gpt,
+    tiny_run,
+    tiny_train,
+    trained_run,
+)
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import training
@@ -16,16 +28,17 @@ from mlx_nanogpt.data import training_batch
 
 
 def batch(iteration: int = 0, size: int = 4) -> list[mx.array]:
-    return [mx.array(part) for part in training_batch(TOKENS, 1, iteration, size, tiny_gpt().block_size)]
+    return [mx.array(part) for part in training_batch(DATA.train, 1, iteration, size, tiny_gpt().block_size)]
 
 
 def make(backend: str, dropout: float = 0.0, learning_rate: float = 1e-3):
     """A model from seed 1 and its step."""
     mx.random.seed(1)
     model = gpt.GPT(tiny_gpt(dropout=dropout))
-    optimizer = gpt.make_optimizer(tiny_train(learning_rate=learning_rate))
+    config = tiny_train(learning_rate=learning_rate, backend=backend)
+    optimizer = gpt.make_optimizer(config)
     optimizer.init(model.trainable_parameters())
-    return model, gpt.make_step(model, optimizer, backend)
+    return model, gpt.make_step(model, optimizer, config)
 
 
 # ---- the step
@@ -77,7 +90,7 @@ def test_a_step_follows_the_gradient_of_the_loss_over_the_whole_batch(backend, s
     model, plain = make("eager")[0], make("eager")[0]
     descent = [optim.SGD(0.5) for _ in range(2)]  # not Adam, which hides the size of a gradient
     descent[0].init(model.trainable_parameters())
-    step = gpt.make_step(model, descent[0], backend)
+    step = gpt.make_step(model, descent[0], tiny_train(backend=backend))
     for i in range(3):
         loss, gradient = nn.value_and_grad(plain, gpt.loss_fn)(plain, *batch(i, size))
         descent[1].update(plain, gradient)
@@ -105,6 +118,133 @@ def test_a_step_is_traced_once_however_many_there_are(monkeypatch):
     finish(resumed, asked(3))
     once = traces_of(tiny_run(dropout=0.1, num_iter=1))
     assert 0 < once == traces_of(tiny_run(dropout=0.1)) == traces_of(resumed)
+    assert traces_of(tiny_run(**EVERYTHING)) == 2 * once  # each of two accumulated batches
+
+
+@pytest.mark.parametrize("backend", ["compiled", "eager"])
+def test_accumulated_batches_are_one_large_batch(backend):
+    ends = {}
+    for parts in (1, 4):
+        config = tiny_train(backend=backend, batch_size=12 // parts, gradient_accumulation_steps=parts)
+        mx.random.seed(1)
+        model, optimizer = gpt.GPT(tiny_gpt()), optim.SGD(0.5)  # not Adam, which hides the size of a gradient
+        optimizer.init(model.trainable_parameters())
+        step = gpt.make_step(model, optimizer, config)
+        losses = [step(*batch(i, size=12)).item() for i in range(3)]
+        ends[parts] = (losses, arrays(model.parameters()))
+    np.testing.assert_allclose(ends[1][0], ends[4][0], rtol=1e-5)
+    for name, expected in ends[1][1].items():
+        np.testing.assert_allclose(ends[4][1][name], expected, atol=1e-6, err_msg=name)
+
+
+def test_accumulation_saves_memory():
+    def peak(parts: int) -> int:
+        config = gpt.TrainConfig(batch_size=64 // parts, gradient_accumulation_steps=parts)
+        model = gpt.GPT(gpt.GPTConfig(n_layer=2))
+        optimizer = gpt.make_optimizer(config)
+        optimizer.init(model.trainable_parameters())
+        mx.eval(model.state, optimizer.state)
+        step, idx = gpt.make_step(model, optimizer, config), mx.zeros((64, 64), mx.int32)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        mx.eval(step(idx, idx), model.state, optimizer.state)
+        return mx.get_peak_memory()
+
+    assert peak(8) < peak(1) / 2
+
+
+def rates(**schedule) -> list[float]:
+    """The rate of each of 30 updates, as the optimizer has it."""
+    optimizer, params = gpt.make_optimizer(tiny_train(**schedule)), {"w": mx.ones(2)}
+    optimizer.init(params)
+    found = []
+    for _ in range(30):
+        optimizer.apply_gradients({"w": mx.ones(2)}, params)
+        found.append(optimizer.learning_rate.item())
+    return found
+
+
+def test_the_rate_rises_and_falls_as_nanogpts():
+    def nanogpt(it: int) -> float:
+        if it < 5:
+            return 1e-2 * (it + 1) / (5 + 1)
+        if it > 20:
+            return 1e-3
+        return 1e-3 + 0.5 * (1 + math.cos(math.pi * (it - 5) / (20 - 5))) * (1e-2 - 1e-3)
+
+    schedule = {"learning_rate": 1e-2, "warmup_iters": 5, "lr_decay_iters": 20, "min_lr": 1e-3}
+    np.testing.assert_allclose(rates(**schedule), [nanogpt(it) for it in range(30)], rtol=1e-5)
+
+
+def test_the_rate_may_rise_only_or_fall_only_or_stay():
+    np.testing.assert_allclose(rates(learning_rate=1e-2), 1e-2, rtol=1e-6)
+    rising = rates(learning_rate=1e-2, warmup_iters=9)
+    np.testing.assert_allclose(rising[:10], np.arange(1, 11) * 1e-3, rtol=1e-5)
+    np.testing.assert_allclose(rising[9:], 1e-2, rtol=1e-6)
+    falling = rates(learning_rate=1e-2, lr_decay_iters=10)
+    assert falling[0] == pytest.approx(1e-2) and falling[10:] == [0] * 20 and falling == sorted(falling, reverse=True)
+
+
+def test_decay_shrinks_matrices_and_nothing_else():
+    settings = {"learning_rate": 0.1, "beta1": 0.5, "beta2": 0.6}
+    start = {"matrix": mx.full((2, 2), 3.0), "vector": mx.full((2,), 3.0)}
+    gradient = {name: mx.full(array.shape, 0.2) for name, array in start.items()}
+    plain = gpt.make_optimizer(tiny_train(**settings)).apply_gradients(gradient, start)
+    decayed = gpt.make_optimizer(tiny_train(**settings, weight_decay=0.5)).apply_gradients(gradient, start)
+    np.testing.assert_allclose(np.array(plain["vector"]), 3 - 0.1, rtol=1e-5)  # the first step of Adam is the rate
+    np.testing.assert_array_equal(np.array(decayed["vector"]), np.array(plain["vector"]))
+    np.testing.assert_allclose(np.array(decayed["matrix"]), 3 * (1 - 0.1 * 0.5) - 0.1, rtol=1e-5)
+
+
+def test_the_betas_are_adams():
+    optimizer = gpt.make_optimizer(tiny_train(beta1=0.5, beta2=0.75))
+    optimizer.init({"w": mx.zeros(1)})
+    optimizer.apply_gradients({"w": mx.array([2.0])}, {"w": mx.zeros(1)})
+    assert (optimizer.state["w"]["m"].item(), optimizer.state["w"]["v"].item()) == (0.5 * 2, 0.25 * 4)
+
+
+def test_a_long_gradient_is_clipped_and_a_short_one_is_not():
+    def moved(clip: float) -> float:
+        mx.random.seed(1)
+        model, descent = gpt.GPT(tiny_gpt()), optim.SGD(1.0)
+        before = arrays(model.parameters())
+        descent.init(model.trainable_parameters())
+        gpt.make_step(model, descent, tiny_train(grad_clip=clip))(*batch())
+        return math.sqrt(sum(((a - before[name]) ** 2).sum() for name, a in arrays(model.parameters()).items()))
+
+    free = moved(0.0)
+    assert moved(free / 10) == pytest.approx(free / 10, rel=1e-3)
+    assert moved(free * 10) == pytest.approx(free, rel=1e-4)
+
+
+def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
+    ends = {}
+    for dtype in ("float32", "bfloat16"):
+        run = tiny_run(num_iter=60, eval_interval=60, learning_rate=1e-2, dtype=dtype)
+        finish(run)
+        ends[dtype] = run.history()[-1].valid_loss
+        assert {array.dtype for array in checkpoint_arrays(run).values()} <= {np.dtype(t) for t in ("f4", "u4", "u8")}
+    assert ends["bfloat16"] != ends["float32"] and ends["bfloat16"] == pytest.approx(ends["float32"], abs=0.1)
+
+
+def test_the_matrices_of_a_bfloat16_step_are_bfloat16(monkeypatch):
+    seen = set()
+
+    class Watching(gpt.GPT):
+        def __call__(self, idx):
+            logits = super().__call__(idx)
+            seen.add((self.wte.weight.dtype, logits.dtype))
+            return logits
+
+    model, optimizer = Watching(tiny_gpt()), optim.SGD(0.1)
+    gpt.make_step(model, optimizer, tiny_train(dtype="bfloat16", backend="eager"))(*batch())
+    assert seen == {(mx.bfloat16, mx.bfloat16)} and model.wte.weight.dtype == mx.float32
+
+
+EVERYTHING = {
+    "dropout": 0.1, "gradient_accumulation_steps": 2, "warmup_iters": 3, "lr_decay_iters": 8, "weight_decay": 0.1,
+    "grad_clip": 1.0, "dtype": "bfloat16", "tied": True, "bias": "none", "activation": "gelu",
+}  # fmt: skip
 
 
 # ---- the stream
@@ -146,7 +286,7 @@ def test_training_learns():
 
 def test_a_text_that_does_not_fit_is_refused_before_anything_is_done():
     with pytest.raises(gpt.UserError, match="block_size 8 does not fit"):
-        next(gpt.train(tiny_run(), TOKENS[:20]))
+        next(gpt.train(tiny_run(), gpt.tokenize(gpt.Corpus(("play.txt",), TEXT[:20]))))
 
 
 # ---- stop and go on
@@ -168,7 +308,7 @@ def test_two_identical_runs_are_identical_bit_for_bit(backend):
 def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(times, stopped_at, backend):
     whole, parts = tiny_run(dropout=0.2, backend=backend), tiny_run(dropout=0.2, backend=backend)
     finish(whole)
-    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, interrupted=True)
+    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted")
     assert parts.position().iteration == stopped_at
     mx.random.seed(99)  # another process knows nothing of this one's random state
     finish(gpt.open_run(parts.path))
@@ -178,9 +318,18 @@ def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(tim
     assert sum(each.train_tokens for each in parts.history()) == 8 * 4 * 8
 
 
+def test_a_resumed_run_with_every_option_ends_with_exactly_the_weights_of_an_uninterrupted_one():
+    whole, parts = tiny_run(**EVERYTHING), tiny_run(**EVERYTHING)
+    finish(whole)
+    finish(parts, asked(6))
+    mx.random.seed(99)
+    finish(gpt.open_run(parts.path))
+    assert same(checkpoint_arrays(whole), checkpoint_arrays(parts))
+
+
 def test_an_extended_run_ends_with_exactly_the_weights_of_a_longer_one():
     run = trained_run(dropout=0.2, num_iter=6)
-    finish(run.extended(8))
+    finish(run.extended(num_iter=8))
     assert gpt.open_run(run.path).train.num_iter == 8
     assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run(dropout=0.2)))
 
@@ -188,7 +337,7 @@ def test_an_extended_run_ends_with_exactly_the_weights_of_a_longer_one():
 def test_a_stop_request_saves_what_was_done_since_the_last_evaluation():
     run = tiny_run()
     events = finish(run, asked(8))
-    assert events[-2:] == [gpt.Saved(6), gpt.Done(6, interrupted=True)]
+    assert events[-2:] == [gpt.Saved(6), gpt.Done(6, "interrupted")]
     assert [each.iteration for each in run.history()] == [4]
     assert run.position().train_seconds > 0
 
@@ -199,6 +348,37 @@ def test_the_seconds_before_a_stop_count_after_it():
     before = run.position().train_seconds
     finish(run)
     assert run.history()[0].train_seconds > before > 0
+
+
+# ---- the best, and an early end
+
+
+@pytest.fixture
+def validation_losses(monkeypatch):
+    """Let the evaluations find the given validation losses."""
+
+    def arrange(losses: list[float]) -> None:
+        found = iter([each for loss in losses for each in (1.0, loss)])
+        monkeypatch.setattr(training, "make_evaluate", lambda *_: lambda tokens, count: next(found))
+
+    return arrange
+
+
+def test_the_best_weights_are_kept_beside_the_last(validation_losses):
+    run, best = tiny_run(num_iter=12), tiny_run(num_iter=8)
+    for each in (run, best):
+        validation_losses([3.0, 1.0, 2.0])
+        finish(each)
+    assert same(arrays(run.load_model(best=True).parameters()), arrays(best.load_model().parameters()))
+    assert not same(arrays(run.load_model().parameters()), arrays(run.load_model(best=True).parameters()))
+
+
+def test_training_ends_when_patience_does(validation_losses):
+    validation_losses([3.0, 2.0, 2.5, 2.0, 1.0])
+    run = tiny_run(num_iter=100, patience=2)
+    assert finish(run)[-1] == gpt.Done(16, "impatient")
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "impatient")]  # and stays so
+    assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished")
 
 
 # ---- a loss that is not finite
@@ -231,7 +411,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_iteration_and_keeps_the_last_
 
 
 def test_weights_that_are_not_finite_are_never_kept(monkeypatch):
-    def make_bad_step(model, optimizer, backend):
+    def make_bad_step(model, optimizer, config):
         def step(*batch):
             model.ln_f.weight = model.ln_f.weight * math.nan
             return mx.array(1.0)  # the loss before this step's update

@@ -28,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 import typer
 from mlx_nanogpt.benchmark import PUBLISHED, SEED_GPT, SEED_TRAIN
-from mlx_nanogpt.data import TRAIN_FRACTION, windows
+from mlx_nanogpt.data import windows
 
 from peers import Batch, EvaluationSet, Peer, Settings, mlx_loop, record
 
@@ -141,7 +141,7 @@ def main(
     text = gpt.load_corpus(gpt.TINYSHAKESPEARE).text.removesuffix("\n")  # NanoLux joins lines and so loses the last end
     tokens = gpt.CharTokenizer.of(text).encode(text)
     starts = np.arange(len(tokens) - SEED_GPT.block_size - 2)  # it leaves out the last two windows
-    boundary = round(TRAIN_FRACTION * len(starts))
+    boundary = round(SEED_TRAIN.train_fraction * len(starts))
 
     settings = record.settings_of(SEED_GPT, replace(SEED_TRAIN, seed=seed))
     peer = make(settings)

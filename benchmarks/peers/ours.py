@@ -17,9 +17,10 @@ def make(settings: Settings, backend: gpt.Backend) -> Peer:
     )
     mx.random.seed(settings.seed)
     model = gpt.GPT(config)
-    optimizer = gpt.make_optimizer(gpt.TrainConfig(learning_rate=settings.learning_rate))
+    train_config = gpt.TrainConfig(learning_rate=settings.learning_rate, backend=backend)
+    optimizer = gpt.make_optimizer(train_config)
     optimizer.init(model.trainable_parameters())
-    step = gpt.make_step(model, optimizer, backend)
+    step = gpt.make_step(model, optimizer, train_config)
     evaluate_tokens = gpt.make_evaluate(model, backend)
     state = [model.state, optimizer.state, mx.random.state]
     mx.eval(state)

@@ -31,7 +31,7 @@ def settings_of(model: gpt.GPTConfig, training: gpt.TrainConfig) -> Settings:
         learning_rate=training.learning_rate,
         seed=training.seed,
         init_std=INIT_STD,
-        start_token=gpt.START_TOKEN,
+        start_token=gpt.CharTokenizer.start_token,
     )
 
 
