@@ -11,7 +11,8 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import mlx.core as mx
@@ -58,6 +59,29 @@ def _cpu_streams(thread: int) -> tuple[mx.Stream, ...]:
     """A stream belongs to the thread that made it."""
     use_one_blas_thread()
     return tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
+
+
+@contextmanager
+def one_core() -> Iterator[mx.Stream]:
+    """Keep the calling thread on one core, and yield a stream whose thread is there, too.
+
+    MLX hands every operation from the one to the other. To wake a thread on a core that idles takes longer than most
+    operations on a single text.
+    """
+    use_one_blas_thread()
+    cores = os.sched_getaffinity(0)
+    core = max(cores)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield _stream_on(core, threading.get_ident())
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@cache
+def _stream_on(core: int, thread: int) -> mx.Stream:
+    """A stream's thread inherits the cores of the thread that made it; here that is `core` alone."""
+    return mx.new_stream(mx.cpu)
 
 
 @cache

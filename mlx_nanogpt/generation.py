@@ -6,6 +6,7 @@ anew for every token, exactly as the lecture does: positions are absolute, so al
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import mlx.core as mx
@@ -55,19 +56,20 @@ def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: 
         raise UserError(f"seed {seed} is out of range; give a whole number from 0 to {2**64 - 1}")
     if not prompt:
         raise UserError("an empty prompt has no next token; give at least one token")
-    if cpu.in_use():
-        cpu.use_one_blas_thread()
     model.eval()
     waiting = None
-    for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler()):
+    with cpu.one_core() if cpu.in_use() else nullcontext(mx.default_stream(mx.default_device())) as stream:
+        for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
+            if waiting is not None:
+                yield waiting.item()
+            waiting = token
         if waiting is not None:
             yield waiting.item()
-        waiting = token
-    if waiting is not None:
-        yield waiting.item()
 
 
-def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
+def _draw(
+    model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler, stream: mx.Stream
+) -> Iterator[mx.array]:
     """The tokens as arrays (1,). The device still works on one when it is yielded, while the host reads the one before."""
     block_size = model.config.block_size
     cache = [LayerCache(model.config) for _ in model.h]
@@ -87,14 +89,15 @@ def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample:
 
     text = mx.array([prompt[-block_size:]])  # (1, T)
     for i in range(num_tokens):
-        if i == 0:
-            token, key = pick(model.next_logits(text, cache), key)
-        elif len(prompt) + i <= block_size:
-            token, key = decode(token, key)
-        else:
-            token, key = reread(text, key)
-        text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
-        mx.async_eval(token, text)
+        with mx.stream(stream):
+            if i == 0:
+                token, key = pick(model.next_logits(text, cache), key)
+            elif len(prompt) + i <= block_size:
+                token, key = decode(token, key)
+            else:
+                token, key = reread(text, key)
+            text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
+            mx.async_eval(token, text)
         yield token
 
 

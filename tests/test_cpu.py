@@ -1,6 +1,7 @@
 """The promises of what only MLX's CPU backend on Linux runs: the same results as elsewhere, faster."""
 
 import math
+import os
 import threading
 
 import mlx.core as mx
@@ -93,3 +94,22 @@ def test_training_elsewhere_takes_the_same_way(monkeypatch):
     there = weights_after_a_step()
     # Adam's first step is as long as its learning rate in every direction, whatever the size of the gradient
     assert all(np.mean(np.abs(here[name] - there[name]) < 1e-5) > 0.99 for name in here)
+
+
+@pytest.mark.skipif(not cpu.in_use(), reason="only Linux's CPU backend shares a core")
+def test_generation_shares_one_core_and_gives_the_others_back():
+    before = os.sched_getaffinity(0)
+    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
+    next(tokens)
+    during = os.sched_getaffinity(0)
+    list(tokens)
+    assert len(during) == 1 and during <= before and os.sched_getaffinity(0) == before
+
+
+@pytest.mark.skipif(not cpu.in_use(), reason="only Linux's CPU backend shares a core")
+def test_a_generation_that_is_given_up_gives_the_cores_back():
+    before = os.sched_getaffinity(0)
+    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
+    next(tokens)
+    tokens.close()
+    assert os.sched_getaffinity(0) == before
