@@ -96,7 +96,7 @@ def test_training_elsewhere_takes_the_same_way(monkeypatch):
     assert all(np.mean(np.abs(here[name] - there[name]) < 1e-5) > 0.99 for name in here)
 
 
-@pytest.mark.skipif(not cpu.in_use(), reason="only Linux's CPU backend shares a core")
+@only_here
 def test_generation_shares_one_core_and_gives_the_others_back():
     before = os.sched_getaffinity(0)
     tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
@@ -106,7 +106,7 @@ def test_generation_shares_one_core_and_gives_the_others_back():
     assert len(during) == 1 and during <= before and os.sched_getaffinity(0) == before
 
 
-@pytest.mark.skipif(not cpu.in_use(), reason="only Linux's CPU backend shares a core")
+@only_here
 def test_a_generation_that_is_given_up_gives_the_cores_back():
     before = os.sched_getaffinity(0)
     tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
