@@ -58,7 +58,8 @@ def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: 
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()
     waiting = None
-    with cpu.one_core() if cpu.in_use() else nullcontext(mx.default_stream(mx.default_device())) as stream:
+    shared = cpu.in_use() and model.num_parameters() <= cpu.PARAMETERS_FOR_ONE_CORE
+    with cpu.one_core() if shared else nullcontext(mx.default_stream(mx.default_device())) as stream:
         for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
             if waiting is not None:
                 yield waiting.item()

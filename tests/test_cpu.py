@@ -107,6 +107,15 @@ def test_generation_shares_one_core_and_gives_the_others_back():
 
 
 @only_here
+def test_a_large_model_generates_on_all_cores(monkeypatch):
+    monkeypatch.setattr(cpu, "PARAMETERS_FOR_ONE_CORE", 1000)
+    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
+    before = os.sched_getaffinity(0)
+    next(tokens)
+    assert os.sched_getaffinity(0) == before
+
+
+@only_here
 def test_a_generation_that_is_given_up_gives_the_cores_back():
     before = os.sched_getaffinity(0)
     tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
