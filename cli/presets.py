@@ -27,6 +27,6 @@ def presets() -> None:
     console.print(table)
     console.print("Parameters for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
     console.print("\nUse one, and change what you like:")
-    console.print("  mlx-gpt train --preset laptop --num-iter 500", soft_wrap=True)
+    console.print("  mlx-gpt train --preset laptop --dropout 0.1", soft_wrap=True)
     console.print("All settings of one, as a file to edit:")
     console.print("  mlx-gpt config --preset laptop > mine.toml && mlx-gpt train --config mine.toml", soft_wrap=True)
