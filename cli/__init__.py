@@ -10,7 +10,9 @@ from rich.text import Text
 from mlx_nanogpt import UserError
 
 from .bench import bench
+from .config import config
 from .generate import generate
+from .presets import presets
 from .screen import errors
 from .train import train
 
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command()(train)
 app.command()(generate)
 app.command()(bench)
+app.command()(presets)
+app.command()(config)
 
 
 def _show_version(asked: bool) -> None:

@@ -5,6 +5,8 @@ import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from dataclasses import fields
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -22,8 +24,10 @@ from mlx_nanogpt import (
     TINYSHAKESPEARE,
     Corpus,
     CorpusUnavailable,
+    GPTConfig,
     Run,
     SeedMetrics,
+    TrainConfig,
     UserError,
 )
 
@@ -35,6 +39,10 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+# The settings for which the header of a run has words of its own.
+SHOWN = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
+SHOWN |= set("gradient_accumulation_steps learning_rate seed backend".split())
 
 METRICS = {
     "first_epoch": "Train 1st epoch",
@@ -92,20 +100,35 @@ def header(title: str, lines: dict[str, str]) -> None:
         console.print(Text.assemble((f"  {name:<9} ", "dim"), value))
 
 
+def tokens_per_step(shape: GPTConfig, train: TrainConfig) -> int:
+    return train.gradient_accumulation_steps * train.batch_size * shape.block_size
+
+
 def describe_run(run: Run) -> dict[str, str]:
     shape, train, corpus = run.gpt, run.train, run.corpus
-    tokens = train.batch_size * shape.block_size
-    return {
+    accumulated = f"{train.gradient_accumulation_steps} x " if train.gradient_accumulation_steps > 1 else ""
+    step = f"{accumulated}{train.batch_size} x {shape.block_size} = {tokens_per_step(shape, train):,} tokens"
+    lines = {
         "Device": describe_device(),
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
         "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
-        "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "
+        "Training": f"{train.num_iter:,} iterations of {step}, "
         f"rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
-        "Run": str(run.path),
     }
+    if others := [*_others(shape), *_others(train)]:
+        lines["Settings"] = ", ".join(others)
+    return lines | {"Run": str(run.path)}
+
+
+def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
+    """The settings that are not the defaults and that no other line of the header shows."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in SHOWN:
+            yield field.name if value is True else f"{field.name} {value}"
 
 
 def name_run(run: Run) -> str:

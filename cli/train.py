@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +27,7 @@ from .screen import (
     load_corpus,
     name_run,
     seed_table,
+    tokens_per_step,
     use_device,
 )
 
@@ -50,20 +51,30 @@ def train(
     train_fraction: Annotated[
         float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
-    n_embd: Annotated[int, _option("Model", "Width: channels of the residual stream.")] = GPTConfig.n_embd,
+    n_embd: Annotated[
+        int, _option("Model", "Width: how many numbers stand for a token between layers.")
+    ] = GPTConfig.n_embd,
     head_size: Annotated[
         int, _option("Model", "Channels of one attention head; divides --n-embd, which gives the number of heads.")
     ] = GPTConfig.head_size,
-    n_layer: Annotated[int, _option("Model", "Depth: transformer blocks.")] = GPTConfig.n_layer,
+    n_layer: Annotated[int, _option("Model", "Depth: how many transformer blocks.")] = GPTConfig.n_layer,
     block_size: Annotated[int, _option("Model", "Context: tokens that the model sees at once.")] = GPTConfig.block_size,
     dropout: Annotated[
         float, _option("Model", "Share of activations dropped while training, from 0 to less than 1.")
     ] = GPTConfig.dropout,
     bias: Annotated[
-        gpt.Bias, _option("Model", "Which layers have biases; lecture: all but queries, keys and values.")
+        gpt.Bias,
+        _option(
+            "Model",
+            "Which layers have biases: all (GPT-2), none (nanoGPT), or all but queries, keys and values (lecture).",
+        ),
     ] = GPTConfig.bias,
-    tied: Annotated[bool, _option("Model", "Let the head be the token embedding, as in GPT-2.")] = GPTConfig.tied,
-    activation: Annotated[gpt.Activation, _option("Model", "Between the two layers of an MLP.")] = GPTConfig.activation,
+    tied: Annotated[
+        bool, _option("Model", "Let the output layer be the token embedding, as in GPT-2.")
+    ] = GPTConfig.tied,
+    activation: Annotated[
+        gpt.Activation, _option("Model", "Nonlinearity of the MLPs; GPT-2 has gelu.")
+    ] = GPTConfig.activation,
     num_iter: Annotated[int, _option("Training", "Steps, each an update of the weights.")] = TrainConfig.num_iter,
     batch_size: Annotated[
         int, _option("Training", "Windows of --block-size tokens in a batch.")
@@ -71,19 +82,29 @@ def train(
     gradient_accumulation_steps: Annotated[
         int, _option("Training", "Batches in a step, one after the other: a large batch in little memory.")
     ] = TrainConfig.gradient_accumulation_steps,
-    seed: Annotated[int, _option("Training", "Of the initial weights, the batches and dropout.")] = TrainConfig.seed,
-    learning_rate: Annotated[float, _option("Optimizer", "Adam's step size, the highest.")] = TrainConfig.learning_rate,
-    warmup_iters: Annotated[int, _option("Optimizer", "Steps in which the rate rises.")] = TrainConfig.warmup_iters,
+    seed: Annotated[
+        int, _option("Training", "Of everything random: the initial weights, the batches and dropout.")
+    ] = TrainConfig.seed,
+    learning_rate: Annotated[
+        float, _option("Optimizer", "Adam's step size, at its highest.")
+    ] = TrainConfig.learning_rate,
+    warmup_iters: Annotated[
+        int, _option("Optimizer", "Steps in which the rate rises to --learning-rate; 0: it starts there.")
+    ] = TrainConfig.warmup_iters,
     lr_decay_iters: Annotated[
         int,
         _option("Optimizer", "Step at which the rate has fallen, along a cosine, to --min-lr; 0: it does not fall."),
     ] = TrainConfig.lr_decay_iters,
-    min_lr: Annotated[float, _option("Optimizer", "What the rate falls to.")] = TrainConfig.min_lr,
-    weight_decay: Annotated[float, _option("Optimizer", "AdamW's, on matrices only.")] = TrainConfig.weight_decay,
-    beta1: Annotated[float, _option("Optimizer", "Adam's memory of gradients.")] = TrainConfig.beta1,
-    beta2: Annotated[float, _option("Optimizer", "Adam's memory of their squares.")] = TrainConfig.beta2,
+    min_lr: Annotated[float, _option("Optimizer", "What the rate falls to by --lr-decay-iters.")] = TrainConfig.min_lr,
+    weight_decay: Annotated[
+        float, _option("Optimizer", "How much AdamW shrinks weights, matrices only; 0: plain Adam.")
+    ] = TrainConfig.weight_decay,
+    beta1: Annotated[
+        float, _option("Optimizer", "Share of its mean gradient that Adam keeps at a step.")
+    ] = TrainConfig.beta1,
+    beta2: Annotated[float, _option("Optimizer", "The same for the mean of squared gradients.")] = TrainConfig.beta2,
     grad_clip: Annotated[
-        float, _option("Optimizer", "Largest norm of all gradients together; 0: any.")
+        float, _option("Optimizer", "Gradients are scaled down to this norm, of all together; 0: never.")
     ] = TrainConfig.grad_clip,
     eval_interval: Annotated[
         int, _option("Evaluation", "Steps between two evaluations; each is followed by a checkpoint.")
@@ -98,9 +119,16 @@ def train(
         gpt.Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
     ] = TrainConfig.backend,
     dtype: Annotated[
-        gpt.Dtype, _option("Machine", "What the model computes in while training; its weights are float32.")
+        gpt.Dtype, _option("Machine", "What training computes in; the weights themselves stay float32.")
     ] = TrainConfig.dtype,
     device: DeviceOption = "auto",
+    preset: Annotated[
+        str | None, _option("Run", "Settings to start from, by name: mlx-gpt presets lists them.")
+    ] = None,
+    config: Annotated[
+        Path | None,
+        _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one."),
+    ] = None,
     run_dir: Annotated[
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
@@ -112,18 +140,24 @@ def train(
     """Train a GPT on a text and keep it in a run directory.
 
     The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
+
+    With a --preset or a --config, what it sets holds unless the option itself is given.
     """
     use_device(device)
     given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
     if resume:
         run, dataset = _resumed(gpt.open_run(resume), given)
     else:
-        train_config = TrainConfig(**_fields(TrainConfig, ctx.params))
-        dataset = gpt.tokenize(load_corpus(data, explicit="data" in given), train_fraction=train_fraction)
-        gpt_config = GPTConfig(**_fields(GPTConfig, ctx.params | {"vocab_size": dataset.tokenizer.vocab_size}))
+        chosen = _chosen(given)
+        values = ctx.params | chosen
+        gpt_config, train_config = gpt.configurations(values)
+        corpus = load_corpus(values["data"], explicit="data" in chosen)
+        dataset = gpt.tokenize(corpus, train_fraction=train_config.train_fraction)
+        gpt_config = replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
         gpt.check_fits(gpt_config, train_config, dataset)
         run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
-    header("mlx-gpt train", describe_run(run))
+    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
+    header(f"mlx-gpt train{origin}", describe_run(run))
     done = _follow(run, dataset)
     if done.end == "interrupted":
         console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with:")
@@ -136,8 +170,19 @@ def train(
     _conclude(run, dataset)
 
 
-def _fields(config: type, values: dict) -> dict:
-    return {field.name: values[field.name] for field in fields(config)}
+def _chosen(given: dict) -> dict:
+    """What the user chose: what is given on the command line, and for the rest the preset or the file that it names."""
+    if "preset" in given and "config" in given:
+        raise UserError("--preset and --config exclude each other; leave out one of them")
+    start = {}
+    if "preset" in given:
+        start = gpt.preset_settings(given["preset"])
+    if "config" in given:
+        start = gpt.read_settings(given["config"])
+        if len(texts := start.get("data", [])) > 1:
+            raise UserError(f"{given['config']} names {len(texts)} texts; give one, for a run learns from one")
+        start |= {"data": text for text in texts}
+    return start | given
 
 
 def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
@@ -180,7 +225,6 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    tokens_per_step = run.train.gradient_accumulation_steps * run.train.batch_size * run.gpt.block_size
     since = history[-1].iteration if history else 0
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with _stop_request() as should_stop, progress as bar:
@@ -188,7 +232,7 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
         for event in gpt.train(run, dataset, should_stop):
             match event:
                 case gpt.Progress():
-                    speed = (event.iteration - since) * tokens_per_step / event.train_seconds
+                    speed = (event.iteration - since) * tokens_per_step(run.gpt, run.train) / event.train_seconds
                     status = f"loss {event.loss:.3f}, {speed:,.0f} tokens/s"
                     bar.update(task, description="Training", completed=event.iteration, status=status)
                 case gpt.Evaluating():

@@ -24,7 +24,7 @@ from mlx.utils import tree_flatten
 
 from . import blas, cpu
 from .checkpoint import Evaluation, create_run
-from .config import Backend, GPTConfig, TrainConfig
+from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
 from .corpus import Corpus
 from .data import Dataset, tokenize, training_batch
 from .evaluation import make_evaluate
@@ -32,8 +32,7 @@ from .generation import generate
 from .model import GPT
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
 
-SEED_GPT = GPTConfig()
-SEED_TRAIN = TrainConfig(eval_iters=1000)
+SEED_GPT, SEED_TRAIN = configurations(PRESETS["nanolux"].settings)
 SEED_FREE = ("vocab_size", "seed", "backend", "dropout")  # what the settings leave open; NanoLux drops 0.1, in its MLP
 EVALUATED_WINDOWS = 256
 GENERATED_TOKENS = 500

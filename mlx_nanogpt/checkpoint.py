@@ -146,6 +146,11 @@ class Run:
             evaluations = [Evaluation(**json.loads(line)) for line in _read(file).splitlines()]
         return [each for each in evaluations if each.iteration <= done]
 
+    def versions(self) -> dict[str, str]:
+        """Which versions of the packages made the run, or extended it. Raises `UserError` if its files are damaged."""
+        with _explaining_damage(self.path):
+            return dict(json.loads(_read(self.path / CONFIG))["versions"])
+
     def extended(self, **changes) -> "Run":
         """The same run with other values of some fields of `train`, on disk too: `num_iter` and `patience` may change
         without harm. Raises `UserError` if it is read-only."""

@@ -1,12 +1,13 @@
-"""What a run is: `GPTConfig` says which model, `TrainConfig` how it is trained. Every default lives here, once.
+"""What a run is: `GPTConfig` says which model, `TrainConfig` how it is trained. Every default lives here, once, and so do
+the presets, which are other places to start from.
 
 Both are checked where they are built: a value that cannot work raises `UserError` with a remedy. Imports only `errors`.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple, get_args
 
 from .errors import UserError
 
@@ -111,23 +112,84 @@ class TrainConfig:
         self._check_schedule()
 
     def _check_schedule(self) -> None:
-        _check_real("min_lr", self.min_lr, lambda x: 0 <= x <= self.learning_rate, "from 0 to learning_rate")
+        _check_real(
+            "min_lr",
+            self.min_lr,
+            lambda x: 0 <= x <= self.learning_rate,
+            f"from 0 to learning_rate, {self.learning_rate:g}",
+        )
         if self.lr_decay_iters == 0 and self.min_lr > 0:
-            raise UserError(f"min_lr {self.min_lr:g} is never reached without a decay; give lr_decay_iters, too")
+            raise UserError(
+                f"min_lr {self.min_lr:g} is never reached without a decay; give lr_decay_iters, too, or a min_lr of 0"
+            )
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             raise UserError(
                 f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}; give a larger one"
             )
 
 
+class Preset(NamedTuple):
+    """A place to start from: one line on what it is for, and the fields of both configurations that it sets."""
+
+    description: str
+    settings: dict[str, object]
+
+
+# What nanoGPT's configurations have in common, and what those for tiny Shakespeare's characters do. The share of the text
+# is that of its Shakespeare, also for GPT-2: OpenWebText, of which it keeps 0.05%, is a thousand times longer.
+_NANOGPT = {
+    "bias": "none",
+    "tied": True,
+    "activation": "gelu",
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+    "train_fraction": 0.9,
+}
+_SHAKESPEARE_CHAR = _NANOGPT | {"warmup_iters": 100, "min_lr": 1e-4, "beta2": 0.99, "eval_interval": 250}
+
+PRESETS = {
+    "nanolux": Preset("NanoLux's benchmark, with its long evaluation", {"eval_iters": 1000}),
+    "laptop": Preset(
+        "nanoGPT's for the CPU of a laptop",
+        _SHAKESPEARE_CHAR
+        | {"n_layer": 4, "n_embd": 128, "head_size": 32}
+        | {"num_iter": 2000, "lr_decay_iters": 2000, "batch_size": 12, "eval_iters": 20},
+    ),
+    "baby": Preset(
+        "nanoGPT's baby GPT, for a GPU",
+        _SHAKESPEARE_CHAR
+        | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2}
+        | {"lr_decay_iters": 5000, "batch_size": 64},
+    ),
+    "gpt2": Preset(
+        "GPT-2 124M as nanoGPT trains it",
+        _NANOGPT
+        | {"vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
+        | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}
+        | {"learning_rate": 6e-4, "warmup_iters": 2000, "lr_decay_iters": 600_000, "min_lr": 6e-5, "beta2": 0.95}
+        | {"eval_interval": 1000},
+    ),
+}
+
+
+def configurations(settings: Mapping[str, object]) -> tuple[GPTConfig, TrainConfig]:
+    """Both configurations with the values that `settings` has for their fields, and the defaults for the rest. Its other
+    names are not looked at. Raises `UserError` for a value that cannot work."""
+    gpt, train = (
+        {field.name: settings[field.name] for field in fields(config) if field.name in settings}
+        for config in (GPTConfig, TrainConfig)
+    )
+    return GPTConfig(**gpt), TrainConfig(**train)
+
+
 def _check_whole(name: str, value: int, most: int, least: int = 1) -> None:
     if type(value) is not int or not least <= value <= most:
-        raise UserError(f"{name} {value} is out of range; give a whole number from {least} to {most}")
+        raise UserError(f"{name} {value!r} is out of range; give a whole number from {least} to {most}")
 
 
 def _check_real(name: str, value: float, fits: Callable[[float], bool], remedy: str) -> None:
     if type(value) not in (int, float) or not (math.isfinite(value) and fits(value)):
-        raise UserError(f"{name} {value} is out of range; give a number {remedy}")
+        raise UserError(f"{name} {value!r} is out of range; give a number {remedy}")
 
 
 def _check_bool(name: str, value: bool) -> None:

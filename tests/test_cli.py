@@ -18,7 +18,9 @@ from conftest import NOBODY, TEXT, TINY, TOKENIZER
 from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
 
 import mlx_nanogpt_cli
-from mlx_nanogpt import GPTConfig, TrainConfig, open_run
+from mlx_nanogpt import PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
+from mlx_nanogpt.settings import KEYS
+from mlx_nanogpt_cli.screen import describe_run
 
 NO_CORPUS = TINY[:-1]  # TINY without --data
 
@@ -146,6 +148,184 @@ def test_the_losses_on_the_screen_are_those_of_the_history(mlx_gpt):
     out = mlx_gpt("train", *TINY).out
     for each in open_run(Path("runs/1")).history():
         assert re.search(rf" {each.iteration} +{each.train_loss:.4f} +{each.valid_loss:.4f} ", out)
+
+
+# ---- presets and settings files
+
+
+@pytest.fixture
+def small_presets(monkeypatch):
+    """A preset that a test can train."""
+    settings = {
+        "n_layer": 1,
+        "n_embd": 12,
+        "head_size": 6,
+        "block_size": 8,
+        "batch_size": 2,
+        "num_iter": 2,
+        "tied": True,
+    }
+    preset = Preset(
+        "quick", settings | {"eval_iters": 1, "lr_decay_iters": 2, "gradient_accumulation_steps": 2, "backend": "eager"}
+    )
+    monkeypatch.setitem(PRESETS, "small", preset)
+
+
+def test_a_preset_holds_and_what_is_given_goes_before_it(mlx_gpt, small_presets):
+    result = mlx_gpt(
+        "train", "--preset=small", "--data=play.txt", "--n-embd=18", "--no-tied", "--seed=3", "--eval-iters=2"
+    )
+    assert result.status == 0 and result.out.startswith("mlx-gpt train --preset small\n")
+    given = {"n_embd": 18, "tied": False, "seed": 3, "eval_iters": 2, "vocab_size": TOKENIZER.vocab_size}
+    defaults = asdict(GPTConfig()) | asdict(TrainConfig())
+    assert recorded() == defaults | PRESETS["small"].settings | given | {"sources": ["play.txt"]}
+
+
+def test_an_option_goes_before_a_preset_even_with_the_defaults_value(mlx_gpt, small_presets):
+    mlx_gpt("train", "--preset=small", "--data=play.txt", f"--batch-size={TrainConfig.batch_size}")
+    assert recorded()["batch_size"] == TrainConfig.batch_size != PRESETS["small"].settings["batch_size"]
+
+
+def test_a_file_holds_and_what_is_given_goes_before_it(mlx_gpt):
+    settings = {"data": ["play.txt"], "n_layer": 1, "n_embd": 12, "head_size": 6, "block_size": 8, "batch_size": 2}
+    settings |= {"num_iter": 2, "eval_iters": 1, "tied": True, "learning_rate": 0.002, "backend": "eager"}
+    Path("my file.toml").write_text(write_settings(settings))
+    result = mlx_gpt("train", "--config=my file.toml", "--num-iter=3", "--no-tied", "--dropout=0.5")
+    assert result.status == 0 and result.out.startswith("mlx-gpt train --config 'my file.toml'\n")
+    given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size}
+    expected = asdict(GPTConfig()) | asdict(TrainConfig()) | settings | given | {"sources": settings.pop("data")}
+    assert recorded() == {name: value for name, value in expected.items() if name != "data"}
+
+
+def test_data_on_the_command_line_goes_before_the_files(mlx_gpt):
+    Path("mine.toml").write_text('data = "nowhere.txt"')
+    assert mlx_gpt("train", *TINY, "--config=mine.toml").status == 0
+    assert recorded()["sources"] == ["play.txt"]
+
+
+def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):
+    Path("mine.toml").write_text('data = "tinyshakespeare"')
+    result = mlx_gpt("train", *NO_CORPUS, "--config=mine.toml")
+    assert is_a_sentence(result) and NOBODY in result.err and not Path("runs").exists()
+
+
+def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
+    options = "--dropout=0.1 --weight-decay=0.1 --warmup-iters=1 --lr-decay-iters=4 --min-lr=1e-5 --grad-clip=1".split()
+    options += ["--bias=none", "--tied", "--activation=gelu", "--gradient-accumulation-steps=2", "--seed=77"]
+    mlx_gpt("train", *TINY, *options)
+    result = mlx_gpt("config", "--run=runs/1")
+    assert (result.status, result.err) == (0, "")
+    Path("mine.toml").write_text(result.out)
+    assert mlx_gpt("train", "--config=mine.toml").status == 0
+    first, second = (open_run(Path("runs") / name) for name in "12")
+    assert (first.gpt, first.train, first.corpus) == (second.gpt, second.train, second.corpus)
+    assert same(checkpoint_arrays(first), checkpoint_arrays(second))
+
+
+def test_the_settings_of_a_run_are_complete_and_say_where_they_are_from(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    out = mlx_gpt("config").out
+    run = open_run(Path("runs/1"))
+    assert out.startswith(
+        f"# The settings of runs/1\n# Text: play.txt (sha256 {run.corpus.sha256})\n# Versions: mlx-nanogpt "
+        f"{version('mlx-nanogpt')}, mlx {version('mlx')}\n"
+    )
+    Path("mine.toml").write_text(out)
+    settings = read_settings(Path("mine.toml"))
+    assert list(settings) == KEYS
+    assert settings | {"vocab_size": run.gpt.vocab_size} == asdict(run.gpt) | asdict(run.train) | {"data": ["play.txt"]}
+
+
+def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt):
+    run = tiny_run()
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace(f'"mlx": "{version("mlx")}"', '"mlx": "0.0.7"'))
+    assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out
+    file.write_text(file.read_text().replace('"versions": {', '"versions": 3, "x": {'))
+    assert is_a_sentence(mlx_gpt("config", "--run=runs/1"))
+
+
+def test_the_settings_of_a_preset_are_a_file_too(mlx_gpt, small_presets):
+    result = mlx_gpt("config", "--preset=small")
+    assert result.status == 0 and result.out.startswith("# The preset small: quick\n")
+    Path("mine.toml").write_text(result.out)
+    for arguments in (["--preset=small"], ["--config=mine.toml"]):
+        assert mlx_gpt("train", *arguments, "--data=play.txt").status == 0
+    assert recorded("runs/1") == recorded("runs/2")
+
+
+def test_the_settings_are_utf8_whatever_the_terminal(mlx_gpt, monkeypatch):
+    Path('caf\u00e9 "7"\n.txt').write_text(TEXT)
+    mlx_gpt("train", *NO_CORPUS, '--data=caf\u00e9 "7"\n.txt')
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    with in_a_process("-m", "mlx_nanogpt_cli", "config") as process:
+        process.stdout.reconfigure(encoding="utf-8")
+        Path("mine.toml").write_text(process.stdout.read())
+    assert mlx_gpt("train", "--config=mine.toml").status == 0
+    assert recorded("runs/1") == recorded("runs/2")
+
+
+def test_every_preset_is_listed(mlx_gpt, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = mlx_gpt("presets").out
+    for row in (
+        "311,361 .* 6/4/64/64 .* 2,048 .* 5,000",
+        "804,096 .* 4/4/128/64 .* 768 .* 2,000",
+        "10,745,088 .* 6/6/384/256 .* 16,384 .* 5,000",
+        "124,337,664 .* 12/12/768/1024 .* 491,520 .* 600,000",
+    ):
+        assert re.search(row, out), row  # fmt: skip
+    assert all(re.search(rf"^│ {name} ", out, re.M) for name in PRESETS)
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["train", "--preset=lapto"], "preset 'lapto' is not known; did you mean laptop? there are nanolux, laptop"),
+        (["config", "--preset=lapto"], "preset 'lapto' is not known; did you mean laptop? there are nanolux, laptop"),
+        (["train", "--preset=laptop", "--config=mine.toml"], "--preset and --config exclude each other; leave out one"),
+        (["config", "--preset=laptop", "--run=runs/1"], "--run and --preset exclude each other; leave out one"),
+        (["train", "--resume=runs/1", "--preset=laptop"], "--preset and --resume exclude each other; leave out one"),
+        (["train", "--resume=runs/1", "--config=mine.toml"], "--config and --resume exclude each other; leave out one"),
+        (["train", "--config=mine.toml"], "mine.toml, line 2: n_layers is not a setting; did you mean n_layer?"),
+        (["train", "--config=none.toml"], "none.toml cannot be read"),
+        (["config", "--run=nowhere"], "nowhere holds no run"),
+        (
+            ["train", "--preset=laptop", "--learning-rate=1e-5"],
+            "min_lr 0.0001 is out of range; give a number from 0 to",
+        ),
+    ],
+)
+def test_a_start_that_cannot_be_is_a_sentence(mlx_gpt, arguments, reason):
+    tiny_run()
+    Path("mine.toml").write_text("seed = 1\nn_layers = 3\n")
+    result = mlx_gpt(*arguments)
+    assert is_a_sentence(result) and reason in result.err and result.out == ""
+    assert [each.name for each in Path("runs").iterdir()] == ["1"]
+
+
+def settings_row(out: str) -> list[str]:
+    return re.findall(r"^  Settings  (.*)$", out, re.M)
+
+
+def test_the_header_tells_every_setting_that_is_not_the_default(mlx_gpt):
+    shown = (
+        "bias all, tied, activation gelu, warmup_iters 1, lr_decay_iters 3, min_lr 0.001, weight_decay 0.1, beta1 0.8, "
+    )
+    shown += "beta2 0.9, grad_clip 1.0, dtype bfloat16, train_fraction 0.7, eval_interval 2, eval_iters 1, patience 9"
+    options = [f"--{name.replace(' ', '=')}" for name in shown.split(", ")]
+    out = mlx_gpt(
+        "train", *TINY, *options, "--gradient-accumulation-steps=3", "--learning-rate=0.002", "--backend=eager"
+    ).out
+    assert settings_row(out) == [shown]
+    assert "  Training  4 iterations of 3 x 4 x 8 = 96 tokens, rate 0.002, dropout 0, seed 1337\n" in out
+
+
+def test_the_header_of_the_defaults_is_no_longer_than_it_was():
+    lines = describe_run(tiny_run(**asdict(TrainConfig())))
+    assert list(lines) == ["Device", "Versions", "Backend", "Corpus", "Model", "Training", "Run"]
+    assert lines["Training"] == "5,000 iterations of 32 x 8 = 256 tokens, rate 0.001, dropout 0, seed 1337"
 
 
 # ---- stop and go on

@@ -1,10 +1,11 @@
 """The promises of the configurations: NanoLux's defaults, and no value that cannot work."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 
-from mlx_nanogpt import GPTConfig, TrainConfig, UserError
+from mlx_nanogpt import GPT, PRESETS, SEED_TRAIN, GPTConfig, TrainConfig, UserError, configurations
 
 
 def test_the_defaults_are_nanoluxs():
@@ -56,3 +57,45 @@ def test_a_head_size_that_does_not_divide_the_width_names_those_that_do():
 def test_a_configuration_cannot_be_changed_behind_its_checks():
     with pytest.raises(AttributeError):
         GPTConfig().n_embd = -1
+
+
+# ---- presets
+
+DEFAULTS = asdict(GPTConfig()) | asdict(TrainConfig())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_configuration_that_differs_from_the_defaults_where_it_says_so_and_only_there(name):
+    gpt, train = configurations(PRESETS[name].settings)
+    found = asdict(gpt) | asdict(train)
+    assert {key: value for key, value in found.items() if value != DEFAULTS[key]} == PRESETS[name].settings
+    assert PRESETS[name].description
+
+
+def test_the_presets_are_nanoluxs_and_nanogpts():
+    sizes = {name: configurations(preset.settings) for name, preset in PRESETS.items()}
+    shapes = {name: (gpt.n_layer, gpt.n_head, gpt.n_embd, gpt.block_size) for name, (gpt, _) in sizes.items()}
+    assert shapes == {
+        "nanolux": (6, 4, 64, 64), "laptop": (4, 4, 128, 64), "baby": (6, 6, 384, 256), "gpt2": (12, 12, 768, 1024)
+    }  # fmt: skip
+    steps = {name: (train.num_iter, train.batch_size) for name, (_, train) in sizes.items()}
+    assert steps == {"nanolux": (5000, 32), "laptop": (2000, 12), "baby": (5000, 64), "gpt2": (600_000, 12)}
+    schedules = {
+        name: (train.learning_rate, train.min_lr, train.warmup_iters, train.lr_decay_iters, train.beta2)
+        for name, (_, train) in sizes.items()
+    }
+    assert schedules == {
+        "nanolux": (1e-3, 0, 0, 0, 0.999), "laptop": (1e-3, 1e-4, 100, 2000, 0.99),
+        "baby": (1e-3, 1e-4, 100, 5000, 0.99), "gpt2": (6e-4, 6e-5, 2000, 600_000, 0.95),
+    }  # fmt: skip
+    assert sizes["nanolux"] == (GPTConfig(), SEED_TRAIN) and SEED_TRAIN.eval_iters == 1000
+    tokens = sizes["gpt2"][1].gradient_accumulation_steps * 12 * 1024
+    assert tokens == 491_520  # the half a million of nanoGPT's comment
+
+
+def test_gpt2_has_124_million_parameters():
+    V, T, L, C = 50257, 1024, 12, 768
+    matrices = C * 3 * C + C * C + C * 4 * C + 4 * C * C  # of a block: c_attn, c_proj, c_fc, c_proj
+    expected = V * C + T * C + L * (matrices + 2 * C) + C  # the head is the token embedding; norms without biases
+    assert expected == 124_337_664
+    assert GPT(configurations(PRESETS["gpt2"].settings)[0]).num_parameters() == expected

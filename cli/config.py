@@ -1,0 +1,42 @@
+"""`mlx-gpt config`: all settings of a run or of a preset as a TOML file on standard output, which carries nothing else."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import UserError
+
+from .screen import versions
+
+
+def config(
+    run: Annotated[
+        Path | None, typer.Option(help="The run directory to tell of.", show_default="the newest in runs/")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset to tell of instead: mlx-gpt presets lists them.")] = None,
+) -> None:
+    """Print all settings of a run as TOML, to repeat it or to start from: mlx-gpt train --config FILE.
+
+    On the same machine, with the same versions and text, the new run has the same weights bit for bit.
+    """
+    if run and preset:
+        raise UserError("--run and --preset exclude each other; leave out one of them")
+    if preset:
+        settings = gpt.preset_settings(preset)
+        shape, train = gpt.configurations(settings)
+        sources, about = [gpt.TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
+        origin = [f"Versions: {versions()}"]
+    else:
+        source = gpt.open_run(run) if run else gpt.newest_run()
+        shape, train, sources = source.gpt, source.train, source.corpus.sources
+        made_by = ", ".join(f"{package} {version}" for package, version in source.versions().items())
+        about = f"The settings of {source.path}"
+        origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
+    settings = {"data": sources} | asdict(shape) | asdict(train)
+    text = gpt.write_settings(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
+    sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
+    sys.stdout.write(text)

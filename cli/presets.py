@@ -1,0 +1,32 @@
+"""`mlx-gpt presets`: the settings that `mlx-gpt train` can start from."""
+
+from rich.table import Table
+
+import mlx_nanogpt as gpt
+
+from .screen import console, tokens_per_step
+
+
+def presets() -> None:
+    """List the settings that mlx-gpt train can start from."""
+    table = Table()
+    table.add_column("Preset", no_wrap=True)
+    table.add_column("What it is")
+    for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, preset in gpt.PRESETS.items():
+        shape, train = gpt.configurations(preset.settings)
+        table.add_row(
+            name,
+            preset.description,
+            f"{gpt.GPT(shape).num_parameters():,}",
+            f"{shape.n_layer}/{shape.n_head}/{shape.n_embd}/{shape.block_size}",
+            f"{tokens_per_step(shape, train):,}",
+            f"{train.num_iter:,}",
+        )
+    console.print(table)
+    console.print("Parameters for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
+    console.print("\nUse one, and change what you like:")
+    console.print("  mlx-gpt train --preset laptop --dropout 0.1", soft_wrap=True)
+    console.print("All settings of one, as a file to edit:")
+    console.print("  mlx-gpt config --preset laptop > mine.toml && mlx-gpt train --config mine.toml", soft_wrap=True)

@@ -1,0 +1,134 @@
+"""Settings to start from: a preset by its name, or a TOML file, which is read and written here.
+
+The file is flat, and its keys are the options of `mlx-gpt train` with underscores. What describes the machine or the place
+of a run is no setting. The values are checked by the configurations themselves.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from .config import PRESETS, GPTConfig, TrainConfig, configurations
+from .errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+GROUPS = {  # the keys of a file, in its order, under its comments
+    "Text": ("data",),
+    "Model": tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size"),  # the tokenizer's to say
+    "Training": tuple(field.name for field in fields(TrainConfig)),
+}
+KEYS = [key for group in GROUPS.values() for key in group]
+NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
+CONTROLS = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)}  # what TOML allows in no string and no comment
+ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}
+
+
+def preset_settings(name: str) -> dict[str, object]:
+    """The settings of the preset called `name`. Raises `UserError` if there is none."""
+    if name not in PRESETS:
+        raise UserError(f"preset {name!r} is not known;{_did_you_mean(name, PRESETS)} there are {', '.join(PRESETS)}")
+    return dict(PRESETS[name].settings)
+
+
+def read_settings(path: Path) -> dict[str, object]:
+    """The settings in the TOML file `path`, some of `KEYS`; `data` is a list of texts, also where the file names one.
+
+    Raises `UserError`, naming the file, if it cannot be read, is not TOML, has another key, or is not a valid
+    configuration together with the defaults.
+    """
+    text = _read(path)
+    try:
+        settings = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and a number of thousands of digits
+        lines = text.split("\n")
+        reason = str(error).replace("end of document", f"line {len(lines)}, column {len(lines[-1]) + 1}")
+        raise UserError(f"{path} is not TOML: {reason}; correct it there") from error
+    for key, value in settings.items():
+        _check_key(key, value, f"{path}{_line_of(key, text)}")
+    try:
+        configurations(settings)
+        if "data" in settings:
+            settings["data"] = _texts(settings["data"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return settings
+
+
+def write_settings(settings: Mapping[str, object], about: Iterable[str] = ()) -> str:
+    """A TOML file that `read_settings` reads as those of `settings` that are in `KEYS`, after `about` as comments.
+
+    Raises `UserError` if the name of a text is not Unicode, which TOML is.
+    """
+    blocks = [[_comment(line) for line in about]]
+    for title, keys in GROUPS.items():
+        blocks.append([_comment(title), *(f"{key} = {_toml(settings[key])}" for key in keys if key in settings)])
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _read(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); name a TOML file of settings") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8; save it as UTF-8") from error
+
+
+def _check_key(key: str, value: object, place: str) -> None:
+    shown = key.translate(CONTROLS)
+    if isinstance(value, dict):
+        raise UserError(f"{place}: settings are not grouped; take them out of the table {shown!r}")
+    if key == "vocab_size":
+        raise UserError(f"{place}: vocab_size is not a setting, for the text says it; leave it out")
+    if key not in KEYS:
+        did_you_mean = _did_you_mean(NANOGPTS_NAMES.get(key, key), KEYS) or f" the settings are {', '.join(KEYS)}"
+        raise UserError(f"{place}: {shown} is not a setting;{did_you_mean}")
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise UserError(f"{place}: {key} is beyond TOML's whole numbers, which have 64 bits; give a smaller one")
+
+
+def _line_of(key: str, text: str) -> str:
+    """Where `key` stands, if just one line looks like it."""
+    begins = re.compile(rf"""[\[\s]*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    lines = [number for number, line in enumerate(text.split("\n"), 1) if begins.match(line)]
+    return f", line {lines[0]}" if len(lines) == 1 else ""
+
+
+def _texts(data: object) -> list[str]:
+    texts = data if isinstance(data, list) else [data]
+    if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
+        raise UserError(f"data {data!r} names no text; give a name in quotes, or several in [brackets]")
+    return texts
+
+
+def _did_you_mean(name: str, names: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f" did you mean {nearest[0]}?" if nearest else ""
+
+
+def _comment(line: str) -> str:
+    return f"# {line.translate(CONTROLS)}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the name {value!r} is not Unicode, so TOML cannot hold it; rename the file") from error
+        return f'"{value.translate(ESCAPES)}"'
+    if isinstance(value, (list, tuple)):
+        return _toml(value[0]) if len(value) == 1 else f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

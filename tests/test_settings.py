@@ -1,0 +1,199 @@
+"""The promises of presets and of settings files: what they say holds, and every mistake in them is a sentence."""
+
+import random
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import pytest
+
+from mlx_nanogpt import GPTConfig, TrainConfig, UserError
+from mlx_nanogpt import configurations, preset_settings, read_settings, write_settings
+from mlx_nanogpt.settings import KEYS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE = Path("mine.toml")
+# Every key with a value that is not the default.
+OTHERS = {
+    "data": ["play.txt"], "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "bias": "all",
+    "tied": True, "activation": "gelu", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2,
+    "learning_rate": 0.002, "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8,
+    "beta2": 0.9, "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
+    "eval_interval": 2, "eval_iters": 3, "patience": 9,
+}  # fmt: skip
+
+
+def read(text: str | bytes) -> dict:
+    FILE.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_settings(FILE)
+
+
+def refusal(text: str | bytes) -> str:
+    with pytest.raises(UserError) as error:
+        read(text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- what a file says
+
+
+def test_every_field_of_the_configurations_is_a_key_but_the_vocabulary():
+    own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig)) if field.name != "vocab_size"]
+    assert KEYS == ["data", *own] and OTHERS.keys() == set(KEYS)
+
+
+def test_every_key_holds():
+    defaults = asdict(GPTConfig()) | asdict(TrainConfig())
+    gpt, train = configurations(read(write_settings(OTHERS)))
+    found = asdict(gpt) | asdict(train)
+    for key in KEYS[1:]:
+        assert found[key] == OTHERS[key] != defaults[key], key
+
+
+def test_what_is_written_is_read_and_is_what_anybody_else_reads():
+    text = write_settings(OTHERS)
+    assert read(text) == OTHERS
+    assert tomllib.loads(text) == OTHERS | {"data": "play.txt"}
+
+
+def test_what_a_file_leaves_open_stays_open():
+    assert read("n_layer = 4\n") == {"n_layer": 4}
+    assert read("") == {}
+
+
+def test_a_text_may_be_named_alone_or_in_a_list():
+    assert read('data = "a.txt"')["data"] == read('data = ["a.txt"]')["data"] == ["a.txt"]
+    assert read('data = ["a.txt", "b.txt"]')["data"] == ["a.txt", "b.txt"]
+
+
+def test_windows_line_ends_and_byte_order_mark_are_no_matter():
+    assert read(b"\xef\xbb\xbfn_layer = 4\r\nseed = 3\r\n") == {"n_layer": 4, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ['"quoted" \\ and\\n', "'", '"""', "naïve ☕ 𝄞", "".join(map(chr, range(1, 0x20))), "\x7f\x80\u2028", "#", " x "],
+)
+def test_any_name_survives_the_file(name):
+    text = write_settings({"data": [name, "b"], "bias": name}, [f"about {name}"])
+    assert tomllib.loads(text) == {"data": [name, "b"], "bias": name}
+    assert text.splitlines()[0].startswith("# about ")
+
+
+def test_a_name_that_is_not_unicode_is_a_sentence():
+    with pytest.raises(UserError, match="caf.udce9.txt' is not Unicode.*; rename"):
+        write_settings({"data": ["caf\udce9.txt"]})
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("\nn_layers = 4", ", line 2: n_layers is not a setting; did you mean n_layer?"),
+        ("n-layer = 4", ", line 1: n-layer is not a setting; did you mean n_layer?"),
+        ('"learningrate" = 4', ", line 1: learningrate is not a setting; did you mean learning_rate?"),
+        ("max_iters = 4", ", line 1: max_iters is not a setting; did you mean num_iter?"),
+        ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
+        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, block_size, "),
+        ("vocab_size = 65", ", line 1: vocab_size is not a setting, for the text says it; leave it out"),
+        ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
+        ('resume = "x"', ", line 1: resume is not a setting;"),
+        ('device = "cpu"', ", line 1: device is not a setting;"),
+        ('preset = "laptop"', ", line 1: preset is not a setting;"),
+        ('config = "a.toml"', ", line 1: config is not a setting;"),
+        ("seed = 3\n[model]\nn_layer = 4", ", line 2: settings are not grouped; take them out of the table 'model'"),
+        ("n_layer.x = 4", ", line 1: settings are not grouped; take them out of the table 'n_layer'"),
+        ('"a\\nb" = 1', ": a\\u000Ab is not a setting;"),
+        ("n_layer = 4\nn_layer = 5", " is not TOML: Cannot overwrite a value (at line 2, column 12); correct it there"),
+        ("n_layer = four", " is not TOML: Invalid value (at line 1, column 11); correct it there"),
+        ("n_layer = 4\nseed =", " is not TOML: Invalid value (at line 2, column 7); correct it there"),
+        ("n_layer 4", "line 1, column 9"),
+        ("data = " + "[" * 10_000, " is not TOML: "),
+        ("n_layer = " + "9" * 5000, " is not TOML: "),
+        ("n_layer = 0x" + "f" * 5000, ", line 1: n_layer is beyond TOML's whole numbers"),
+        ("grad_clip = 9223372036854775808", ", line 1: grad_clip is beyond TOML's whole numbers"),
+        ('n_layer = "4"', ": n_layer '4' is out of range; give a whole number from 1 to 1000"),
+        ("n_layer = 4.0", ": n_layer 4.0 is out of range; give a whole number from 1 to 1000"),
+        ("n_layer = true", ": n_layer True is out of range; give a whole number"),
+        ("learning_rate = nan", ": learning_rate nan is out of range; give a number"),
+        ('learning_rate = "1e-3"', ": learning_rate '1e-3' is out of range; give a number"),
+        ("learning_rate = 2024-01-01", "is out of range; give a number"),
+        ("tied = 1", ": tied 1 is neither true nor false"),
+        ('bias = "some"', ": bias 'some' is not known; choose one of: lecture, all, none"),
+        ("bias = [1]", ": bias [1] is not known; choose one of: lecture, all, none"),
+        ("n_embd = 100", ": head_size 16 does not divide n_embd 100"),
+        ("data = 3", ": data 3 names no text;"),
+        ("data = []", ": data [] names no text;"),
+        ('data = ""', ": data '' names no text;"),
+        ('data = ["a", 3]', ": data ['a', 3] names no text;"),
+        ('data = "a\\u0000b"', ": data 'a\\x00b' names no text;"),
+        (b"seed = 3\n# caf\xe9", ", line 2: byte 0xe9 is not UTF-8; save it as UTF-8"),
+    ],
+)
+def test_a_mistake_is_a_sentence_that_names_the_file_and_the_place(text, reason):
+    message = refusal(text)
+    assert message.startswith("mine.toml") and reason in message
+
+
+def test_a_line_that_cannot_be_told_is_not_made_up():
+    assert refusal('data = """\nnope = 1\n"""\nnope = 2').startswith("mine.toml: nope is not a setting")
+
+
+def test_a_file_that_is_not_there_is_a_sentence():
+    with pytest.raises(UserError, match="nowhere.toml cannot be read .No such file or directory.; name"):
+        read_settings(Path("nowhere.toml"))
+    with pytest.raises(UserError, match="cannot be read .Is a directory.; name"):
+        read_settings(Path("."))
+
+
+def test_a_damaged_file_is_a_configuration_or_a_sentence():
+    rng, whole = random.Random(11), write_settings(OTHERS, ["about"]).encode()
+    outcomes = {"read": 0, "refused": 0}
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice([1, 1, 1, 2, 8])):
+            at = rng.randrange(len(damaged))
+            match rng.randrange(4):
+                case 0:
+                    damaged[at] = rng.randrange(256)
+                case 1:
+                    damaged.insert(at, rng.choice(b"0123456789.-+eE_\"'[]{}#=\n\\ tfinax"))
+                case 2:
+                    del damaged[at]
+                case 3:
+                    damaged[at:] = damaged[at : at + rng.randrange(20)]
+            damaged = damaged or bytearray(b"\n")
+        try:
+            settings = read(bytes(damaged))
+        except UserError as error:
+            assert str(error).startswith("mine.toml")
+            outcomes["refused"] += 1
+        else:
+            assert settings.keys() <= set(KEYS)
+            configurations(settings)
+            assert read(write_settings(settings)) == settings
+            outcomes["read"] += 1
+    assert min(outcomes.values()) > 50  # both happen
+
+
+# ---- presets
+
+
+@pytest.mark.parametrize("name, nearest", [("lapto", "laptop"), ("gpt-2", "gpt2"), ("nano_lux", "nanolux")])
+def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
+    expected = f"preset '{name}' is not known; did you mean {nearest}? there are nanolux, laptop, baby, gpt2"
+    with pytest.raises(UserError) as error:
+        preset_settings(name)
+    assert str(error.value) == expected
+
+
+def test_a_preset_cannot_be_changed_by_who_asked_for_it():
+    preset_settings("laptop")["n_layer"] = 99
+    assert preset_settings("laptop")["n_layer"] == 4
