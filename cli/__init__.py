@@ -10,6 +10,7 @@ from rich.text import Text
 from mlx_nanogpt import UserError
 
 from .bench import bench
+from .eval import evaluate
 from .generate import generate
 from .screen import errors
 from .train import train
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(generate)
+app.command("eval")(evaluate)
 app.command()(bench)
 
 

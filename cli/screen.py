@@ -22,6 +22,7 @@ from mlx_nanogpt import (
     TINYSHAKESPEARE,
     Corpus,
     CorpusUnavailable,
+    Dataset,
     Run,
     SeedMetrics,
     UserError,
@@ -33,6 +34,9 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
+]
+BestOption = Annotated[
+    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -86,6 +90,17 @@ def load_corpus(data: str, explicit: bool) -> Corpus:
         return gpt.load_corpus(PASTICHE)
 
 
+def own_dataset(run: Run, corpus: Corpus | None = None) -> Dataset:
+    """The text that `run` learned from, in the tokens and splits that it had: `corpus`, or else from where it was then."""
+    corpus = corpus or gpt.load_corpus(run.corpus.sources[0])
+    if corpus.identity.sha256 != run.corpus.sha256:
+        raise UserError(
+            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it "
+            f"learned from with --data, or train a new run"
+        )
+    return gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
+
+
 def header(title: str, lines: dict[str, str]) -> None:
     console.print(title, style="bold")
     for name, value in lines.items():
@@ -106,6 +121,11 @@ def describe_run(run: Run) -> dict[str, str]:
         f"rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
         "Run": str(run.path),
     }
+
+
+def describe_weights(run: Run, best: bool) -> str:
+    """How far the weights of `run` are that a command uses."""
+    return f"iteration {run.position(best).iteration:,} of {run.train.num_iter:,}"
 
 
 def name_run(run: Run) -> str:
