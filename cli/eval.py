@@ -45,8 +45,9 @@ def evaluate(
 ) -> None:
     """Measure a trained run exactly, beside a bigram, a unigram, xz and a uniform guess.
 
-    Every token but the first is predicted once, from windows of --block-size tokens that follow each other. The bigram and
-    the unigram learn from the run's training split, and xz reads it first.
+    Every token but the first is predicted once, from windows of --block-size tokens that follow each other.
+
+    The bigram and the unigram learn from the run's training split, and xz reads it first.
     """
     use_device(device)
     source = gpt.open_run(run) if run else gpt.newest_run()

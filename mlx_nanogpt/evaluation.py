@@ -75,7 +75,7 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend) -> Iterator
     """
     if len(tokens) < 2:
         raise UserError(
-            f"a text of {len(tokens)} tokens has none to predict after its first; give one of at least 2 tokens"
+            f"the text has too few tokens ({len(tokens)}): the first is never predicted; give one of at least 2"
         )
     block_size = model.config.block_size
     batches = consecutive_windows(tokens, max(1, _tokens_per_batch() // block_size), block_size)
