@@ -11,6 +11,7 @@ from mlx_nanogpt import UserError
 
 from .bench import bench
 from .config import config
+from .eval import evaluate
 from .generate import generate
 from .presets import presets
 from .screen import errors
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(generate)
+app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(presets)
 app.command()(config)

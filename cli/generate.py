@@ -9,7 +9,7 @@ import typer
 
 import mlx_nanogpt as gpt
 
-from .screen import DeviceOption, errors, use_device
+from .screen import BestOption, DeviceOption, describe_weights, errors, use_device
 
 
 def generate(
@@ -17,6 +17,7 @@ def generate(
     run: Annotated[
         Path | None, typer.Option(help="The run directory to sample from.", show_default="the newest in runs/")
     ] = None,
+    best: BestOption = False,
     prompt: Annotated[
         str, typer.Option(help="The text to go on from; its characters must be among those trained on.")
     ] = "",
@@ -40,9 +41,8 @@ def generate(
     sample = gpt.make_sampler(temperature, top_k, top_p)
     source = gpt.open_run(run) if run else gpt.newest_run()
     ids = source.tokenizer.encode(prompt).tolist() or [source.tokenizer.start_token]
-    model = source.load_model()
-    done = f"iteration {source.position().iteration:,} of {source.train.num_iter:,}"
-    errors.print(f"{source.path}: {source.corpus.name}, {done}", style="dim")
+    model = source.load_model(best)
+    errors.print(f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}", style="dim")
     for i in range(num_samples):
         if num_samples > 1:
             errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")

@@ -24,6 +24,7 @@ from mlx_nanogpt import (
     TINYSHAKESPEARE,
     Corpus,
     CorpusUnavailable,
+    Dataset,
     GPTConfig,
     Run,
     SeedMetrics,
@@ -37,6 +38,9 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
+]
+BestOption = Annotated[
+    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -94,6 +98,17 @@ def load_corpus(data: str, explicit: bool) -> Corpus:
         return gpt.load_corpus(PASTICHE)
 
 
+def own_dataset(run: Run, corpus: Corpus | None = None) -> Dataset:
+    """The text that `run` learned from, in the tokens and splits that it had: `corpus`, or else from where it was then."""
+    corpus = corpus or gpt.load_corpus(run.corpus.sources[0])
+    if corpus.identity.sha256 != run.corpus.sha256:
+        raise UserError(
+            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it "
+            f"learned from with --data, or train a new run"
+        )
+    return gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
+
+
 def header(title: str, lines: dict[str, str]) -> None:
     console.print(title, style="bold")
     for name, value in lines.items():
@@ -129,6 +144,11 @@ def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
         value = getattr(config, field.name)
         if value != field.default and field.name not in SHOWN:
             yield field.name if value is True else f"{field.name} {value}"
+
+
+def describe_weights(run: Run, best: bool) -> str:
+    """How far the weights of `run` are that a command uses."""
+    return f"iteration {run.position(best).iteration:,} of {run.train.num_iter:,}"
 
 
 def name_run(run: Run) -> str:

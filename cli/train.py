@@ -26,6 +26,7 @@ from .screen import (
     header,
     load_corpus,
     name_run,
+    own_dataset,
     seed_table,
     tokens_per_step,
     use_device,
@@ -195,19 +196,13 @@ def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
                 f"the run {run.path} has {name} {own[name]} and cannot go on with {given[name]}; leave the option out, or "
                 f"start a new run without --resume"
             )
-    corpus = gpt.load_corpus(given.get("data", run.corpus.sources[0]))
-    if corpus.identity.sha256 != run.corpus.sha256:
-        raise UserError(
-            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it learned "
-            f"from with --data, or start a new run without --resume"
-        )
+    dataset = own_dataset(run, gpt.load_corpus(given["data"]) if "data" in given else None)
     done = run.position().iteration
     num_iter = given.get("num_iter", run.train.num_iter)
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())
     if finished or num_iter < done:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {done}")
-    run = run.extended(num_iter=num_iter, patience=given.get("patience", run.train.patience))
-    return run, gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
+    return run.extended(num_iter=num_iter, patience=given.get("patience", run.train.patience)), dataset
 
 
 def _follow(run: Run, dataset: Dataset) -> gpt.Done:
@@ -286,6 +281,13 @@ def _conclude(run: Run, dataset: Dataset) -> None:
         console.print(
             f"Nothing can do better on {run.corpus.name}'s validation split than {dataset.floor:.4f} nats per character, the "
             f"entropy of its grammar; this model is {above:.4f} above."
+        )
+    best = min(history, key=lambda each: each.valid_loss)
+    if best is not history[-1]:
+        console.print(
+            f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; its weights are kept: "
+            f"mlx-gpt generate --best{name_run(run)}",
+            soft_wrap=True,
         )
     model = run.load_model()
     ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train.seed)

@@ -13,6 +13,7 @@ the GPT writes text.
 
 from .blas import IN_USE as BLAS  # before anything imports mlx.core
 
+from .baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character  # noqa: E402
 from .benchmark import (  # noqa: E402
     MATRIX_SIZE,
     PUBLISHED,
@@ -33,7 +34,7 @@ from .config import configurations  # noqa: E402
 from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusIdentity, CorpusUnavailable, load_corpus  # noqa: E402
 from .data import Dataset, tokenize  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .evaluation import make_evaluate  # noqa: E402
+from .evaluation import SplitLoss, evaluate_split, make_evaluate  # noqa: E402
 from .generation import generate, make_sampler  # noqa: E402
 from .model import GPT, loss_fn  # noqa: E402
 from .settings import preset_settings, read_settings, write_settings  # noqa: E402

@@ -97,9 +97,11 @@ class Run:
                 f"or make the directory writable, then go on with --resume {_quoted(self.path)}"
             ) from error
 
-    def position(self) -> Position:
-        """How far the checkpoint is; the beginning if there is none. Raises `UserError` if it is damaged."""
-        return _read_arrays(self.checkpoint)[0] if self.checkpoint.exists() else Position()
+    def position(self, best: bool = False) -> Position:
+        """How far the checkpoint is, or how far the best weights were; the beginning if there are none. Raises `UserError`
+        if the file is damaged."""
+        file = self._weights(best)
+        return _read_arrays(file)[0] if file.exists() else Position()
 
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
         """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
@@ -123,7 +125,7 @@ class Run:
     def load_model(self, best: bool = False) -> GPT:
         """The trained model: as it is now, or as it was at the lowest validation loss. Raises `UserError` if there is no
         such checkpoint yet, or if it is damaged."""
-        file = self.path / BEST if best else self.checkpoint
+        file = self._weights(best)
         if not file.exists():
             missing = "no evaluation" if best else "no checkpoint"
             raise UserError(
@@ -158,6 +160,9 @@ class Run:
         with _explaining_write(self.path):
             run._write_config()
         return run
+
+    def _weights(self, best: bool) -> Path:
+        return self.path / BEST if best else self.checkpoint
 
     def _write_config(self) -> None:
         config = {

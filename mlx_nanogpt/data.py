@@ -4,6 +4,7 @@ A batch is a function of the seed and the iteration alone, so a resumed run sees
 would have seen, and there is no state to save.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +21,15 @@ EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 class Dataset:
     """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
 
-    `floor`, where known, is the loss in nats per character of the validation split that no model can beat.
+    `train_fraction` is the share that trains. `floor`, where known, is the loss in nats per character of the validation
+    split that no model can beat.
     """
 
     corpus: CorpusIdentity
     tokenizer: CharTokenizer
     train: np.ndarray
     valid: np.ndarray
+    train_fraction: float
     floor: float | None = None
 
 
@@ -41,7 +44,7 @@ def tokenize(
     boundary = int(train_fraction * len(corpus.text))
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
     floor = corpus.floor and corpus.floor(boundary, len(corpus.text))
-    return Dataset(corpus.identity, tokenizer, train, valid, floor)
+    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
 
 
 def check_splits(data: Dataset, block_size: int) -> None:
@@ -72,3 +75,20 @@ def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np
     """The windows of `block_size` tokens that begin at `starts`, and their targets one token later: both (B, T)."""
     rows = tokens[starts[:, None] + np.arange(block_size + 1)]  # (B, T + 1)
     return rows[:, :-1], rows[:, 1:]
+
+
+def consecutive_windows(
+    tokens: np.ndarray, batch_size: int, block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows that follow each other, so that every token but the first is a target once: batches of inputs and targets.
+
+    Both are (B, T) with B up to `batch_size` and T = `block_size`; what is left for a shorter window comes last, (1, T).
+    One batch is read at a time, so `tokens` may be an `np.memmap` larger than memory.
+    """
+    start, last = 0, len(tokens) - 1
+    while start < last:
+        rows = min(batch_size, (last - start) // block_size)  # 0 when less than a window is left
+        stop = start + rows * block_size if rows else last
+        part = tokens[start : stop + 1]
+        yield part[:-1].reshape(max(rows, 1), -1), part[1:].reshape(max(rows, 1), -1)  # (B, T)
+        start = stop

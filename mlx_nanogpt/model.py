@@ -166,7 +166,12 @@ class GPT(nn.Module):
                 module.bias = mx.zeros_like(module.bias)
 
 
+def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
+    logits = model(idx).astype(mx.float32)  # (B, T, vocab_size)
+    return nn.losses.cross_entropy(logits, targets)
+
+
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Mean cross-entropy, in nats per token, of `targets` (B, T) after `idx` (B, T)."""
-    logits = model(idx).astype(mx.float32)  # (B, T, vocab_size)
-    return nn.losses.cross_entropy(logits, targets, reduction="mean")
+    return token_losses(model, idx, targets).mean()

@@ -62,6 +62,13 @@ def test_a_loaded_model_is_the_model_that_was_trained():
     assert mx.array_equal(run.load_model()(idx), open_run(run.path).load_model()(idx))
 
 
+def test_a_run_knows_how_far_its_best_weights_were():
+    assert tiny_run().position(best=True).iteration == 0
+    run = trained_run(learning_rate=0.5, eval_interval=1, seed=3)
+    best = min(run.history(), key=lambda each: each.valid_loss).iteration
+    assert 0 < best < 8 and (run.position(best=True).iteration, run.position().iteration) == (best, 8)
+
+
 # ---- it is never overwritten
 
 

@@ -1,6 +1,7 @@
 """The promises of the command line: NanoLux's options verbatim, plain output, and a sentence for every mistake."""
 
 import json
+import math
 import re
 import shlex
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 import typer
-from conftest import NOBODY, TEXT, TINY, TOKENIZER
+from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
 from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
 
+import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
 from mlx_nanogpt import PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
@@ -478,6 +480,160 @@ def test_a_reader_that_leaves_early_gets_no_traceback(run):
     assert len(result.stdout) == 10 and "Traceback" not in result.stderr
 
 
+def test_the_best_weights_write_when_asked(mlx_gpt):
+    run = overfitted_run()
+    last, best = mlx_gpt("generate", "--tokens=60"), mlx_gpt("generate", "--tokens=60", "--best")
+    assert last.out != best.out
+    assert "iteration 8 of 8" in last.err and f"iteration {run.position(best=True).iteration} of 8" in best.err
+
+
+# ---- eval
+
+
+def overfitted_run():
+    """A run whose lowest validation loss is not its last: the rate is far too high to stay near it."""
+    run = trained_run(learning_rate=0.5, eval_interval=1, seed=3)
+    assert 0 < run.position(best=True).iteration < run.position().iteration == 8
+    return run
+
+
+def rows(out: str) -> dict[str, list[str]]:
+    """The rows of the tables of `mlx-gpt eval`; those of a later table replace those of an earlier one."""
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return {name: values for name, *values in cells}
+
+
+def expected_rows(run, tokens, train) -> dict[str, list[str]]:
+    """By the library. A token is a character here."""
+    *_, loss = gpt.evaluate_split(run.load_model(), tokens, "compiled")
+    losses = {"this model": loss, "uniform guess": gpt.uniform(tokens, TOKENIZER.vocab_size)}
+    xz = {}
+    if train is not None:
+        losses["bigram"] = gpt.bigram(train, tokens, TOKENIZER.vocab_size)
+        losses["unigram"] = gpt.unigram(train, tokens, TOKENIZER.vocab_size)
+        bits = gpt.xz_bits_per_character(TOKENIZER, tokens, None if tokens is train else train)
+        xz = {"xz -9e": ["-", f"{bits:.4f}", "-"]}
+    return xz | {
+        name: [f"{each.mean:.4f}", f"{each.mean / math.log(2):.4f}", f"{math.exp(each.mean):.2f}"]
+        for name, each in losses.items()
+    }
+
+
+@pytest.mark.parametrize("split, tokens", [("train", DATA.train), ("valid", DATA.valid)])
+def test_eval_shows_the_model_beside_the_baselines_on_a_whole_split(mlx_gpt, run, split, tokens):
+    result = mlx_gpt("eval", f"--split={split}")
+    assert (result.status, result.err) == (0, "")
+    assert "Run       runs/1: play.txt, iteration 8 of 8\n" in result.out
+    assert (
+        f"play.txt, {'training' if split == 'train' else 'validation'} split: {len(tokens) - 1:,} tokens" in result.out
+    )
+    assert rows(result.out) == expected_rows(run, tokens, DATA.train)
+
+
+def test_eval_is_of_the_validation_split_unless_told_and_both_are_one_after_the_other(mlx_gpt, run):
+    valid, both = mlx_gpt("eval").out, mlx_gpt("eval", "--split=both").out
+    assert valid == mlx_gpt("eval", "--split=valid").out
+    assert both.count("training split") == both.count("validation split") == 1
+    assert rows(both) == rows(valid)  # the later of the two
+
+
+def test_what_eval_pipes_has_no_control_codes_and_the_best_method_first(mlx_gpt, run):
+    out = mlx_gpt("eval").out
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
+    bits = [float(row[1]) for row in rows(out).values()]
+    assert len(bits) == 5 and bits == sorted(bits)
+
+
+def test_eval_of_the_best_weights_is_another(mlx_gpt):
+    run = overfitted_run()
+    last, best = mlx_gpt("eval").out, mlx_gpt("eval", "--best").out
+    assert float(rows(best)["this model"][0]) < float(rows(last)["this model"][0])
+    assert f"iteration {run.position(best=True).iteration} of 8" in best and "iteration 8 of 8" in last
+    assert rows(best)["bigram"] == rows(last)["bigram"]
+
+
+def test_the_newest_run_is_evaluated_unless_one_is_named(mlx_gpt):
+    trained_run()
+    trained_run(seed=9)
+    newest, first, second = (mlx_gpt("eval", *named).out for named in ([], ["--run=runs/1"], ["--run=runs/2"]))
+    assert newest == second and rows(second)["this model"] != rows(first)["this model"]
+
+
+def test_another_text_is_evaluated_whole_and_predicted_from_the_runs_own(mlx_gpt, run):
+    other = TEXT[::-1][:301]
+    Path("other.txt").write_text(other)
+    result = mlx_gpt("eval", "--data=other.txt")
+    assert result.status == 0 and "other.txt: 300 tokens in windows of 8" in result.out
+    assert rows(result.out) == expected_rows(run, TOKENIZER.encode(other), DATA.train)
+
+
+def test_another_text_is_evaluated_without_baselines_where_the_runs_own_is_gone(mlx_gpt, run):
+    Path("play.txt").unlink()
+    Path("other.txt").write_text(TEXT[:301])
+    result = mlx_gpt("eval", "--data=other.txt")
+    assert result.status == 0 and "No bigram, unigram and xz here" in result.out and "play.txt cannot be" in result.out
+    assert rows(result.out) == expected_rows(run, TOKENS[:301], None)
+
+
+def test_the_runs_own_text_keeps_its_splits_wherever_it_lies(mlx_gpt, run):
+    before = mlx_gpt("eval").out
+    Path("play.txt").rename("moved.txt")
+    assert mlx_gpt("eval", "--data=moved.txt", "--split=valid").out == before
+    result = mlx_gpt("eval")
+    assert is_a_sentence(result) and "play.txt cannot be read" in result.err and result.out == ""
+
+
+def test_eval_with_a_changed_text_is_refused(mlx_gpt, run):
+    Path("play.txt").write_text(TEXT[::-1])
+    result = mlx_gpt("eval")
+    assert is_a_sentence(result) and "learned from another text than play.txt holds now" in result.err
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--run=nowhere"], "nowhere holds no run"),
+        (["--data=missing.txt"], "missing.txt cannot be read"),
+        (["--data=strange.txt"], "never seen '€'; leave them out"),
+        (["--data=short.txt"], "the text has too few tokens (1)"),
+        (["--data=empty.txt"], "empty.txt is empty"),
+        (["--data=other.txt", "--split=valid"], "other.txt is not the text that the run runs/1 learned from"),
+    ],
+)
+def test_an_eval_that_cannot_be_is_a_sentence(mlx_gpt, run, options, reason):
+    for name, text in {"strange": "to b€", "short": "t", "empty": "", "other": "to be or not"}.items():
+        Path(f"{name}.txt").write_text(text)
+    result = mlx_gpt("eval", *options)
+    assert is_a_sentence(result) and reason in result.err
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_weights_that_are_not_there_are_a_sentence(mlx_gpt, command):
+    finish(tiny_run(), asked(2))  # a checkpoint, but no evaluation
+    result = mlx_gpt(command, "--best")
+    assert is_a_sentence(result) and "has no evaluation yet" in result.err and result.out == ""
+    tiny_run("untrained")
+    result = mlx_gpt(command, "--run=untrained")
+    assert is_a_sentence(result) and "has no checkpoint yet" in result.err and result.out == ""
+
+
+@pytest.mark.parametrize("run_dir", [None, "a folder/run"])
+def test_the_end_of_a_training_tells_of_better_weights_before_it(mlx_gpt, run_dir):
+    options = [*TINY, "--learning-rate=0.5", "--eval-interval=1", "--num-iter=8", "--seed=3"]
+    out = mlx_gpt("train", *options, *([f"--run-dir={run_dir}"] if run_dir else [])).out
+    run = open_run(Path(run_dir or "runs/1"))
+    best = min(run.history(), key=lambda each: each.valid_loss)
+    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; its weights" in out
+    result = mlx_gpt(*command_after("its weights are kept:", out))
+    assert result.status == 0 and f"iteration {best.iteration} of 8" in result.err
+
+
+def test_the_end_of_a_training_says_nothing_of_the_best_weights_if_they_are_the_last(mlx_gpt):
+    out = mlx_gpt("train", *TINY).out
+    losses = [each.valid_loss for each in open_run(Path("runs/1")).history()]
+    assert losses[-1] < losses[0] and "The lowest validation loss" not in out
+
+
 # ---- mistakes
 
 BAD_TEXTS = {
@@ -546,13 +702,13 @@ def test_no_run_yet_is_a_sentence_with_the_way_to_get_one(mlx_gpt):
 
 def test_a_damaged_checkpoint_is_a_sentence(mlx_gpt, run):
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-1])
-    for command in (["generate"], ["train", "--resume=runs/1", "--num-iter=12"]):
+    for command in (["generate"], ["eval"], ["train", "--resume=runs/1", "--num-iter=12"]):
         result = mlx_gpt(*command)
         assert is_a_sentence(result) and "is damaged" in result.err and result.out == ""
 
 
 @pytest.mark.skipif(mx.is_available(mx.gpu), reason="there is a GPU here")
-@pytest.mark.parametrize("command", [["train", *TINY], ["generate"]])
+@pytest.mark.parametrize("command", [["train", *TINY], ["generate"], ["eval"]])
 def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
     result = mlx_gpt(*command, "--device=gpu")
     assert is_a_sentence(result) and "--device gpu finds no GPU" in result.err
@@ -561,7 +717,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
 @pytest.mark.parametrize(
     "arguments",
     [["train", "--colour=red"], ["train", "--num-iter=many"], ["train", "--backend=zygote"], ["train", "--device=abacus"],
-     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["dance"]],
+     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["eval", "--split=test"], ["dance"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):

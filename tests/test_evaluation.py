@@ -1,4 +1,6 @@
-"""The promises of an evaluation: the same windows every time, no dropout, no trace left behind."""
+"""The promises of an evaluation: the same windows every time or every token once, no dropout, no trace left behind."""
+
+import math
 
 import mlx.core as mx
 import numpy as np
@@ -6,7 +8,8 @@ import pytest
 from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, same, tiny_gpt, trained_run
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt.data import evaluation_starts, windows
+from mlx_nanogpt import UserError, cpu, evaluation
+from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
 
@@ -76,3 +79,119 @@ def test_a_failed_evaluation_leaves_the_mode_as_it_was():
 def test_how_often_a_run_is_evaluated_does_not_change_what_it_learns():
     often, once = trained_run(dropout=0.2, eval_interval=1), trained_run(dropout=0.2, eval_interval=8, eval_iters=9)
     assert same(checkpoint_arrays(often), checkpoint_arrays(once))
+
+
+# ---- all of a split
+
+
+def whole(model: gpt.GPT, tokens: np.ndarray, backend: gpt.Backend = "eager") -> gpt.SplitLoss:
+    *_, loss = gpt.evaluate_split(model, tokens, backend)
+    return loss
+
+
+def plain_nats(model: gpt.GPT, tokens: np.ndarray) -> float:
+    """One window after the other, one token's probability at a time, the softmax in NumPy's float64."""
+    block_size, nats = model.config.block_size, 0.0
+    for start in range(0, len(tokens) - 1, block_size):
+        window = tokens[start : start + block_size + 1].astype(np.int32)
+        logits = np.array(model(mx.array(window[None, :-1])))[0].astype(np.float64)  # (T, V)
+        for row, target in zip(logits, window[1:]):
+            nats -= row[target] - row.max() - math.log(np.exp(row - row.max()).sum())
+    return nats
+
+
+@backends
+@pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 17, 100, 1001])
+def test_a_split_is_what_a_plain_loop_over_its_windows_adds_up_to(backend, length):
+    model = lively_model(tiny_gpt())
+    loss = whole(model, TOKENS[:length], backend)
+    assert loss.tokens == length - 1
+    assert loss.nats == pytest.approx(plain_nats(model, TOKENS[:length]), rel=1e-5)
+    assert loss.mean == pytest.approx(loss.nats / (length - 1))
+    assert loss.perplexity == pytest.approx(math.exp(loss.mean))
+
+
+@pytest.mark.parametrize("length", [*range(2, 30), 1000])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_every_token_but_the_first_is_a_target_once_and_follows_its_input(length, batch_size):
+    targets = []
+    for idx, following in consecutive_windows(np.arange(length), batch_size, 8):
+        assert idx.shape == following.shape and idx.shape[0] <= batch_size and idx.shape[1] <= 8
+        assert np.array_equal(idx + 1, following)
+        targets += following.ravel().tolist()
+    assert targets == list(range(1, length))
+
+
+def test_the_loss_of_a_split_does_not_depend_on_streams_and_groups(monkeypatch):
+    model, seen = lively_model(tiny_gpt()), []
+    for count in (1, 2, 3):
+        streams = tuple(mx.new_stream(mx.default_device()) for _ in range(count))
+        for tokens_per_batch in (1, 24, 100, 10**6):
+            monkeypatch.setattr(cpu, "streams", lambda: streams)
+            monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: tokens_per_batch)
+            seen.append(whole(model, TOKENS[:1001]))
+    assert {each.tokens for each in seen} == {1000}
+    assert max(each.nats for each in seen) - min(each.nats for each in seen) < 1e-6 * seen[0].nats
+
+
+def test_a_model_that_knows_nothing_is_at_the_logarithm_of_its_vocabulary():
+    model = lively_model(tiny_gpt())
+    model.lm_head.update({name: mx.zeros_like(array) for name, array in model.lm_head.parameters().items()})
+    loss = whole(model, TOKENS)
+    assert loss.mean == pytest.approx(math.log(model.config.vocab_size), rel=1e-6)
+    assert loss.perplexity == pytest.approx(model.config.vocab_size, rel=1e-5)
+
+
+def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
+    assert [each.tokens for each in records] == [*range(80, 1000, 80), 1000]
+    assert all(a.nats < b.nats for a, b in zip(records, records[1:]))
+
+
+class Watched(np.ndarray):
+    """Remembers the longest part of itself that was asked for."""
+
+    longest = 0
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        part = np.asarray(self)[span]
+        Watched.longest = max(Watched.longest, len(part))
+        return part
+
+
+def test_a_memmap_is_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    TOKENS.tofile(tmp_path / "tokens.bin")
+    mapped, model = np.memmap(tmp_path / "tokens.bin", TOKENS.dtype, "r"), lively_model(tiny_gpt())
+    assert whole(model, mapped) == whole(model, TOKENS) == whole(model, mapped.view(Watched))
+    assert Watched.longest == 81
+
+
+@backends
+def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
+    with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())
+    weights, randomness = arrays(with_dropout.parameters()), mx.random.state[0].tolist()
+    assert whole(with_dropout, TOKENS, backend).nats == pytest.approx(whole(without, TOKENS, backend).nats, rel=1e-6)
+    assert same(weights, arrays(with_dropout.parameters())) and mx.random.state[0].tolist() == randomness
+    assert with_dropout.training
+
+
+def test_an_evaluation_that_is_given_up_leaves_the_mode_as_it_was(monkeypatch):
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    model = lively_model(tiny_gpt())
+    records = gpt.evaluate_split(model, TOKENS, "eager")
+    next(records)
+    assert not model.training
+    records.close()
+    assert model.training
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_split_without_a_token_to_predict_is_refused(length):
+    with pytest.raises(UserError, match=rf"too few tokens \({length}\): .*; give one of at least 2"):
+        whole(lively_model(tiny_gpt()), TOKENS[:length])
+
+
+def test_a_loss_beyond_all_bounds_has_a_perplexity():
+    assert gpt.SplitLoss(2, 4000.0).perplexity == math.inf

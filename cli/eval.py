@@ -1,0 +1,131 @@
+"""`mlx-gpt eval`: the loss of a run's model on all of a split or a text, beside what simple methods reach there."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Run, SplitLoss, UserError
+
+from .screen import (
+    BestOption,
+    DeviceOption,
+    console,
+    describe_device,
+    describe_weights,
+    header,
+    own_dataset,
+    use_device,
+)
+
+SPLITS = {"train": "training split", "valid": "validation split"}
+
+
+def evaluate(
+    ctx: typer.Context,
+    run: Annotated[
+        Path | None, typer.Option(help="The run directory to evaluate.", show_default="the newest in runs/")
+    ] = None,
+    best: BestOption = False,
+    split: Annotated[
+        Literal["train", "valid", "both"], typer.Option(help="Which part of the text that the run learned from.")
+    ] = "valid",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Another text, as in mlx-gpt train, and all of it; or the run's own, if it lies elsewhere now.",
+            show_default="the run's own",
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a trained run exactly, beside a bigram, a unigram, xz and a uniform guess.
+
+    Every token but the first is predicted once, from windows of --block-size tokens that follow each other.
+
+    The bigram and the unigram learn from the run's training split, and xz reads it first.
+    """
+    use_device(device)
+    source = gpt.open_run(run) if run else gpt.newest_run()
+    model = source.load_model(best)
+    corpus = None if data is None else gpt.load_corpus(data)
+    no_baselines = None
+    if corpus is None or corpus.identity.sha256 == source.corpus.sha256:
+        dataset = own_dataset(source, corpus)
+        chosen = list(SPLITS) if split == "both" else [split]
+        parts = {f"{source.corpus.name}, {SPLITS[name]}": getattr(dataset, name) for name in chosen}
+        train = dataset.train
+    else:
+        if ctx.get_parameter_source("split").name == "COMMANDLINE":
+            raise UserError(
+                f"{data} is not the text that the run {source.path} learned from, so it has no splits; leave out --split"
+            )
+        parts = {corpus.identity.name: source.tokenizer.encode(corpus.text)}
+        train, no_baselines = _training_split(source)
+    header(
+        "mlx-gpt eval",
+        {
+            "Device": describe_device(),
+            "Run": f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}",
+        },
+    )
+    for name, tokens in parts.items():
+        rows = _measure(source, model, tokens, train)
+        console.print()
+        console.print(_table(f"{name}: {len(tokens) - 1:,} tokens in windows of {source.gpt.block_size}", rows))
+    if no_baselines is not None:
+        console.print(f"No bigram, unigram and xz here, for they need the text of the run: {no_baselines}.")
+
+
+def _training_split(run: Run) -> tuple[np.ndarray | None, UserError | None]:
+    """The tokens that `run` learned from; or none, and why they cannot be had."""
+    try:
+        return own_dataset(run).train, None
+    except UserError as error:
+        return None, error
+
+
+def _measure(
+    run: Run, model: gpt.GPT, tokens: np.ndarray, train: np.ndarray | None
+) -> dict[str, tuple[SplitLoss | None, float]]:
+    """What each method loses on `tokens`, and its bits per character; xz knows no tokens."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    vocab_size = run.gpt.vocab_size
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Evaluating", total=len(tokens) - 1)
+        for so_far in gpt.evaluate_split(model, tokens, run.train.backend):
+            bar.update(task, completed=so_far.tokens)
+        bar.remove_task(task)
+        bar.add_task("Counting and compressing", total=None)
+        losses = {"this model": so_far}
+        if train is not None:
+            losses["bigram"] = gpt.bigram(train, tokens, vocab_size)
+            losses["unigram"] = gpt.unigram(train, tokens, vocab_size)
+        losses["uniform guess"] = gpt.uniform(tokens, vocab_size)
+        characters = gpt.count_characters(run.tokenizer, tokens[1:])
+        rows = {name: (loss, loss.bits_per_character(characters)) for name, loss in losses.items()}
+        if train is not None:
+            before = None if tokens is train else train
+            rows["xz -9e"] = (None, gpt.xz_bits_per_character(run.tokenizer, tokens, before))
+    return rows
+
+
+def _table(title: str, rows: dict[str, tuple[SplitLoss | None, float]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("Method", no_wrap=True)
+    for name in ("nats per token", "bits per character", "perplexity"):
+        table.add_column(name, justify="right")
+    for name, (loss, bits) in sorted(rows.items(), key=lambda row: row[1][1]):
+        mean, perplexity = ("-", "-") if loss is None else (f"{loss.mean:.4f}", f"{loss.perplexity:,.2f}")
+        table.add_row(name, mean, f"{bits:.4f}", perplexity)
+    return table

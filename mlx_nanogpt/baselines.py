@@ -1,0 +1,108 @@
+"""What simple methods reach on the tokens that a model predicts, so that its loss means something.
+
+`uniform`, `unigram` and `bigram` predict the same tokens as `evaluate_split`, all but the first, in nats; `xz` compresses
+the text itself. All read a split in parts, so it may be an `np.memmap` larger than memory.
+"""
+
+import lzma
+import math
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from .evaluation import SplitLoss
+from .tokenizer import CharTokenizer
+
+CHUNK = 2**20  # tokens read at a time
+
+
+def uniform(tokens: np.ndarray, vocab_size: int) -> SplitLoss:
+    """The loss of holding every token of the vocabulary for equally likely."""
+    predicted = len(tokens) - 1
+    return SplitLoss(predicted, predicted * math.log(vocab_size))
+
+
+def unigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
+    """The loss on `tokens` of the frequencies of `train`, to each of which one is added (Laplace's rule)."""
+    times = _counts(tokens[1:], vocab_size)
+    return SplitLoss(len(tokens) - 1, -float(times @ np.log(_frequencies(train, vocab_size))))
+
+
+def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
+    """The loss on `tokens` of how often one token follows another in `train`, interpolated with the unigram as Witten and
+    Bell did (1991; so written by Chen & Goodman 1998).
+
+    After h the next token is w with probability (c(hw) + d(h) p(w)) / (c(h) + d(h)): c counts in `train`, d(h) is how
+    many different tokens followed h there, p is the unigram's probability. After an h that nothing followed it is p(w).
+    """
+    seen, counts = _pair_counts(train, vocab_size)
+    before = seen // vocab_size
+    followed = np.bincount(before, weights=counts, minlength=vocab_size)  # c(h)
+    different = np.maximum(np.bincount(before, minlength=vocab_size), 1)  # d(h); 1 where c(h) = 0 leaves p(w)
+
+    pairs, times = _pair_counts(tokens, vocab_size)
+    seen, counts = np.append(seen, vocab_size**2), np.append(counts, 0)  # a pair behind all others: searches end there
+    place = np.searchsorted(seen, pairs)
+    h, w = np.divmod(pairs, vocab_size)
+    count = np.where(seen[place] == pairs, counts[place], 0)  # c(hw)
+    probabilities = (count + different[h] * _frequencies(train, vocab_size)[w]) / (followed[h] + different[h])
+    return SplitLoss(len(tokens) - 1, -float(times @ np.log(probabilities)))
+
+
+def xz_bits_per_character(tokenizer: CharTokenizer, tokens: np.ndarray, train: np.ndarray | None = None) -> float:
+    """Bits for each character of the text of `tokens` that `xz -9e` takes: alone, or in addition to what it takes for the
+    text of `train` before it, of which it remembers the last 64 MiB."""
+    before = () if train is None else (train,)
+    size = _xz_size(tokenizer, *before, tokens) - (_xz_size(tokenizer, *before) if before else 0)
+    return 8 * size / count_characters(tokenizer, tokens)
+
+
+def count_characters(tokenizer: CharTokenizer, tokens: np.ndarray) -> int:
+    """How many characters the text of `tokens` has."""
+    return sum(map(len, _text(tokenizer, tokens)))
+
+
+def _frequencies(train: np.ndarray, vocab_size: int) -> np.ndarray:
+    """The probability of every token, (V,)."""
+    return (_counts(train, vocab_size) + 1) / (len(train) + vocab_size)
+
+
+def _counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """How often every token occurs, (V,)."""
+    total = np.zeros(vocab_size, np.int64)
+    for start in range(0, len(tokens), CHUNK):
+        total += np.bincount(tokens[start : start + CHUNK], minlength=vocab_size)
+    return total
+
+
+def _pair_counts(tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of neighbours h, w that occur, as h * V + w in rising order, and how often: both (P,), P at most V * V."""
+    parts = [(np.empty(0, np.int64), np.empty(0))]
+    for start in range(0, len(tokens) - 1, CHUNK):
+        part = tokens[start : start + CHUNK + 1].astype(np.int64)
+        parts.append(np.unique(part[:-1] * vocab_size + part[1:], return_counts=True))
+        if sum(len(pairs) for pairs, _ in parts[1:]) > len(parts[0][0]):  # seldom: all pairs are sorted anew
+            parts = [_merged(parts)]
+    return _merged(parts)
+
+
+def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    pairs, where = np.unique(np.concatenate([pairs for pairs, _ in parts]), return_inverse=True)
+    counts = np.concatenate([counts for _, counts in parts])
+    return pairs, np.bincount(where, weights=counts, minlength=len(pairs))
+
+
+def _xz_size(tokenizer: CharTokenizer, *splits: np.ndarray) -> int:
+    """Bytes of the text of `splits`, one after the other, in xz's format."""
+    compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    text, size = _text(tokenizer, *splits), 0
+    while pieces := list(islice(text, CHUNK)):
+        size += len(compressor.compress("".join(pieces).encode()))
+    return size + len(compressor.flush())
+
+
+def _text(tokenizer: CharTokenizer, *splits: np.ndarray) -> Iterator[str]:
+    """The text of `splits`, one after the other, piece by piece."""
+    starts = ((tokens, start) for tokens in splits for start in range(0, len(tokens), CHUNK))
+    return tokenizer.stream(i for tokens, start in starts for i in tokens[start : start + CHUNK].tolist())
