@@ -11,6 +11,7 @@ from mlx_nanogpt import UserError
 
 from .bench import bench
 from .generate import generate
+from .prepare import prepare
 from .screen import errors
 from .train import train
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     },
 )
 app.command()(train)
+app.command()(prepare)
 app.command()(generate)
 app.command()(bench)
 

@@ -5,6 +5,7 @@ import platform
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ from mlx_nanogpt import (
     TINYSHAKESPEARE,
     Corpus,
     CorpusUnavailable,
+    Dataset,
     Run,
     SeedMetrics,
     UserError,
@@ -34,6 +36,10 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
+TEXTS = (
+    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of *.txt files, or - for standard "
+    "input; give it again to add another."
+)
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 METRICS = {
@@ -74,10 +80,10 @@ def versions() -> str:
     return f"{packages}, Python {platform.python_version()}"
 
 
-def load_corpus(data: str, explicit: bool) -> Corpus:
-    """The corpus called `data`; pastiche, with a notice, if it cannot be had and was not asked for by name."""
+def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
+    """The texts called `data`; pastiche, with a notice, if they cannot be had and were not asked for by name."""
     try:
-        return gpt.load_corpus(data)
+        return gpt.load_corpus(*data)
     except CorpusUnavailable as error:
         if explicit:
             raise
@@ -92,14 +98,21 @@ def header(title: str, lines: dict[str, str]) -> None:
         console.print(Text.assemble((f"  {name:<9} ", "dim"), value))
 
 
-def describe_run(run: Run) -> dict[str, str]:
-    shape, train, corpus = run.gpt, run.train, run.corpus
+def describe_data(data: Dataset) -> str:
+    tokens, vocabulary = len(data.train) + len(data.valid), data.tokenizer.vocab_size
+    if tokens == data.corpus.characters:  # each is a token
+        return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
+    return f"{data.corpus.name}: {tokens:,} tokens, vocabulary {vocabulary:,}"
+
+
+def describe_run(run: Run, data: Dataset) -> dict[str, str]:
+    shape, train = run.gpt, run.train
     tokens = train.batch_size * shape.block_size
     return {
         "Device": describe_device(),
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
-        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
+        "Corpus": describe_data(data),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "

@@ -4,9 +4,9 @@ import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, TrainConfig, UserError
 
 from .screen import (
     INTERRUPTED,
+    TEXTS,
     DeviceOption,
     comparability,
     console,
@@ -44,9 +45,9 @@ def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str,
-        _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file."),
-    ] = gpt.TINYSHAKESPEARE,
+        list[str],
+        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT."),
+    ] = [gpt.TINYSHAKESPEARE],
     train_fraction: Annotated[
         float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
@@ -119,14 +120,24 @@ def train(
         run, dataset = _resumed(gpt.open_run(resume), given)
     else:
         train_config = TrainConfig(**_fields(TrainConfig, ctx.params))
-        dataset = gpt.tokenize(load_corpus(data, explicit="data" in given), train_fraction=train_fraction)
+        source = _read(data, explicit="data" in given)
+        if isinstance(source, Dataset):
+            if "train_fraction" in given:
+                raise UserError(
+                    f"{source.corpus.name} is split already; leave out --train-fraction, or prepare the text again with another"
+                )
+            dataset = source
+        else:
+            dataset = gpt.tokenize(source, train_fraction=train_fraction)
+        train_config = replace(train_config, train_fraction=dataset.train_fraction)
         gpt_config = GPTConfig(**_fields(GPTConfig, ctx.params | {"vocab_size": dataset.tokenizer.vocab_size}))
         gpt.check_fits(gpt_config, train_config, dataset)
         run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
-    header("mlx-gpt train", describe_run(run))
+    header("mlx-gpt train", describe_run(run, dataset))
     done = _follow(run, dataset)
     if done.end == "interrupted":
-        console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with:")
+        piped = ", the same text piped into it" if gpt.STANDARD_INPUT in run.corpus.sources else ""
+        console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with{piped}:")
         console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     if done.end == "impatient":
@@ -140,6 +151,13 @@ def _fields(config: type, values: dict) -> dict:
     return {field.name: values[field.name] for field in fields(config)}
 
 
+def _read(data: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
+    """The text of all `data`, or the tokens of the only one."""
+    if len(data) == 1 and gpt.holds_tokens(data[0]):
+        return gpt.open_prepared(Path(data[0]))
+    return load_corpus(data, explicit)
+
+
 def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
     own = asdict(run.gpt) | asdict(run.train)
     for name in given.keys() - MAY_CHANGE_ON_RESUME:
@@ -150,11 +168,15 @@ def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
                 f"the run {run.path} has {name} {own[name]} and cannot go on with {given[name]}; leave the option out, or "
                 f"start a new run without --resume"
             )
-    corpus = gpt.load_corpus(given.get("data", run.corpus.sources[0]))
-    if corpus.identity.sha256 != run.corpus.sha256:
+    source = _read(given.get("data", run.corpus.sources))
+    identity = source.corpus if isinstance(source, Dataset) else source.identity
+    of_other_tokens = isinstance(source, Dataset) and source.tokenizer.to_json() != run.tokenizer.to_json()
+    if identity.sha256 != run.corpus.sha256 or of_other_tokens:
+        piped = gpt.STANDARD_INPUT in identity.sources
+        remedy = "pipe the same text into it" if piped else "give the file that it learned from with --data"
         raise UserError(
-            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it learned "
-            f"from with --data, or start a new run without --resume"
+            f"the run {run.path} learned from another text than {identity.name} holds now; {remedy}, or start a new run "
+            f"without --resume"
         )
     done = run.position().iteration
     num_iter = given.get("num_iter", run.train.num_iter)
@@ -162,7 +184,9 @@ def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
     if finished or num_iter < done:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {done}")
     run = run.extended(num_iter=num_iter, patience=given.get("patience", run.train.patience))
-    return run, gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
+    if isinstance(source, Dataset):
+        return run, source
+    return run, gpt.tokenize(source, run.tokenizer, run.train.train_fraction)
 
 
 def _follow(run: Run, dataset: Dataset) -> gpt.Done:

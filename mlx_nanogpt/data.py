@@ -20,13 +20,15 @@ EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 class Dataset:
     """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
 
-    `floor`, where known, is the loss in nats per character of the validation split that no model can beat.
+    `train_fraction` is the share that trains. `floor`, where known, is the loss in nats per character of the validation
+    split that no model can beat.
     """
 
     corpus: CorpusIdentity
     tokenizer: CharTokenizer
     train: np.ndarray
     valid: np.ndarray
+    train_fraction: float
     floor: float | None = None
 
 
@@ -41,7 +43,7 @@ def tokenize(
     boundary = int(train_fraction * len(corpus.text))
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
     floor = corpus.floor and corpus.floor(boundary, len(corpus.text))
-    return Dataset(corpus.identity, tokenizer, train, valid, floor)
+    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
 
 
 def check_splits(data: Dataset, block_size: int) -> None:
