@@ -322,12 +322,12 @@ class _PlainUnpickler(pickle._Unpickler):
 def _read(file: Path) -> bytes:
     try:
         with file.open("rb") as opened:
-            content = opened.read(LARGEST_META + 1)
+            size = os.fstat(opened.fileno()).st_size
+            if size > LARGEST_META:
+                raise _damaged(file, f"it has {size:,} bytes, and none has more than {LARGEST_META:,}")
+            return opened.read(size)
     except OSError as error:
         raise _unreadable(file, error) from error
-    if len(content) > LARGEST_META:
-        raise _damaged(file, f"it has more than {LARGEST_META:,} bytes")
-    return content
 
 
 def _unreadable(file: Path, error: OSError) -> UserError:
