@@ -1,6 +1,7 @@
 """`mlx-gpt prepare`: a text of any size in, a folder of tokens out."""
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -33,9 +34,11 @@ def prepare(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    preparing = closing(gpt.prepare(data, out, train_fraction, tokenizers[tokenizer]))  # Ctrl-C leaves nothing behind
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with preparing as events, progress as bar:
         task = bar.add_task("Counting", total=None)
-        for event in gpt.prepare(data, out, train_fraction, tokenizers[tokenizer]):
+        for event in events:
             match event:
                 case Preparing():
                     stage = "Counting" if event.total is None else "Encoding"

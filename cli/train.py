@@ -154,7 +154,8 @@ def _fields(config: type, values: dict) -> dict:
 def _read(data: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
     """The text of all `data`, or the tokens of the only one."""
     if len(data) == 1 and gpt.holds_tokens(data[0]):
-        return gpt.open_prepared(Path(data[0]))
+        with console.status(f"Checking {data[0]}"):  # a second or two per GB
+            return gpt.open_prepared(Path(data[0]))
     return load_corpus(data, explicit)
 
 

@@ -91,7 +91,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
 
 def holds_tokens(source: str) -> bool:
     """Whether `source` is a folder of tokens, which `open_prepared` reads, rather than a text."""
-    return any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
+    return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
 
 
 def _name(source: str) -> str:
@@ -107,7 +107,7 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
     elif source == STANDARD_INPUT:
         yield from _decoded(standard_input or _own_standard_input(), _name(source))
     else:
-        for path in _files(Path(source)):
+        for path in _files(source):
             try:
                 file = path.open("rb")
             except OSError as error:
@@ -116,11 +116,11 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
                 yield from _decoded(file, str(path))
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: str) -> list[Path]:
     """The text files that the path of a file or of a folder stands for."""
     if not os.path.isdir(path):
-        return [path]
-    if holds_tokens(str(path)):
+        return [Path(path)]
+    if holds_tokens(path):
         raise UserError(
             f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text; give it alone to mlx-gpt train --data, or name "
             f"text files"

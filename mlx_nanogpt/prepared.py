@@ -108,9 +108,7 @@ def prepare(
             for (_, part), aside in zip(parts, (train_aside, valid_aside)):
                 count, digest = 0, hashlib.sha256()
                 with aside.open("wb") as file:
-                    pieces = (piece for _, piece in part)
-                    # a character is a token wherever the text is cut; other tokens must not be cut
-                    for piece in pieces if isinstance(tokenizer, CharTokenizer) else _whole_words(pieces):
+                    for piece in _without_cut_tokens((piece for _, piece in part), tokenizer):
                         ids = tokenizer.encode(piece).astype(ID)
                         file.write(ids.data)
                         digest.update(ids.data)
@@ -158,12 +156,15 @@ def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
         boundary = max(boundary - len(piece), 0)
 
 
-def _whole_words(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text, cut only before a space or a line end that follows something else.
+def _without_cut_tokens(pieces: Iterable[str], tokenizer: CharTokenizer) -> Iterator[str]:
+    """The same text in pieces that no token of `tokenizer` reaches across.
 
-    GPT-2's tokens have whitespace at their beginning only, so no cut is inside one. Text without such a place is kept
-    until there is one.
+    Characters may be cut anywhere. GPT-2's tokens have whitespace at their beginning only, so the cuts are before a space
+    or a line end that follows something else; text without such a place is kept until there is one.
     """
+    if isinstance(tokenizer, CharTokenizer):
+        yield from pieces
+        return
     kept, before = [], ""
     for piece in pieces:
         # from the end, for the last such place; the character before the piece counts, too

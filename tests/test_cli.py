@@ -412,7 +412,7 @@ def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
         for panel in ("Text", "Model", "Training", "Optimizer", "Evaluation", "Machine", "Run")
     )
     assert re.search(r"--num-iter .*Steps, .*\[default: 5000\]", result.out)
-    assert re.search(r"--data .*\[default: tinyshakespeare\]", result.out)
+    assert re.search(r"(?s)--data .*\[default: tinyshakespeare\]", result.out)  # on the lines below
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only MLX's CPU backend needs a compiler")

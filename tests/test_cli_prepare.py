@@ -3,12 +3,13 @@
 import io
 import pickle
 import re
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TEXT, TINY, checkpoint_arrays, same
+from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same
 from test_cli import command_after, is_a_sentence, recorded
 
 import mlx_nanogpt as gpt
@@ -183,6 +184,18 @@ def test_a_wish_that_cannot_be_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, 
     result = mlx_gpt(*command)
     assert is_a_sentence(result) and reason in result.err and result.out == ""
     assert not Path("runs").exists() and not Path("more").exists()
+
+
+def test_ctrl_c_while_preparing_is_130_and_leaves_nothing_behind():
+    Path("long.txt").write_text("to be or not to be\n" * 10_000)
+    Path("long").mkdir()
+    with in_a_process("-m", "mlx_nanogpt_cli", "prepare", *["--data=long.txt"] * 2000, "--out=long/tokens") as process:
+        while not Path("long/tokens").exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not list(Path("long").iterdir())
 
 
 def test_damaged_tokens_are_a_sentence(mlx_gpt, tokens):

@@ -222,6 +222,11 @@ def test_a_folder_without_text_says_so(folder):
         load_corpus("empty")
 
 
+def test_no_name_is_not_the_folder_here():
+    with pytest.raises(UserError, match="cannot be read"):
+        load_corpus("")
+
+
 def test_every_file_of_a_folder_says_why_it_is_no_text_and_where(folder):
     (folder / "a" / "y.txt").write_bytes("one\ncafé\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"texts/a/y.txt is not UTF-8: byte 0xe9 at 7 \(line 2\)"):
