@@ -13,6 +13,7 @@ from .bench import bench
 from .config import config
 from .eval import evaluate
 from .generate import generate
+from .prepare import prepare
 from .presets import presets
 from .screen import errors
 from .train import train
@@ -29,6 +30,7 @@ app = typer.Typer(
     },
 )
 app.command()(train)
+app.command()(prepare)
 app.command()(generate)
 app.command("eval")(evaluate)
 app.command()(bench)

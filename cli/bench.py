@@ -33,7 +33,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")
     ] = False,
-    data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.")] = gpt.TINYSHAKESPEARE,
+    data: Annotated[
+        str, typer.Option(help="The text to train on: one of those that mlx-gpt train takes.")
+    ] = gpt.TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written")
@@ -49,7 +51,7 @@ def bench(
         raise UserError(
             f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json"
         )
-    corpus = load_corpus(data, explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
+    corpus = load_corpus([data], explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))
     _show(result)

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Run, SplitLoss, UserError
+from mlx_nanogpt import Dataset, Run, SplitLoss, UserError
 
 from .screen import (
     BestOption,
@@ -18,7 +18,9 @@ from .screen import (
     describe_device,
     describe_weights,
     header,
+    is_own,
     own_dataset,
+    read_data,
     use_device,
 )
 
@@ -35,7 +37,7 @@ def evaluate(
         Literal["train", "valid", "both"], typer.Option(help="Which part of the text that the run learned from.")
     ] = "valid",
     data: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             help="Another text, as in mlx-gpt train, and all of it; or the run's own, if it lies elsewhere now.",
             show_default="the run's own",
@@ -52,19 +54,24 @@ def evaluate(
     use_device(device)
     source = gpt.open_run(run) if run else gpt.newest_run()
     model = source.load_model(best)
-    corpus = None if data is None else gpt.load_corpus(data)
+    other = read_data(data) if data else None
     no_baselines = None
-    if corpus is None or corpus.identity.sha256 == source.corpus.sha256:
-        dataset = own_dataset(source, corpus)
+    if other is None or is_own(source, other):
+        dataset = own_dataset(source, other)
         chosen = list(SPLITS) if split == "both" else [split]
         parts = {f"{source.corpus.name}, {SPLITS[name]}": getattr(dataset, name) for name in chosen}
         train = dataset.train
     else:
+        if isinstance(other, Dataset):
+            raise UserError(
+                f"{other.corpus.name} holds tokens that the run {source.path} did not learn from; give a text with --data"
+            )
         if ctx.get_parameter_source("split").name == "COMMANDLINE":
             raise UserError(
-                f"{data} is not the text that the run {source.path} learned from, so it has no splits; leave out --split"
+                f"{other.identity.name} is not the text that the run {source.path} learned from, so it has no splits; "
+                f"leave out --split"
             )
-        parts = {corpus.identity.name: source.tokenizer.encode(corpus.text)}
+        parts = {other.identity.name: source.tokenizer.encode(other.text)}
         train, no_baselines = _training_split(source)
     header(
         "mlx-gpt eval",

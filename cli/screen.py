@@ -5,9 +5,10 @@ import platform
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Literal
 
 import mlx.core as mx
@@ -42,6 +43,10 @@ DeviceOption = Annotated[
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
+TEXTS = (
+    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of *.txt files, or - for standard "
+    "input; give it again to add another."
+)
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 # The settings for which the header of a run has words of its own.
@@ -86,10 +91,10 @@ def versions() -> str:
     return f"{packages}, Python {platform.python_version()}"
 
 
-def load_corpus(data: str, explicit: bool) -> Corpus:
-    """The corpus called `data`; pastiche, with a notice, if it cannot be had and was not asked for by name."""
+def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
+    """The texts called `data`; pastiche, with a notice, if they cannot be had and were not asked for by name."""
     try:
-        return gpt.load_corpus(data)
+        return gpt.load_corpus(*data)
     except CorpusUnavailable as error:
         if explicit:
             raise
@@ -98,15 +103,33 @@ def load_corpus(data: str, explicit: bool) -> Corpus:
         return gpt.load_corpus(PASTICHE)
 
 
-def own_dataset(run: Run, corpus: Corpus | None = None) -> Dataset:
-    """The text that `run` learned from, in the tokens and splits that it had: `corpus`, or else from where it was then."""
-    corpus = corpus or gpt.load_corpus(run.corpus.sources[0])
-    if corpus.identity.sha256 != run.corpus.sha256:
+def read_data(sources: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
+    """The text of all `sources`, or the tokens of the only one."""
+    if len(sources) == 1 and gpt.holds_tokens(sources[0]):
+        with console.status(f"Checking {sources[0]}"):  # a second or two per GB
+            return gpt.open_prepared(Path(sources[0]))
+    return load_corpus(sources, explicit)
+
+
+def is_own(run: Run, data: Corpus | Dataset) -> bool:
+    """Whether `data` is what `run` learned from."""
+    if isinstance(data, Dataset):
+        same_tokens = data.tokenizer.to_json() == run.tokenizer.to_json()
+        return same_tokens and data.corpus.sha256 == run.corpus.sha256
+    return data.identity.sha256 == run.corpus.sha256
+
+
+def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
+    """What `run` learned from, in the tokens and splits that it had: `data`, or else from where it was then."""
+    data = data or read_data(run.corpus.sources)
+    if not is_own(run, data):
+        identity = data.corpus if isinstance(data, Dataset) else data.identity
+        piped = gpt.STANDARD_INPUT in identity.sources
+        remedy = "pipe the same text into it" if piped else "give the text that it learned from with --data"
         raise UserError(
-            f"the run {run.path} learned from another text than {corpus.identity.name} holds now; give the file that it "
-            f"learned from with --data, or train a new run"
+            f"the run {run.path} learned from another text than {identity.name} holds now; {remedy}, or train a new run"
         )
-    return gpt.tokenize(corpus, run.tokenizer, run.train.train_fraction)
+    return data if isinstance(data, Dataset) else gpt.tokenize(data, run.tokenizer, run.train.train_fraction)
 
 
 def header(title: str, lines: dict[str, str]) -> None:
@@ -119,15 +142,22 @@ def tokens_per_step(shape: GPTConfig, train: TrainConfig) -> int:
     return train.gradient_accumulation_steps * train.batch_size * shape.block_size
 
 
-def describe_run(run: Run) -> dict[str, str]:
-    shape, train, corpus = run.gpt, run.train, run.corpus
+def describe_data(data: Dataset) -> str:
+    tokens, vocabulary = len(data.train) + len(data.valid), data.tokenizer.vocab_size
+    if tokens == data.corpus.characters:  # each is a token
+        return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
+    return f"{data.corpus.name}: {tokens:,} tokens, vocabulary {vocabulary:,}"
+
+
+def describe_run(run: Run, data: Dataset) -> dict[str, str]:
+    shape, train = run.gpt, run.train
     accumulated = f"{train.gradient_accumulation_steps} x " if train.gradient_accumulation_steps > 1 else ""
     step = f"{accumulated}{train.batch_size} x {shape.block_size} = {tokens_per_step(shape, train):,} tokens"
     lines = {
         "Device": describe_device(),
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
-        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
+        "Corpus": describe_data(data),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {step}, "

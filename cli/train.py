@@ -19,14 +19,15 @@ from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
 
 from .screen import (
     INTERRUPTED,
+    TEXTS,
     DeviceOption,
     comparability,
     console,
     describe_run,
     header,
-    load_corpus,
     name_run,
     own_dataset,
+    read_data,
     seed_table,
     tokens_per_step,
     use_device,
@@ -46,9 +47,9 @@ def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str,
-        _option("Text", "tinyshakespeare (downloaded once), pastiche (built in), or the path of a UTF-8 text file."),
-    ] = gpt.TINYSHAKESPEARE,
+        list[str],
+        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT."),
+    ] = [gpt.TINYSHAKESPEARE],
     train_fraction: Annotated[
         float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
@@ -152,16 +153,25 @@ def train(
         chosen = _chosen(given)
         values = ctx.params | chosen
         gpt_config, train_config = gpt.configurations(values)
-        corpus = load_corpus(values["data"], explicit="data" in chosen)
-        dataset = gpt.tokenize(corpus, train_fraction=train_config.train_fraction)
+        source = read_data(values["data"], explicit="data" in chosen)
+        if not isinstance(source, Dataset):
+            dataset = gpt.tokenize(source, train_fraction=train_config.train_fraction)
+        elif "train_fraction" in given:  # one that a preset or a file has gives way
+            raise UserError(
+                f"{source.corpus.name} is split already; leave out --train-fraction, or prepare the text again with another"
+            )
+        else:
+            dataset = source
+        train_config = replace(train_config, train_fraction=dataset.train_fraction)
         gpt_config = replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
         gpt.check_fits(gpt_config, train_config, dataset)
         run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
-    header(f"mlx-gpt train{origin}", describe_run(run))
+    header(f"mlx-gpt train{origin}", describe_run(run, dataset))
     done = _follow(run, dataset)
     if done.end == "interrupted":
-        console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with:")
+        piped = ", the same text piped into it" if gpt.STANDARD_INPUT in run.corpus.sources else ""
+        console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with{piped}:")
         console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     if done.end == "impatient":
@@ -180,9 +190,6 @@ def _chosen(given: dict) -> dict:
         start = gpt.preset_settings(given["preset"])
     if "config" in given:
         start = gpt.read_settings(given["config"])
-        if len(texts := start.get("data", [])) > 1:
-            raise UserError(f"{given['config']} names {len(texts)} texts; give one, for a run learns from one")
-        start |= {"data": text for text in texts}
     return start | given
 
 
@@ -196,7 +203,7 @@ def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
                 f"the run {run.path} has {name} {own[name]} and cannot go on with {given[name]}; leave the option out, or "
                 f"start a new run without --resume"
             )
-    dataset = own_dataset(run, gpt.load_corpus(given["data"]) if "data" in given else None)
+    dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
     done = run.position().iteration
     num_iter = given.get("num_iter", run.train.num_iter)
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())

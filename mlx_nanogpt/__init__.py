@@ -31,12 +31,22 @@ from .benchmark import (  # noqa: E402
 from .checkpoint import RUNS, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
 from .config import PRESETS, Activation, Backend, Bias, Dtype, GPTConfig, Preset, TrainConfig  # noqa: E402
 from .config import configurations  # noqa: E402
-from .corpus import PASTICHE, TINYSHAKESPEARE, Corpus, CorpusIdentity, CorpusUnavailable, load_corpus  # noqa: E402
+from .corpus import (  # noqa: E402
+    PASTICHE,
+    STANDARD_INPUT,
+    TINYSHAKESPEARE,
+    Corpus,
+    CorpusIdentity,
+    CorpusUnavailable,
+    holds_tokens,
+    load_corpus,
+)
 from .data import Dataset, tokenize  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import SplitLoss, evaluate_split, make_evaluate  # noqa: E402
 from .generation import generate, make_sampler  # noqa: E402
 from .model import GPT, loss_fn  # noqa: E402
+from .prepared import Prepared, Preparing, open_prepared, prepare  # noqa: E402
 from .settings import preset_settings, read_settings, write_settings  # noqa: E402
 from .tokenizer import CharTokenizer, tokenizer_from_json  # noqa: E402
 from .training import (  # noqa: E402

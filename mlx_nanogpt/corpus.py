@@ -1,13 +1,20 @@
-"""Where text comes from: tiny Shakespeare (downloaded once), the built-in pastiche, or a file of the user's."""
+"""Where text comes from: tiny Shakespeare (downloaded once), the built-in pastiche, or the user's files, folders and pipes.
 
+`read_pieces` reads any of it piece by piece; `load_corpus` joins the pieces, and `prepared.py` never holds them together.
+"""
+
+import codecs
 import hashlib
 import http.client
+import os
 import ssl
+import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 from . import pastiche
 from .errors import UserError
@@ -18,6 +25,10 @@ TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/maste
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 PASTICHE = "pastiche"
 DOWNLOAD_TIMEOUT = 10.0  # seconds of silence
+STANDARD_INPUT = "-"
+PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
+TOKEN_FILES = ("train.bin", "val.bin")  # of a folder of tokens, under nanoGPT's names
+PIECE = 2**20  # bytes of text read at a time
 
 
 class CorpusUnavailable(UserError):
@@ -34,7 +45,7 @@ class CorpusIdentity:
 
     @property
     def name(self) -> str:
-        return " + ".join(self.sources)
+        return " + ".join(_name(source) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -51,17 +62,126 @@ class Corpus:
         return CorpusIdentity(self.sources, hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
 
 
-def load_corpus(source: str) -> Corpus:
-    """The corpus called `source`: "tinyshakespeare", "pastiche", or else the path of a UTF-8 text file.
+def load_corpus(*sources: str) -> Corpus:
+    """The texts of `sources`, one after the other, exactly as they are.
 
-    Raises `CorpusUnavailable` where a download is needed and fails, `UserError` for any other text that cannot be used.
+    A source is "tinyshakespeare", "pastiche", "-" for standard input, the path of a UTF-8 text file, or a folder: all
+    `*.txt` files below it in the order of their names, but the hidden ones. Raises `CorpusUnavailable` where a download is
+    needed and fails, `UserError` for any other text that cannot be used.
     """
+    floor = pastiche.write().floor if sources == (PASTICHE,) else None
+    return Corpus(sources, "".join(read_pieces(sources)), floor)
+
+
+def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) -> Iterator[str]:
+    """What `load_corpus` joins, in pieces of at most `PIECE` bytes (the built-in texts: in one), so that the whole need not
+    fit in memory. `standard_input` is read in the place of the process's own. Raises what `load_corpus` raises.
+    """
+    if sources.count(STANDARD_INPUT) > 1:
+        raise UserError(f"standard input can be read only once; give --data {STANDARD_INPUT} once")
+    for source in sources:
+        empty = True
+        for piece in _pieces(source, standard_input):
+            empty = False
+            yield piece
+        if empty:
+            remedy = PIPE if source == STANDARD_INPUT else "--data needs a text to learn from"
+            raise UserError(f"{_name(source)} is empty; {remedy}")
+
+
+def holds_tokens(source: str) -> bool:
+    """Whether `source` is a folder of tokens, which `open_prepared` reads, rather than a text."""
+    return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
+
+
+def _name(source: str) -> str:
+    return "standard input" if source == STANDARD_INPUT else source
+
+
+def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
+    """The text of one source; no piece is empty."""
     if source == TINYSHAKESPEARE:
-        return Corpus((source,), _tinyshakespeare().decode())
-    if source == PASTICHE:
-        play = pastiche.write()
-        return Corpus((source,), play.text, play.floor)
-    return Corpus((source,), _read_text(Path(source)))
+        yield _tinyshakespeare().decode()
+    elif source == PASTICHE:
+        yield pastiche.write().text
+    elif source == STANDARD_INPUT:
+        yield from _decoded(standard_input or _own_standard_input(), _name(source))
+    else:
+        for path in _files(source):
+            try:
+                file = path.open("rb")
+            except OSError as error:
+                raise _unreadable(path, error) from error
+            with file:
+                yield from _decoded(file, str(path))
+
+
+def _files(path: str) -> list[Path]:
+    """The text files that the path of a file or of a folder stands for."""
+    if not os.path.isdir(path):
+        return [Path(path)]
+    if holds_tokens(path):
+        raise UserError(
+            f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text; give it alone to mlx-gpt train --data, or name "
+            f"text files"
+        )
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename), error)
+
+    found = []
+    for folder, below, names in os.walk(path, onerror=refuse):
+        # what is hidden are an editor's copies and, on a Mac's external disks, binary "._" companions
+        below[:] = [each for each in below if not each.startswith(".")]
+        found += [Path(folder, each) for each in names if each.endswith(".txt") and not each.startswith(".")]
+    if not found:
+        raise UserError(f"{path} holds no *.txt file; name the text file itself with --data")
+    return sorted(found)
+
+
+def _own_standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError(f"standard input is not a file and not a pipe; {PIPE}")
+    return sys.stdin.buffer
+
+
+def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
+    """The text of a UTF-8 file that is called `name` where it has to be refused."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = lines = 0  # bytes and line ends before `chunk`
+    beginning = True
+    while True:
+        try:
+            chunk = file.read(PIECE)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        if b"\0" in chunk:
+            raise UserError(
+                f"{name} is not text: there is a zero byte at {position + chunk.index(0):,}; save it as UTF-8"
+            )
+        waiting = len(decoder.getstate()[0])  # bytes of a character that the chunk before ended in
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raw, at = error.object, error.start
+            line = lines + raw.count(b"\n", 0, at) + 1
+            raise UserError(
+                f"{name} is not UTF-8: byte {raw[at]:#04x} at {position - waiting + at:,} (line {line:,}); save it as UTF-8"
+            ) from error
+        position, lines = position + len(chunk), lines + chunk.count(b"\n")
+        if beginning and text:
+            beginning, text = False, text.removeprefix("\ufeff")
+        if text:
+            yield text
+        if not chunk:
+            return
+
+
+def _unreadable(path: Path | str, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE} or a UTF-8 text file, a folder of "
+        f"*.txt files, or {STANDARD_INPUT} for standard input"
+    )
 
 
 def _tinyshakespeare() -> bytes:
@@ -101,24 +221,3 @@ def _tinyshakespeare() -> bytes:
 
 def _is_tinyshakespeare(text: bytes) -> bool:
     return hashlib.sha256(text).hexdigest() == TINYSHAKESPEARE_SHA256
-
-
-def _read_text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE} or a UTF-8 text file"
-        ) from error
-    if b"\0" in raw:
-        raise UserError(f"{path} is not text: there is a zero byte at {raw.index(0):,}; save it as UTF-8")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path} is not UTF-8: byte {raw[error.start]:#04x} at {error.start:,} (line {line:,}); save it as UTF-8"
-        ) from error
-    if not text:
-        raise UserError(f"{path} is empty; --data needs a text to learn from")
-    return text

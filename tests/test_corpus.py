@@ -1,6 +1,8 @@
 """The promises of the corpus: downloaded once and never half, and a file that cannot be used says why."""
 
 import hashlib
+import io
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -156,7 +158,7 @@ def make_bad_file(content: bytes | None) -> str:
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (None, "cannot be read .*directory"),
+        (None, r"holds no \*\.txt file"),
         (b"", "is empty"),
         (b"MZ\0\1", "not text: there is a zero byte at 2"),
         ("one\ntwo\ncafé\n".encode("latin-1"), r"not UTF-8: byte 0xe9 at 11 \(line 3\)"),
@@ -171,3 +173,132 @@ def test_a_file_that_is_no_text_says_why_and_where(content, reason):
 def test_a_missing_file_names_what_data_takes():
     with pytest.raises(UserError, match="nowhere.txt cannot be read .*--data takes tinyshakespeare, pastiche or"):
         load_corpus("nowhere.txt")
+
+
+# ---- several texts, folders, standard input
+
+
+def pipe(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.fixture
+def folder():
+    """b.txt, a/z.txt and a-b.txt, which only an order by folders puts in this order: a/z.txt, a-b.txt, b.txt."""
+    Path("texts/a").mkdir(parents=True)
+    for name, content in {"b.txt": b"bee\r\n", "a/z.txt": b"zed", "a-b.txt": "\ufeffdash 🦓".encode()}.items():
+        (Path("texts") / name).write_bytes(content)
+    return Path("texts")
+
+
+def test_texts_are_joined_exactly_as_they_are():
+    Path("one.txt").write_bytes(b"no line end\r\n ")
+    Path("two.txt").write_bytes("\ufeff\n\n🦓".encode())
+    both = load_corpus("two.txt", "one.txt", "two.txt")
+    assert both.text == "\n\n🦓no line end\r\n \n\n🦓" and both.sources == ("two.txt", "one.txt", "two.txt")
+    assert both.identity.name == "two.txt + one.txt + two.txt"
+
+
+def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
+    (folder / "notes.md").write_bytes(b"\xff\0")
+    (folder / "empty.txt").write_bytes(b"")
+    texts = load_corpus("texts")
+    assert texts.text == "zeddash 🦓bee\r\n" and texts.sources == ("texts",)
+
+
+def test_hidden_files_of_a_folder_are_not_its_texts(folder):
+    (folder / "._b.txt").write_bytes(b"\0\5\x16\7")  # as a Mac leaves it on other systems' disks
+    (folder / ".checkpoints").mkdir()
+    (folder / ".checkpoints" / "b.txt").write_text("a copy")
+    assert load_corpus("texts").text == "zeddash 🦓bee\r\n"
+
+
+def test_a_folder_without_text_says_so(folder):
+    (Path("empty") / "below").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"empty holds no \*\.txt file"):
+        load_corpus("texts", "empty")
+    (Path("empty") / "nothing.txt").write_bytes(b"")
+    with pytest.raises(UserError, match="empty is empty"):
+        load_corpus("empty")
+
+
+def test_no_name_is_not_the_folder_here():
+    with pytest.raises(UserError, match="cannot be read"):
+        load_corpus("")
+
+
+def test_every_file_of_a_folder_says_why_it_is_no_text_and_where(folder):
+    (folder / "a" / "y.txt").write_bytes("one\ncafé\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"texts/a/y.txt is not UTF-8: byte 0xe9 at 7 \(line 2\)"):
+        load_corpus("texts")
+
+
+def test_a_link_to_nowhere_in_a_folder_is_not_passed_over(folder):
+    (folder / "c.txt").symlink_to("nowhere")
+    with pytest.raises(UserError, match="texts/c.txt cannot be read"):
+        load_corpus("texts")
+
+
+def test_a_folder_of_tokens_is_no_text(folder):
+    (folder / "train.bin").write_bytes(b"\0\0")
+    with pytest.raises(UserError, match="texts holds tokens .*train --data, or name text files"):
+        load_corpus("play.txt", "texts")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 1000])
+def test_characters_and_places_survive_pieces_of_any_size(monkeypatch, size):
+    monkeypatch.setattr(corpus, "PIECE", size)
+    text = "\ufeffé\r\n\ufeff🦓 naïve\n日本\n"
+    Path("note.txt").write_bytes(text.encode())
+    assert load_corpus("note.txt").text == text[1:]
+    for damage in (b"\xff", b"\xc3", "🦓".encode()[:3]):
+        raw = text.encode() + damage + b" more\n"
+        Path("note.txt").write_bytes(raw)
+        with pytest.raises(UserError, match=rf"byte {damage[0]:#04x} at {len(text.encode())} \(line 4\)"):
+            load_corpus("note.txt")
+    Path("note.txt").write_bytes(text.encode() + "🦓".encode()[:3])  # it ends within a character
+    with pytest.raises(UserError, match=rf"byte 0xf0 at {len(text.encode())} \(line 4\)"):
+        load_corpus("note.txt")
+    Path("note.txt").write_bytes(text.encode() + b"\0")
+    with pytest.raises(UserError, match=f"zero byte at {len(text.encode())}"):
+        load_corpus("note.txt")
+
+
+def test_standard_input_is_a_source_among_others(monkeypatch):
+    Path("one.txt").write_text("one")
+    pipe(monkeypatch, "\ufeffnaïve 🦓\r\n".encode())
+    both = load_corpus("-", "one.txt")
+    assert both.text == "naïve 🦓\r\none" and both.sources == ("-", "one.txt")
+    assert both.identity.name == "standard input + one.txt"
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "is empty; pipe a text into it .* the same text again"),
+        (b"MZ\0", "is not text: there is a zero byte at 2"),
+        (b"a\nb\xff", r"is not UTF-8: byte 0xff at 3 \(line 2\)"),
+    ],
+)
+def test_standard_input_that_is_no_text_says_why_and_where(monkeypatch, content, reason):
+    pipe(monkeypatch, content)
+    with pytest.raises(UserError, match=f"standard input {reason}"):
+        load_corpus("-")
+
+
+def test_standard_input_is_not_waited_for_at_a_keyboard(monkeypatch):
+    pipe(monkeypatch, b"typed")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    with pytest.raises(UserError, match="standard input is not a file and not a pipe; pipe a text into it"):
+        load_corpus("-")
+
+
+def test_standard_input_is_read_once(monkeypatch):
+    pipe(monkeypatch, b"once")
+    with pytest.raises(UserError, match="only once"):
+        load_corpus("-", "play.txt", "-")
+
+
+def test_only_the_built_in_corpus_alone_has_a_floor():
+    assert load_corpus("pastiche").floor and load_corpus("pastiche", "play.txt").floor is None
+    assert load_corpus("pastiche", "pastiche").floor is None

@@ -1,0 +1,52 @@
+"""`mlx-gpt prepare`: a text of any size in, a folder of tokens out."""
+
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Prepared, Preparing, TrainConfig
+
+from .screen import TEXTS, console
+
+
+def prepare(
+    out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.")],
+    data: Annotated[list[str], typer.Option(help=TEXTS)] = [gpt.TINYSHAKESPEARE],
+    train_fraction: Annotated[
+        float, typer.Option(help="Share of the text, from its beginning, to learn from; the rest validates.")
+    ] = TrainConfig.train_fraction,
+    tokenizer: Annotated[Literal["char"], typer.Option(help="char: a token is a character.")] = "char",
+) -> None:
+    """Tokenize a text, however large, into nanoGPT's format, so that mlx-gpt train reads it from the disk.
+
+    The text is read twice, in pieces. Training on the folder is training on the text with the same --train-fraction.
+    """
+    tokenizers = {"char": None}  # made of the text's own characters
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,} characters"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    preparing = closing(gpt.prepare(data, out, train_fraction, tokenizers[tokenizer]))  # Ctrl-C leaves nothing behind
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with preparing as events, progress as bar:
+        task = bar.add_task("Counting", total=None)
+        for event in events:
+            match event:
+                case Preparing():
+                    stage = "Counting" if event.total is None else "Encoding"
+                    bar.update(task, description=stage, completed=event.characters, total=event.total)
+                case Prepared():
+                    done = event
+    console.print(
+        f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "
+        f"{done.vocab_size:,}"
+    )
+    console.print(f"\nNext: mlx-gpt train --data {shlex.quote(str(done.path))}", soft_wrap=True)

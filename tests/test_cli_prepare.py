@@ -1,0 +1,219 @@
+"""The promises of the command line on a user's own text: sources of every kind, and folders of tokens from end to end."""
+
+import io
+import pickle
+import re
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same
+from test_cli import command_after, is_a_sentence, recorded
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import TrainConfig, open_prepared, open_run
+from mlx_nanogpt_cli.screen import describe_data
+
+TINY = TINY[:-1]  # without --data
+
+
+def pipe(monkeypatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+@pytest.fixture
+def halves():
+    """TEXT in a folder of two files."""
+    Path("halves/2").mkdir(parents=True)
+    Path("halves/1.txt").write_text(TEXT[:700])
+    Path("halves/2/rest.txt").write_text(TEXT[700:])
+
+
+# ---- train on texts
+
+
+@pytest.mark.parametrize("data", [["halves"], ["halves/1.txt", "halves/2/rest.txt"], ["halves/1.txt", "-"]], ids=str)
+def test_a_text_in_parts_is_trained_on_like_the_whole(mlx_gpt, halves, monkeypatch, data):
+    pipe(monkeypatch, TEXT[700:])
+    result = mlx_gpt("train", *TINY, *(f"--data={each}" for each in data))
+    name = " + ".join(data).replace("-", "standard input")
+    assert result.status == 0 and f"{name}: {len(TEXT):,} characters, " in result.out
+    assert recorded()["sources"] == data
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+
+
+def test_a_run_on_several_texts_is_resumed_without_naming_them(mlx_gpt, halves):
+    mlx_gpt("train", *TINY, "--data=halves/1.txt", "--data=halves/2")
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6").status == 0
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=8", "--data=halves/2", "--data=halves/1.txt")
+    assert is_a_sentence(result) and "learned from another text than halves/2 + halves/1.txt" in result.err
+
+
+def test_a_file_more_in_a_folder_is_another_text(mlx_gpt, halves):
+    mlx_gpt("train", *TINY, "--data=halves")
+    Path("halves/3.txt").write_text("more")
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
+    assert is_a_sentence(result) and "learned from another text than halves holds now" in result.err
+
+
+def test_a_run_on_standard_input_needs_the_same_text_again(mlx_gpt, monkeypatch):
+    pipe(monkeypatch, TEXT)
+    assert mlx_gpt("train", *TINY, "--data=-").status == 0
+    pipe(monkeypatch, "")
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
+    assert is_a_sentence(result) and "standard input is empty; pipe" in result.err and "same text again" in result.err
+    pipe(monkeypatch, TEXT[::-1])
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
+    assert is_a_sentence(result) and "standard input holds now; pipe the same text into it" in result.err
+    pipe(monkeypatch, TEXT)
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6").status == 0
+
+
+def test_a_bad_file_in_a_folder_is_a_sentence_that_names_it(mlx_gpt, halves):
+    Path("halves/2/bad.txt").write_bytes(b"\n\n\xff")
+    for command in (["train", *TINY], ["prepare", "--out=tokens"], ["bench", "--quick"]):
+        result = mlx_gpt(*command, "--data=halves")
+        assert is_a_sentence(result) and "halves/2/bad.txt is not UTF-8: byte 0xff at 2 (line 3)" in result.err
+    assert not Path("runs").exists() and not Path("tokens").exists()
+
+
+# ---- prepare, and train on tokens
+
+
+@pytest.mark.parametrize("out", ["tokens", "a folder/of [tokens]"])
+def test_prepare_tells_the_next_command_and_it_works_verbatim(mlx_gpt, out):
+    result = mlx_gpt("prepare", "--data=play.txt", f"--out={out}")
+    assert (result.status, result.err) == (0, "") and not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", result.out)
+    train, valid = int(0.8 * len(TEXT)), len(TEXT) - int(0.8 * len(TEXT))
+    assert result.out.startswith(f"{out}: {train:,} tokens to train on and {valid:,} to validate, vocabulary 2")
+    result = mlx_gpt(*command_after("Next:", result.out), *TINY)
+    assert result.status == 0 and f"{out}: {len(TEXT):,} characters, " in result.out
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+
+
+def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
+    pipe(monkeypatch, "the end\n")
+    options = ["--data=halves", "--data=-", "--train-fraction=0.3", "--tokenizer=char", "--out=tokens"]
+    assert mlx_gpt("prepare", *options).status == 0
+    data = open_prepared(Path("tokens"))
+    text = gpt.load_corpus("halves").text + "the end\n"
+    assert len(data.train) == int(0.3 * len(text))
+    assert "".join(map(data.tokenizer.decode, (data.train, data.valid))) == text
+    assert mlx_gpt("train", *TINY, "--data=tokens").status == 0 and recorded()["train_fraction"] == 0.3
+
+
+def test_a_run_on_tokens_is_resumed_and_sampled_from(mlx_gpt):
+    mlx_gpt("prepare", "--data=play.txt", "--out=tokens")
+    mlx_gpt("train", *TINY, "--data=tokens")
+    assert recorded()["sources"] == ["tokens"]
+    assert mlx_gpt("generate", "--tokens=9", "--prompt=to be").status == 0
+    Path("tokens").rename("moved")
+    assert is_a_sentence(mlx_gpt("train", "--resume=runs/1", "--num-iter=6"))
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=moved").status == 0
+    mlx_gpt("train", *TINY, "--num-iter=6", "--data=play.txt")
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+
+
+@pytest.mark.parametrize("text, fraction", [(TEXT[::-1], 0.8), (TEXT, 0.9), (TEXT.replace("w", "x"), 0.8)])
+def test_other_tokens_are_another_text(mlx_gpt, text, fraction):
+    """Another order, another split, or the same ids of other characters."""
+    mlx_gpt("prepare", "--data=play.txt", "--out=tokens")
+    mlx_gpt("train", *TINY, "--data=tokens")
+    Path("other.txt").write_text(text)
+    mlx_gpt("prepare", "--data=other.txt", f"--train-fraction={fraction}", "--out=other")
+    if "x" in text:
+        assert Path("other/train.bin").read_bytes() == Path("tokens/train.bin").read_bytes()
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=other")
+    assert is_a_sentence(result) and "learned from another text than other holds now" in result.err
+
+
+def test_a_folder_of_nanogpts_is_trained_on(mlx_gpt):
+    Path("char").mkdir()
+    chars = sorted(set(TEXT))
+    stoi = {ch: i for i, ch in enumerate(chars)}
+    ids = np.array([stoi[ch] for ch in TEXT], np.uint16)
+    ids[:1500].tofile("char/train.bin")
+    ids[1500:].tofile("char/val.bin")
+    meta = {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": stoi}
+    Path("char/meta.pkl").write_bytes(pickle.dumps(meta))
+    Path("char/input.txt").write_text(TEXT)  # beside them, as there
+    result = mlx_gpt("train", *TINY, "--data=char")
+    assert result.status == 0 and f"char: {len(TEXT):,} characters, {len(chars)} different" in result.out
+    assert open_run(Path("runs/1")).train.train_fraction == 1500 / len(TEXT)
+
+
+def test_tokens_of_unknown_characters_are_described_as_tokens():
+    identity = gpt.CorpusIdentity(("owt",), "", None)
+    tokens = np.zeros(1000, np.uint16)
+    data = gpt.Dataset(identity, gpt.CharTokenizer("abc"), tokens, tokens[:500], 0.9)
+    assert describe_data(data) == "owt: 1,500 tokens, vocabulary 3"
+
+
+# ---- mistakes
+
+
+@pytest.fixture
+def tokens(mlx_gpt):
+    mlx_gpt("prepare", "--data=play.txt", "--out=tokens")
+
+
+@pytest.mark.parametrize(
+    "command, reason",
+    [
+        (
+            ["train", *TINY, "--data=tokens", "--train-fraction=0.8"],
+            "tokens is split already; leave out --train-fraction",
+        ),
+        (["train", *TINY, "--data=tokens", "--data=play.txt"], "tokens holds tokens"),
+        (["train", *TINY, "--data=tokens", "--data=tokens"], "tokens holds tokens"),
+        (["train", *TINY, "--data=-", "--data=-"], "standard input can be read only once"),
+        (["bench", "--data=tokens"], "tokens holds tokens"),
+        (["prepare", "--data=tokens", "--out=more"], "tokens holds tokens"),
+        (["prepare", "--data=play.txt", "--out=tokens"], "tokens already holds a train.bin; choose another --out"),
+        (["prepare", "--data=play.txt", "--out=play.txt/x"], "play.txt/x cannot be written"),
+        (["prepare", "--data=play.txt", "--out=more", "--train-fraction=1"], "train_fraction 1.0 is out of range"),
+        (["prepare", "--data=nowhere.txt", "--out=more"], "nowhere.txt cannot be read"),
+        (["prepare", "--out=more"], "tiny Shakespeare could not be downloaded"),  # and nothing else in its place
+    ],
+)
+def test_a_wish_that_cannot_be_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, tokens, command, reason):
+    result = mlx_gpt(*command)
+    assert is_a_sentence(result) and reason in result.err and result.out == ""
+    assert not Path("runs").exists() and not Path("more").exists()
+
+
+def test_ctrl_c_while_preparing_is_130_and_leaves_nothing_behind():
+    Path("long.txt").write_text("to be or not to be\n" * 10_000)
+    Path("long").mkdir()
+    with in_a_process("-m", "mlx_nanogpt_cli", "prepare", *["--data=long.txt"] * 2000, "--out=long/tokens") as process:
+        while not Path("long/tokens").exists():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not list(Path("long").iterdir())
+
+
+def test_damaged_tokens_are_a_sentence(mlx_gpt, tokens):
+    with Path("tokens/val.bin").open("r+b") as file:
+        file.write(b"\1\1")
+    result = mlx_gpt("train", *TINY, "--data=tokens")
+    assert is_a_sentence(result) and "tokens is damaged" in result.err and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["prepare", "--data=play.txt"], ["prepare", "--out=tokens", "--tokenizer=runes"]],
+    ids=" ".join,
+)
+def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
+    result = mlx_gpt(*arguments)
+    assert result.status == 2 and result.err.startswith("Usage: ") and not Path("tokens").exists()
+
+
+def test_the_share_that_trains_is_the_same_for_a_text_and_its_tokens(mlx_gpt, tokens):
+    assert open_prepared(Path("tokens")).train_fraction == TrainConfig.train_fraction

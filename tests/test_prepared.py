@@ -1,0 +1,504 @@
+"""The promises of folders of tokens: the same tokens as in memory, nanoGPT's folders read as they are, memory that does not
+grow with the text, and no damage that goes unnoticed."""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TEXT, checkpoint_arrays, python, same, tiny_gpt, tiny_train
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Prepared, Preparing, UserError, corpus, open_prepared, prepare
+from mlx_nanogpt.data import training_batch
+
+TEXTS = {
+    "crlf": "one\r\ntwo\r\n\r\nthree\rfour\n" * 9,
+    "emoji": "a 🦓 and 👩‍👩‍👧 in snow\u2603\ufe0f\n" * 9,
+    "a long line": "x" * 50_000 + "y",
+    "mixed scripts": "Zürich Москва 東京 القاهرة ไทย\u2028\u00a0\t𝔘𝔫𝔦\ufeff\n" * 9,
+    "two characters": "ab",
+}
+FILES = ("meta.json", "train.bin", "val.bin")
+
+
+def prepared(text: str | bytes, path: str = "tokens", train_fraction: float = 0.8, tokenizer=None) -> Prepared:
+    Path("text.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    *_, done = prepare(["text.txt"], Path(path), train_fraction, tokenizer)
+    return done
+
+
+def nanogpt_folder(text: str = TEXT, path: str = "nanogpt", **changes) -> Path:
+    """What `prepare.py` of nanoGPT's data/shakespeare_char writes, but for `changes` in its meta.pkl."""
+    chars = sorted(set(text))
+    stoi, itos = {ch: i for i, ch in enumerate(chars)}, {i: ch for i, ch in enumerate(chars)}
+    folder = Path(path)
+    folder.mkdir()
+    boundary = int(len(text) * 0.9)
+    for name, part in (("train.bin", text[:boundary]), ("val.bin", text[boundary:])):
+        np.array([stoi[ch] for ch in part], dtype=np.uint16).tofile(folder / name)
+    with (folder / "meta.pkl").open("wb") as file:
+        pickle.dump({"vocab_size": len(chars), "itos": itos, "stoi": stoi} | changes, file)
+    return folder
+
+
+def text_of(data: gpt.Dataset) -> tuple[str, str]:
+    return data.tokenizer.decode(data.train), data.tokenizer.decode(data.valid)
+
+
+# ---- the same as in memory
+
+
+@pytest.mark.parametrize("piece", [1, 7, 2**20])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_prepared_text_comes_back_whole(monkeypatch, text, piece):
+    monkeypatch.setattr(corpus, "PIECE", piece if len(text) < 1000 else 1000 * piece)
+    done = prepared(text, train_fraction=0.6)
+    data, boundary = open_prepared(Path("tokens")), int(0.6 * len(text))
+    assert text_of(data) == (text[:boundary], text[boundary:])
+    assert (data.corpus.sources, data.corpus.characters, data.train_fraction) == (("tokens",), len(text), 0.6)
+    assert done == Prepared(Path("tokens"), boundary, len(text) - boundary, len(set(text)))
+
+
+def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
+    prepared(TEXT)
+    assert sorted(each.name for each in Path("tokens").iterdir()) == list(FILES)
+    ids = {character: i for i, character in enumerate(sorted(set(TEXT)))}
+    expected = np.array([ids[character] for character in TEXT], "<u2").tobytes()
+    assert Path("tokens/train.bin").read_bytes() + Path("tokens/val.bin").read_bytes() == expected
+    meta = json.loads(Path("tokens/meta.json").read_text())
+    assert meta["tokenizer"] == {"symbols": "".join(ids)} and meta["train_fraction"] == 0.8
+    checksum = hashlib.sha256(TEXT.encode()).hexdigest()
+    assert meta["corpus"] == {"sources": ["text.txt"], "sha256": checksum, "characters": len(TEXT)}
+
+
+@pytest.mark.parametrize("train_fraction", [0.8, 0.631])
+def test_training_on_a_folder_is_training_on_its_text(train_fraction):
+    prepared(TEXT, train_fraction=train_fraction)
+    runs = []
+    for data in (
+        gpt.tokenize(gpt.load_corpus("text.txt"), train_fraction=train_fraction),
+        open_prepared(Path("tokens")),
+    ):
+        runs.append(gpt.create_run(tiny_gpt(), tiny_train(train_fraction=data.train_fraction), data))
+        list(gpt.train(runs[-1], data))
+    assert runs[0].train == runs[1].train and same(*map(checkpoint_arrays, runs))
+    assert [(each.train_loss, each.valid_loss) for each in runs[0].history()] == [
+        (each.train_loss, each.valid_loss) for each in runs[1].history()
+    ]
+
+
+def test_several_sources_are_prepared_as_they_are_loaded(monkeypatch):
+    Path("a.txt").write_bytes("\ufeffé\r\n".encode())
+    Path("below").mkdir()
+    Path("below/b.txt").write_bytes(b"no line end")
+    sources = ["below", "a.txt", "below"]
+    list(prepare(sources, Path("tokens"), 0.5))
+    assert "".join(text_of(open_prepared(Path("tokens")))) == gpt.load_corpus(*sources).text
+
+
+def test_how_far_it_is_is_told_in_characters(monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 100)
+    Path("text.txt").write_text("abcdefghij" * 25)
+    *steps, done = prepare(["text.txt"], Path("tokens"))
+    assert [each for each in steps if each.total is None] == [Preparing(n, None) for n in (100, 200, 250)]
+    assert [each.characters for each in steps if each.total == 250] == [
+        100,
+        200,
+        250,
+    ]  # the split at 200 is no extra piece
+
+
+class Words:
+    """A tokenizer whose tokens, like GPT-2's, have whitespace at their beginning only."""
+
+    TOKEN = re.compile(r"'s| ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
+
+    def __init__(self, *texts: str, more: int = 0) -> None:
+        self.words = sorted({word for text in texts for word in self.TOKEN.findall(text)})
+        self.vocab_size = len(self.words) + more
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array([self.words.index(word) for word in self.TOKEN.findall(text)], np.uint32)
+
+    def to_json(self) -> str:
+        return json.dumps({"words": self.words})
+
+
+@pytest.mark.parametrize("piece", [1, 3, 10, 64, 2**20])
+@pytest.mark.parametrize(
+    "text", [TEXT[:400], "a  b\n\n c's  \r\n\t12 !?\u00a0x\x1cy \u2003z\n", "nospace", " lead and trail  "]
+)
+def test_other_tokens_are_never_cut(monkeypatch, text, piece):
+    monkeypatch.setattr(corpus, "PIECE", piece)
+    boundary = int(0.8 * len(text))
+    tokenizer = Words(text[:boundary], text[boundary:])
+    done = prepared(text, tokenizer=tokenizer)
+    found = [np.fromfile(f"tokens/{name}", "<u2").tolist() for name in ("train.bin", "val.bin")]
+    assert found == [tokenizer.encode(part).tolist() for part in (text[:boundary], text[boundary:])]
+    assert (done.train_tokens, done.valid_tokens) == tuple(map(len, found))
+    assert json.loads(Path("tokens/meta.json").read_text())["tokenizer"] == {"words": tokenizer.words}
+
+
+# ---- what cannot be prepared, and leaves nothing behind
+
+
+def test_standard_input_is_prepared_without_a_trace(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXTS["crlf"].encode())))
+    Path("text.txt").write_text("and more\n")
+    list(prepare(["text.txt", "-"], Path("tokens")))
+    assert "".join(text_of(open_prepared(Path("tokens")))) == "and more\n" + TEXTS["crlf"]
+    assert sorted(os.listdir("tokens")) == list(FILES)
+
+
+@pytest.mark.parametrize(
+    "content, more, reason",
+    [
+        (b"", {}, "text.txt is empty"),
+        (b"x", {}, "a text of 1 characters cannot be split"),
+        (b"one\ntwo \xff", {}, r"text.txt is not UTF-8: byte 0xff at 8 \(line 2\)"),
+        ("".join(map(chr, range(0xE000, 0xE000 + 65_537))), {}, "65,537 different characters, .* ids for 65,536"),
+        (TEXT, {"train_fraction": 1.5}, "train_fraction 1.5 is out of range"),
+        (TEXT, {"tokenizer": gpt.CharTokenizer("ab")}, "has never seen"),
+        (TEXT, {"tokenizer": Words(TEXT, more=70_000)}, "ids for 65,536"),
+    ],
+)
+def test_what_cannot_be_prepared_is_refused_and_leaves_nothing_behind(content, more, reason):
+    with pytest.raises(UserError, match=reason):
+        prepared(content, **more)
+    assert not Path("tokens").exists()
+
+
+def test_65536_different_characters_fit():
+    text = "".join(map(chr, range(0xE000, 0xE000 + 65_536)))
+    prepared(text)
+    assert "".join(text_of(open_prepared(Path("tokens")))) == text
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files_that_are_there_are_not_overwritten(name):
+    Path("tokens").mkdir()
+    (Path("tokens") / name).write_text("precious")
+    with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another --out"):
+        prepared(TEXT)
+    assert os.listdir("tokens") == [name] and (Path("tokens") / name).read_text() == "precious"
+
+
+def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
+    Path("tokens").mkdir()
+    Path("tokens/notes.md").write_text("mine")
+    with pytest.raises(UserError):
+        prepared(b"\xff")
+    assert os.listdir("tokens") == ["notes.md"]
+    prepared(TEXT)
+    assert sorted(os.listdir("tokens")) == sorted([*FILES, "notes.md"])
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence():
+    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*--out"):
+        prepared(TEXT, "text.txt/tokens")
+
+
+@pytest.mark.parametrize("after", range(5))
+def test_a_preparation_that_is_given_up_leaves_nothing_behind(monkeypatch, after):
+    monkeypatch.setattr(corpus, "PIECE", len(TEXT) // 2)
+    Path("text.txt").write_text(TEXT)
+    events = prepare(["text.txt"], Path("tokens"))
+    for _ in range(after):
+        next(events)
+    events.close()
+    assert not Path("tokens").exists()
+
+
+def test_a_text_that_changes_between_its_two_readings_is_refused():
+    Path("text.txt").write_text(TEXT)
+    events = prepare(["text.txt"], Path("tokens"))
+    next(events)
+    Path("text.txt").write_text(TEXT[::-1])
+    with pytest.raises(UserError, match="text.txt changed while it was read"):
+        list(events)
+    assert not Path("tokens").exists()
+
+
+FILL_THE_DISK = """
+import resource
+from pathlib import Path
+import mlx_nanogpt as gpt
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # Python ignores SIGXFSZ
+try:
+    list(gpt.prepare(["play.txt"], Path("tokens")))
+except gpt.UserError as error:
+    print(error, Path("tokens").exists())
+"""
+
+
+def test_a_disk_that_fills_up_is_a_sentence_and_leaves_nothing_behind():
+    assert re.match(r"tokens cannot be written \(.*\); make room, .* False", python(FILL_THE_DISK))
+
+
+@pytest.mark.parametrize("missing", [("train.bin",), ("train.bin", "meta.json")])
+def test_a_folder_whose_writing_was_cut_off_is_never_taken_for_a_whole_one(missing):
+    """The files get their names in the order val.bin, meta.json, train.bin."""
+    prepared(TEXT)
+    for name in missing:
+        (Path("tokens") / name).unlink()
+    with pytest.raises(UserError):
+        open_prepared(Path("tokens"))
+
+
+# ---- memory
+
+
+def peak(work: Callable) -> tuple[object, int]:
+    """What `work` returns, and the bytes that Python and NumPy held at most in between."""
+    tracemalloc.start()
+    try:
+        return work(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_opening_and_reading_a_folder_takes_no_memory_to_speak_of():
+    folder = nanogpt_folder()
+    os.truncate(folder / "train.bin", 50 * 10**6)  # sparse: zeros that take no room
+    data, opening = peak(lambda: open_prepared(folder))
+    assert opening < 4e6 and len(data.train) == 25 * 10**6
+    assert isinstance(data.train, np.memmap) and isinstance(data.valid, np.memmap)
+    batch, reading = peak(lambda: training_batch(data.train, 1, 2, batch_size=64, block_size=99))
+    assert reading < 10 * 64 * 100 * 8  # 8 bytes for the place of each token, a few times over
+    assert not any(isinstance(each, np.memmap) for each in batch) and batch[0].base.shape == (64, 100)
+
+
+def test_preparing_takes_as_much_memory_for_a_longer_text(monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 2**14)
+    Path("text.txt").write_text("To be or not to be.\n" * 10_000)
+    peaks = [peak(lambda: list(prepare(["text.txt"] * n, Path(f"tokens{n}"))))[1] for n in (1, 5, 25)]
+    assert peaks[2] < peaks[1] * 1.2 and peaks[2] < 10_000 * 20 * 25 / 4
+
+
+# ---- nanoGPT's folders
+
+
+def test_a_folder_of_nanogpts_is_read_as_it_is():
+    data = open_prepared(nanogpt_folder())
+    boundary = int(len(TEXT) * 0.9)
+    assert text_of(data) == (TEXT[:boundary], TEXT[boundary:])
+    assert data.tokenizer == gpt.CharTokenizer.of(TEXT) and data.corpus.characters == len(TEXT)
+    assert data.train_fraction == pytest.approx(0.9, abs=1e-3)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_meta_of_any_pickle_protocol_is_read(protocol):
+    folder = nanogpt_folder("Ünïcode 🦓\r\n" * 9)
+    meta = pickle.loads((folder / "meta.pkl").read_bytes())
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol))
+    assert open_prepared(folder).tokenizer.symbols == "".join(sorted(set("Ünïcode 🦓\r\n")))
+
+
+def test_a_folder_without_a_meta_is_of_gpt2s_tokens():
+    (nanogpt_folder() / "meta.pkl").unlink()
+    with pytest.raises(UserError, match="GPT-2"):
+        open_prepared(Path("nanogpt"))
+
+
+class Hostile:
+    def __init__(self, call: Callable, *arguments) -> None:
+        self.call, self.arguments = call, arguments
+
+    def __reduce__(self):
+        return self.call, self.arguments
+
+
+def deep_tuple_as_a_key() -> bytes:
+    """Whoever builds this dict hashes the tuple, and the depth of that ends the process."""
+    return b"\x80\x02}K\x01" + b"\x85" * 10**6 + b"K\x01s."
+
+
+HOSTILE = {
+    "a call": lambda: pickle.dumps(
+        {"vocab_size": 1, "itos": {0: "a"}, "stoi": {"a": 0}, "x": Hostile(os.mkdir, "harm")}
+    ),
+    "a call in place of all": lambda: pickle.dumps(Hostile(os.mkdir, "harm"), 0),
+    "an old class": lambda: b"(S'mkdir harm'\nios\nsystem\n.",
+    "a new object": lambda: pickle.dumps({"vocab_size": np.int64(1)}, 2),
+    "a place far away": lambda: b"\x80\x04}r\xff\xff\xff\xff.",
+    "a long string": lambda: b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f" + b"abc.",
+    "a long byte array": lambda: b"\x80\x05\x96" + b"\xff" * 5 + b"\0\0\0" + b"abc.",
+    "a deep tuple": deep_tuple_as_a_key,
+    "a deep dict": lambda: b"\x80\x02" + b"}K\x01" * 10**5 + b"}" + b"s" * 10**5 + b".",
+    "a size": lambda: b"\0" * (2**24 + 1),
+    "nothing": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_of_a_hostile_pickle_is_run(content):
+    folder = nanogpt_folder()
+    (folder / "meta.pkl").write_bytes(content())
+    with pytest.raises(UserError, match="meta.pkl is damaged, or was written by another program"):
+        open_prepared(folder)
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"vocab_size": 3}, "vocab_size is 3 and itos has"),
+        ({"vocab_size": "many"}, "vocab_size is 'many'"),
+        ({"itos": {}, "stoi": {}, "vocab_size": 0}, ""),
+        ({"itos": {0: "a", 2: "b"}, "stoi": {"a": 0, "b": 2}, "vocab_size": 2}, "KeyError"),
+        ({"itos": {0: "ab"}, "stoi": {"ab": 0}, "vocab_size": 1}, "something else than single characters"),
+        ({"itos": {0: 7}, "stoi": {7: 0}, "vocab_size": 1}, "something else than single characters"),
+        ({"itos": {0: "a", 1: "b"}, "stoi": {"a": 1, "b": 0}, "vocab_size": 2}, "stoi is not the reverse"),
+        ({"itos": {0: "a", 1: "a"}, "stoi": {"a": 1}, "vocab_size": 2}, "each once"),
+        (
+            {"itos": {0: "b", 1: "a"}, "stoi": {"b": 0, "a": 1}, "vocab_size": 2},
+            "not in the order of their code points",
+        ),
+        ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}, "vocab_size": 1}, "UnicodeEncodeError"),
+        ({"itos": [], "stoi": {}, "vocab_size": 0}, ""),
+        ({"itos": 5}, "TypeError"),
+    ],
+)
+def test_a_meta_that_contradicts_itself_is_refused(changes, reason):
+    with pytest.raises(UserError, match=f"meta.pkl is damaged, or was written by another program .*{reason}"):
+        open_prepared(nanogpt_folder(**changes))
+
+
+# ---- damage
+
+DAMAGE = {
+    "no val.bin": (lambda folder: (folder / "val.bin").unlink(), "val.bin cannot be read"),
+    "no train.bin": (lambda folder: (folder / "train.bin").unlink(), "train.bin cannot be read"),
+    "a folder": (
+        lambda folder: ((folder / "val.bin").unlink(), (folder / "val.bin").mkdir()),
+        "val.bin cannot be read",
+    ),
+    "empty": (lambda folder: os.truncate(folder / "train.bin", 0), "train.bin .*it is empty"),
+    "odd": (lambda folder: os.truncate(folder / "val.bin", 7), "val.bin .*it has 7 bytes, an odd number"),
+}
+
+
+@pytest.mark.parametrize("write", [nanogpt_folder, lambda: prepared(TEXT).path], ids=["nanogpt", "ours"])
+@pytest.mark.parametrize("damage, reason", DAMAGE.values(), ids=DAMAGE)
+def test_files_of_tokens_that_are_none_say_why(write, damage, reason):
+    folder = write()
+    damage(folder)
+    with pytest.raises(UserError, match=reason):
+        open_prepared(folder)
+
+
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_an_id_beyond_the_vocabulary_is_refused(name):
+    folder = nanogpt_folder()
+    most = len(set(TEXT)) - 1
+    tokens = np.fromfile(folder / name, "<u2")
+    tokens[len(tokens) // 2] = most
+    tokens.tofile(folder / name)
+    open_prepared(folder)
+    tokens[len(tokens) // 2] = most + 1
+    tokens.tofile(folder / name)
+    with pytest.raises(UserError, match=f"{name} .*the id {most + 1}, and its vocabulary ends at {most}"):
+        open_prepared(folder)
+
+
+def test_files_of_two_folders_do_not_mix():
+    for path, text in {"one": TEXT, "two": TEXT[::-1]}.items():
+        prepared(text, path)
+    for name in FILES:
+        kept = (Path("one") / name).read_bytes()
+        (Path("one") / name).write_bytes((Path("two") / name).read_bytes())
+        with pytest.raises(UserError, match="one is damaged, .*are not as they were written"):
+            open_prepared(Path("one"))
+        (Path("one") / name).write_bytes(kept)
+    open_prepared(Path("one"))
+
+
+def test_a_meta_may_be_laid_out_differently():
+    prepared(TEXT)
+    meta = json.loads(Path("tokens/meta.json").read_text())
+    Path("tokens/meta.json").write_text(json.dumps(dict(reversed(meta.items())), ensure_ascii=False))
+    assert "".join(text_of(open_prepared(Path("tokens")))) == TEXT
+
+
+META_CHANGES = [
+    {"tokenizer": {"symbols": "ab"}},
+    {"tokenizer": None},
+    {"train_fraction": 0.9},
+    {"train_fraction": "most"},
+    {"corpus": {}},
+    {"corpus": {"sources": [], "sha256": "", "characters": "many"}},
+    {"sha256": None},
+    {"colour": "red"},
+]
+
+
+@pytest.mark.parametrize("changes", META_CHANGES, ids=str)
+def test_a_meta_that_was_changed_is_refused(changes):
+    prepared(TEXT)
+    file = Path("tokens/meta.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError, match="is damaged, or was written by another program"):
+        open_prepared(Path("tokens"))
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    kind = rng.randrange(4)
+    if kind == 0:
+        return rng.randbytes(rng.choice([0, 1, 2, 3, 10, len(content)]))
+    if kind == 1:
+        return content[: rng.randrange(len(content))]
+    if kind == 2:
+        return content + rng.randbytes(rng.randint(1, 4))
+    flipped = bytearray(content)
+    for _ in range(rng.choice([1, 1, 1, 3])):
+        flipped[rng.randrange(len(flipped))] ^= 1 << rng.randrange(8)
+    return bytes(flipped)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damage_to_a_folder_never_goes_unnoticed(name):
+    rng, file = random.Random(name), Path("tokens") / name
+    prepared("Fuzz 🦓 naïve\r\n" * 20)
+    intact, whole = file.read_bytes(), open_prepared(Path("tokens"))
+    refused = 0
+    for _ in range(200):
+        file.write_bytes(damaged(intact, rng))
+        try:
+            data = open_prepared(Path("tokens"))
+        except UserError:
+            refused += 1
+        else:  # no harm done: another layout of the same JSON
+            assert text_of(data) == text_of(whole) and data.tokenizer == whole.tokenizer
+            assert (data.corpus, data.train_fraction) == (whole.corpus, whole.train_fraction)
+    assert refused > 150
+
+
+@pytest.mark.parametrize("name", ["meta.pkl", "train.bin", "val.bin"])
+def test_a_damaged_folder_of_nanogpts_is_refused_or_read_as_it_says(name):
+    """It has no checksum, so another id or character within bounds cannot be told from the right one."""
+    rng, folder = random.Random(name), nanogpt_folder("Fuzz 🦓 naïve\r\n" * 20)
+    intact, refused = (folder / name).read_bytes(), 0
+    for _ in range(200):
+        (folder / name).write_bytes(damaged(intact, rng))
+        try:
+            data = open_prepared(folder)
+        except UserError:
+            refused += 1
+        else:
+            assert data.train.tobytes() == (folder / "train.bin").read_bytes()
+            assert data.valid.tobytes() == (folder / "val.bin").read_bytes()
+            assert max(data.train.max(), data.valid.max()) < data.tokenizer.vocab_size
+            meta = pickle._loads((folder / "meta.pkl").read_bytes())  # C's refuses a wrong length of a frame
+            assert dict(enumerate(data.tokenizer.symbols)) == meta["itos"]
+    assert refused > 100
