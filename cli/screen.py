@@ -207,13 +207,3 @@ def corpus_note(corpus: str) -> list[str]:
         if corpus == TINYSHAKESPEARE
         else [f"The losses here are on {corpus}, the published ones on tiny Shakespeare."]
     )
-
-
-def comparability(run: Run) -> list[str]:
-    """Sentences on why the columns of the seed's table may not be compared; none if they may."""
-    notes = corpus_note(run.corpus.name)
-    differences = gpt.seed_differences(run.gpt, run.train)
-    if differences:
-        listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())
-        notes.append(f"This run departs from the published settings: {listed}.")
-    return notes

@@ -21,7 +21,7 @@ from .screen import (
     INTERRUPTED,
     TEXTS,
     DeviceOption,
-    comparability,
+    corpus_note,
     console,
     describe_run,
     header,
@@ -37,6 +37,8 @@ SAMPLE_TOKENS = 200  # as many as NanoLux prints
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
+# A run that departs from NanoLux's benchmark in these alone stands beside its table.
+HOW_LONG = {"num_iter", "eval_interval", "eval_iters"}
 MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "patience", "data", "device"}
 
 
@@ -280,9 +282,21 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
 def _conclude(run: Run, dataset: Dataset) -> None:
     history = run.history()
     console.print()
-    console.print(seed_table({"This run": gpt.seed_metrics(history)}, run.corpus.name))
-    for note in comparability(run):
-        console.print(note)
+    metrics = gpt.seed_metrics(history)
+    differences = gpt.seed_differences(run.gpt, run.train)
+    if differences.keys() <= HOW_LONG:
+        console.print(seed_table({"This run": metrics}, run.corpus.name))
+        for note in corpus_note(run.corpus.name):
+            console.print(note)
+        if differences:
+            listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())
+            console.print(f"This run departs from the published settings: {listed}.")
+    else:
+        console.print(
+            f"{sum(each.train_seconds for each in history):.1f} s of training, "
+            f"{sum(each.eval_seconds for each in history):.1f} s of evaluation. "
+            f"Final loss {metrics.train_loss:.4f} on the training split, {metrics.valid_loss:.4f} on the validation split."
+        )
     if dataset.floor is not None:
         above = history[-1].valid_loss - dataset.floor
         console.print(
