@@ -10,6 +10,7 @@ from rich.text import Text
 from mlx_nanogpt import UserError
 
 from .bench import bench
+from .export import export
 from .generate import generate
 from .screen import errors
 from .train import train
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(generate)
 app.command()(bench)
+app.command()(export)
 
 
 def _show_version(asked: bool) -> None:

@@ -94,18 +94,28 @@ def header(title: str, lines: dict[str, str]) -> None:
 
 def describe_run(run: Run) -> dict[str, str]:
     shape, train, corpus = run.gpt, run.train, run.corpus
+    by_character = isinstance(run.tokenizer, gpt.CharTokenizer)
     tokens = train.batch_size * shape.block_size
     return {
         "Device": describe_device(),
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
-        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, {shape.vocab_size} different",
+        "Corpus": f"{corpus.name}: {corpus.characters:,} characters, "
+        + (f"{shape.vocab_size} different" if by_character else f"in {shape.vocab_size:,} byte pairs"),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "
         f"rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
+        "Export": describe_export(run),
         "Run": str(run.path),
-    }
+    } | ({"Start": f"from the weights of {run.init_from}"} if run.init_from else {})
+
+
+def describe_export(run: Run) -> str:
+    obstacles = gpt.export_obstacles(run.gpt)
+    if obstacles:
+        return f"not as GPT-2: {', '.join(obstacles)} ({' '.join(obstacles.values())})"
+    return "as GPT-2, with mlx-gpt export"
 
 
 def name_run(run: Run) -> str:
@@ -139,6 +149,8 @@ def corpus_note(corpus: str) -> list[str]:
 def comparability(run: Run) -> list[str]:
     """Sentences on why the columns of the seed's table may not be compared; none if they may."""
     notes = corpus_note(run.corpus.name)
+    if not isinstance(run.tokenizer, gpt.CharTokenizer):
+        notes.append("The losses here are per byte pair, the published ones per character.")
     differences = gpt.seed_differences(run.gpt, run.train)
     if differences:
         listed = ", ".join(f"{name} {here} (there {there})" for name, (here, there) in differences.items())

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -50,6 +50,10 @@ def train(
     train_fraction: Annotated[
         float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
+    tokenizer: Annotated[
+        Literal["char", "gpt2"],
+        _option("Text", "char: one token per character of the text. gpt2: GPT-2's byte pairs."),
+    ] = "char",
     n_embd: Annotated[int, _option("Model", "Width: channels of the residual stream.")] = GPTConfig.n_embd,
     head_size: Annotated[
         int, _option("Model", "Channels of one attention head; divides --n-embd, which gives the number of heads.")
@@ -101,6 +105,15 @@ def train(
         gpt.Dtype, _option("Machine", "What the model computes in while training; its weights are float32.")
     ] = TrainConfig.dtype,
     device: DeviceOption = "auto",
+    init_from: Annotated[
+        str | None,
+        _option(
+            "Run",
+            "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub (gpt2). "
+            "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
+            show_default="random numbers",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
@@ -119,10 +132,18 @@ def train(
         run, dataset = _resumed(gpt.open_run(resume), given)
     else:
         train_config = TrainConfig(**_fields(TrainConfig, ctx.params))
-        dataset = gpt.tokenize(load_corpus(data, explicit="data" in given), train_fraction=train_fraction)
-        gpt_config = GPTConfig(**_fields(GPTConfig, ctx.params | {"vocab_size": dataset.tokenizer.vocab_size}))
+        start, known = _starting_point(init_from, given)
+        if tokenizer == "gpt2":
+            known = gpt.gpt2_tokenizer()
+        dataset = gpt.tokenize(load_corpus(data, explicit="data" in given), known, train_fraction)
+        if start:
+            gpt_config = start.config
+        else:
+            gpt_config = GPTConfig(**_fields(GPTConfig, ctx.params | {"vocab_size": dataset.tokenizer.vocab_size}))
         gpt.check_fits(gpt_config, train_config, dataset)
-        run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
+        run = gpt.create_run(gpt_config, train_config, dataset, run_dir, init_from)
+        if start:
+            gpt.start_from(run, start)
     header("mlx-gpt train", describe_run(run))
     done = _follow(run, dataset)
     if done.end == "interrupted":
@@ -138,6 +159,19 @@ def train(
 
 def _fields(config: type, values: dict) -> dict:
     return {field.name: values[field.name] for field in fields(config)}
+
+
+def _starting_point(init_from: str | None, given: dict) -> tuple[gpt.GPT | None, gpt.Tokenizer | None]:
+    """The model that the training starts from, with what was asked of it, and its tokenizer; None for a new one."""
+    if init_from is None:
+        return None, None
+    if "tokenizer" in given:
+        raise UserError(
+            "--tokenizer and --init-from exclude each other, for the model has a tokenizer; leave out one of them"
+        )
+    model, tokenizer = gpt.load_pretrained(init_from)
+    changes = {field.name: given[field.name] for field in fields(GPTConfig) if field.name in given}
+    return gpt.adapted(model, **changes), tokenizer
 
 
 def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
