@@ -101,7 +101,7 @@ def describe_run(run: Run) -> dict[str, str]:
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
         "Corpus": f"{corpus.name}: {corpus.characters:,} characters, "
-        + (f"{shape.vocab_size} different" if by_character else f"in {shape.vocab_size:,} byte pairs"),
+        + (f"{shape.vocab_size} different" if by_character else f"a vocabulary of {shape.vocab_size:,} byte pairs"),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {train.batch_size} x {shape.block_size} = {tokens:,} tokens, "

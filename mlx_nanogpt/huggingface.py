@@ -123,14 +123,7 @@ def gpt2_tokenizer() -> BPETokenizer:
     """
     own = cache_dir() / "gpt2"
     if not os.path.isdir(own):
-        hub = import_extra("huggingface_hub")
-        try:
-            own = Path(hub.hf_hub_download(GPT2, TOKENIZER)).parent
-        except Exception as error:  # the library's own, and those of all it stands on
-            raise UserError(
-                f"GPT-2's tokenizer could not be fetched from the Hugging Face hub ({_in_a_line(error)}); connect to the "
-                f"network, or put {HUB}/{GPT2}/resolve/main/{TOKENIZER} at {own / TOKENIZER}"
-            ) from error
+        own = _fetched(GPT2, [TOKENIZER], f"put {HUB}/{GPT2}/resolve/main/{TOKENIZER} at {own / TOKENIZER}")
     return tokenizer_of_folder(own)
 
 
@@ -138,16 +131,23 @@ def _downloaded(source: str) -> Path:
     name = source if "/" in source else f"openai-community/{source}"
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise UserError(f"{source} is not a folder; name one in the layout of GPT-2, a run, or a model on {HUB}")
+    return _fetched(
+        name, HUB_FILES, f"correct the name, or put its {CONFIG}, {WEIGHTS} and {TOKENIZER} into a folder and name that"
+    )
+
+
+def _fetched(name: str, files: list[str], otherwise: str) -> Path:
+    """The folder in the hub's own cache with `files` of the model `name`, fetched if need be."""
     try:
         hub = import_extra("huggingface_hub")
     except UserError as error:
-        raise UserError(f"{source} is not a folder here, and to fetch it from {HUB}: {error}") from error
+        raise UserError(f"{error}, to fetch from {HUB}/{name}; or {otherwise}") from error
     try:
-        return Path(hub.snapshot_download(name, allow_patterns=HUB_FILES))
+        return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own, and those of all it stands on
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"{source} is not a folder here, and could not be fetched from {HUB}/{name} ({_in_a_line(error)}); correct the "
-            f"name, connect to the network, or put {CONFIG}, {WEIGHTS} and {TOKENIZER} of it into a folder and name that"
+            f"{HUB}/{name} could not be fetched ({reason}); connect to the network, or {otherwise}"
         ) from error
 
 
@@ -194,7 +194,7 @@ def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, "_Tensor"]
     if strangers:
         raise _refusal(folder, f"it has weights that GPT-2 does not have: {', '.join(strangers[:5])}")
     if missing := [name for name in expected if name not in stored]:
-        raise ValueError(f"{len(missing)} weights are missing: {', '.join(missing[:5])}")
+        raise ValueError(f"weights are missing: {', '.join(missing[:5])}")
     weights = {name: _read_weight(name, stored[name], shape) for name, shape in expected.items()}
     if HEAD in stored and not mx.array_equal(
         _read_weight(HEAD, stored[HEAD], expected["wte.weight"]), weights["wte.weight"]
@@ -491,10 +491,6 @@ def _explaining_write(folder: Path) -> Iterator[None]:
 
 def _refusal(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}; name another")
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _json(content: dict) -> str:

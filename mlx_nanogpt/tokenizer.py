@@ -17,8 +17,11 @@ import numpy as np
 from .errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
-PART = 2**20  # characters that the library encodes at once: it takes 170 bytes of memory for each
+PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 WORD_END = re.compile(r"[^\W\d_](?=\n)")  # a letter before a new line: no byte pair of GPT-2's reaches across
+
+BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
+NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,11 @@ class BPETokenizer:
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
-        kinds = described["model"]["type"], (described["decoder"] or {})["type"]
-        if kinds != ("BPE", "ByteLevel"):
-            raise ValueError(f"its model and decoder are {kinds[0]} and {kinds[1]}, and not BPE and ByteLevel")
+        kinds = {part: (described[part] or {}).get("type") for part in BYTE_PAIRS}
+        if kinds != BYTE_PAIRS:
+            raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
+        if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:
+            raise ValueError(f"its model has a {odd[0]}, which GPT-2's has not")
         self._library  # now, and not when a text comes
 
     @property
@@ -95,12 +100,18 @@ class BPETokenizer:
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
 
-        Raises `UserError` if the text holds what is no character.
+        Raises `UserError` naming the characters that it has no bytes for; GPT-2's has all.
         """
-        if stranger := re.search("[\ud800-\udfff]", text):
-            raise UserError(f"the text holds {stranger[0]!r}, which is no character; save or type it as UTF-8")
+        unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
+        strangers = sorted(
+            c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
+        )
+        if strangers:  # the library would leave them out without a word
+            raise UserError(f"the model has never seen {_listed(strangers)}; leave them out")
         dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        parts = [self._library.encode(part, add_special_tokens=False).ids for part in _parts(text)]
+        # a tokenizer that puts a space before a text would put one before every part of it
+        parts = [text] if self._library.pre_tokenizer.add_prefix_space else _parts(text)
+        parts = [self._library.encode(part, add_special_tokens=False).ids for part in parts]
         return np.concatenate([np.array(part, dtype) for part in parts] or [np.array([], dtype)])
 
     def decode(self, ids) -> str:
