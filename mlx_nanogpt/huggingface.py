@@ -405,7 +405,7 @@ def _words_of_one(symbols: str) -> dict:
 def _characters_of(text: str) -> CharTokenizer | None:
     """The tokenizer of whose symbols `_words_of_one` made `text`; None if it is something else."""
     described = json.loads(text)
-    if described["model"]["type"] != "WordLevel":
+    if described["model"].get("type") != "WordLevel":
         return None
     symbols = "".join(sorted(described["model"]["vocab"]))
     if described != _words_of_one(symbols):

@@ -81,7 +81,8 @@ class BPETokenizer:
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
-        kinds = {part: (described[part] or {}).get("type") for part in BYTE_PAIRS}
+        # older files do not name the model's type, GPT-2's on the hub among them
+        kinds = {part: (described[part] or {}).get("type", "BPE") for part in BYTE_PAIRS}
         if kinds != BYTE_PAIRS:
             raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
         if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:

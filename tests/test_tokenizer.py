@@ -125,6 +125,24 @@ def test_a_limit_that_a_tokenizer_brings_cuts_no_text():
         assert tokenizer.encode(text).tolist() == byte_pairs().encode(text).tolist()
 
 
+def test_what_a_tokenizer_would_put_around_a_text_is_left_out():
+    library, end = library_of(byte_pairs()), "<|endoftext|>"
+    processors = importlib.import_module("tokenizers").processors
+    library.post_processor = processors.TemplateProcessing(f"{end} $A", special_tokens=[(end, 300)])
+    assert library.encode("to be").ids[0] == 300
+    assert BPETokenizer(library.to_str()).encode("to be").tolist() == byte_pairs().encode("to be").tolist()
+
+
+def test_gpt2s_own_file_is_read_which_is_older_and_says_less():
+    described = json.loads(byte_pairs().to_json())
+    described["model"] = {
+        "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
+        "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
+    }  # fmt: skip
+    described["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    assert (tokenizer_from_json(json.dumps(described)).encode(TEXT) == byte_pairs().encode(TEXT)).all()
+
+
 def test_a_space_before_a_text_is_put_there_once(monkeypatch):
     described = json.loads(byte_pairs().to_json())
     described["pre_tokenizer"]["add_prefix_space"] = True
