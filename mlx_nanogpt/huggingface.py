@@ -7,20 +7,19 @@
     README.md                     the model card
 
 The names of the weights are ours, but for a prefix `transformer.` that they may have. GPT-2's linear layers are stored as
-(in, out), ours as (out, in). safetensors files are read here and not by MLX, which trusts their headers.
+(in, out), ours as (out, in).
 """
 
 import json
-import math
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 from mlx.utils import tree_flatten
 
 from .checkpoint import CHECKPOINT, Run, open_run
@@ -41,7 +40,7 @@ PREFIX = "transformer."
 STORED_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 MASKS = (".attn.bias", ".attn.masked_bias")  # constants that older files carry
 HEAD = "lm_head.weight"
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # bfloat16 is the upper half of float32
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 
 # What transformers takes for granted where config.json is silent: GPT-2's smallest model.
 DEFAULTS = {
@@ -186,7 +185,7 @@ def _read_config(folder: Path) -> GPTConfig:
         raise _refusal(folder, str(error)) from error
 
 
-def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, "_Tensor"]) -> dict[str, mx.array]:
+def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     """The weights under our names, in our shapes, float32; every one of them read and finite."""
     stored = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     expected = {name: parameter.shape for name, parameter in tree_flatten(GPT(config).parameters())}
@@ -203,77 +202,32 @@ def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, "_Tensor"]
     return weights
 
 
-def _read_weight(name: str, tensor: "_Tensor", shape: tuple[int, ...]) -> mx.array:
+def _read_weight(name: str, stored: mx.array, shape: tuple[int, ...]) -> mx.array:
     transposed = name.endswith(STORED_TRANSPOSED)
-    if tensor.shape != (shape[::-1] if transposed else shape):
-        raise ValueError(f"{name} is of shape {tensor.shape}, which config.json does not say")
-    array = tensor.read()
-    if not np.isfinite(array).all():
+    if stored.shape != (shape[::-1] if transposed else shape):
+        raise ValueError(f"{name} is of shape {stored.shape}, which {CONFIG} does not say")
+    if stored.dtype not in DTYPES:
+        raise ValueError(f"{name} holds {stored.dtype}, and only {', '.join(map(str, DTYPES))} can be read")
+    array = stored.astype(mx.float32)
+    if not mx.isfinite(array).all().item():  # reads it from the file
         raise ValueError(f"{name} holds numbers that are not finite")
-    return mx.array(array.T if transposed else array)
+    return mx.contiguous(array.T) if transposed else array
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """Where a tensor lies in a safetensors file: bytes `start` to `stop`."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-
-    def read(self) -> np.ndarray:
-        """The numbers as float32."""
-        if self.dtype not in DTYPES:
-            raise ValueError(f"its weights are {self.dtype}; only {', '.join(DTYPES)} can be read")
-        dtype = np.dtype(DTYPES[self.dtype])
-        size = self.stop - self.start
-        if size != math.prod(self.shape) * dtype.itemsize:
-            raise ValueError(f"a tensor of shape {self.shape} in {self.dtype} does not have {size} bytes")
-        with self.file.open("rb") as file:
-            file.seek(self.start)
-            data = file.read(size)
-        array = np.frombuffer(data, dtype).reshape(self.shape)
-        if self.dtype == "BF16":
-            return (array.astype(np.uint32) << 16).view(np.float32)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused for it
-            return array.astype(np.float32)
-
-
-def _tensors(folder: Path) -> dict[str, _Tensor]:
+def _tensors(folder: Path) -> dict[str, mx.array]:
+    """All that the folder's weights files hold, not read yet. MLX checks that what a header promises is in the file."""
     if (folder / WEIGHTS).is_file():
-        return _header(folder / WEIGHTS)
+        return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
         raise UserError(
             f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX}); mlx-gpt export writes such a "
             f"folder from a run"
         )
     files = json.loads(_read(folder / INDEX))["weight_map"]
-    if any(name in ("", "..") or Path(name).name != name for name in files.values()):
-        raise ValueError(f"{INDEX} names files outside of the folder")
-    headers = {name: _header(folder / name) for name in set(files.values())}
-    return {tensor: headers[file][tensor] for tensor, file in files.items()}
-
-
-def _header(file: Path) -> dict[str, _Tensor]:
-    """What a safetensors file holds: 8 bytes with the length of a JSON header, the header, the numbers."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if 8 + length > size:
-            raise ValueError(f"{file.name} ends before its header does")
-        described = json.loads(opened.read(length))
-    described.pop("__metadata__", None)
-    tensors = {}
-    for name, each in described.items():
-        shape, (start, stop) = tuple(each["shape"]), each["data_offsets"]
-        if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
-            raise ValueError(f"the shape or the place of {name} in {file.name} is no number of bytes")
-        if not start <= stop <= size - 8 - length:
-            raise ValueError(f"{file.name} ends before {name} does")
-        tensors[name] = _Tensor(file, each["dtype"], shape, 8 + length + start, 8 + length + stop)
-    return tensors
+    if any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in files.values()):
+        raise ValueError(f"{INDEX} names files that are not in the folder")
+    parts = {name: mx.load(str(folder / name)) for name in set(files.values())}
+    return {tensor: parts[file][tensor] for tensor, file in files.items()}
 
 
 def _byte_pair_json(vocab: str, merges: str) -> str:

@@ -301,7 +301,7 @@ def test_what_makes_no_difference_is_accepted(harmless):
         (lambda weights: weights.pop("ln_f.bias").shape and None, "weights are missing: ln_f.bias"),
         (lambda weights: weights.update({"ln_f.bias": mx.zeros(17)}), r"ln_f.bias is of shape \(17,\)"),
         (lambda weights: weights.update({"ln_f.bias": mx.full(16, mx.nan)}), "ln_f.bias holds numbers that are not finite"),
-        (lambda weights: weights.update({"ln_f.bias": mx.zeros(16, mx.int8)}), "its weights are I8"),
+        (lambda weights: weights.update({"ln_f.bias": mx.zeros(16, mx.int8)}), "ln_f.bias holds mlx.core.int8"),
         (lambda weights: weights.update({"h.0.mlp.c_fc.weight": weights["h.0.mlp.c_fc.weight"].T}), "c_fc.weight is of shape"),
     ],
 )  # fmt: skip
@@ -330,7 +330,7 @@ def test_a_missing_file_is_a_sentence(file):
     exported()
     shard()
     (FOLDER / file).unlink()
-    with pytest.raises(UserError, match=f"{file} cannot be read|neither {file}"):
+    with pytest.raises(UserError, match=f"{file} cannot be read|neither {file}|Failed to open file exported/{file}"):
         load_gpt2(str(FOLDER))
 
 
@@ -340,7 +340,7 @@ def test_an_index_that_points_out_of_the_folder_is_refused():
     shutil.copy(FOLDER / "model-00001-of-00002.safetensors", "other.safetensors")
     index = FOLDER / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001-of-00002.safetensors", "../other.safetensors"))
-    with pytest.raises(UserError, match="names files outside of the folder"):
+    with pytest.raises(UserError, match="names files that are not in the folder"):
         load_gpt2(str(FOLDER))
 
 
