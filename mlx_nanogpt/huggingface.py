@@ -289,9 +289,8 @@ def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
 
 
 def _stored_weights(model: GPT) -> dict[str, mx.array]:
-    own = dict(tree_flatten(model.parameters()))
-    full = tree_flatten(GPT(replace(model.config, bias="all")).parameters())
-    weights = {name: own.get(name, mx.zeros_like(parameter)) for name, parameter in full}
+    new = GPT(replace(model.config, bias="all"))  # its biases are zeros
+    weights = dict(tree_flatten(new.parameters())) | dict(tree_flatten(model.parameters()))
     return {
         name: mx.contiguous(array.T) if name.endswith(STORED_TRANSPOSED) else array for name, array in weights.items()
     }
@@ -431,7 +430,8 @@ def _explaining_damage(folder: Path) -> Iterator[None]:
         ) from error
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
         raise UserError(
-            f"{folder} is damaged or incomplete ({type(error).__name__}: {error}); fetch it or export it anew"
+            f"{folder} is damaged, incomplete or of another kind ({type(error).__name__}: {error}); fetch or export it "
+            f"anew, or name another"
         ) from error
 
 

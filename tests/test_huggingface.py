@@ -260,6 +260,16 @@ def test_the_tokenizer_of_an_older_folder_is_in_two_files():
 
 
 @pytest.mark.parametrize(
+    "part, reason", [("model", "it is made of .*WordPiece"), ("decoder", "its words are not the characters of a model")]
+)
+def test_a_tokenizer_of_another_kind_is_refused(part, reason):
+    exported()
+    edit(FOLDER / "tokenizer.json", **{part: {"type": "WordPiece", "vocab": {"a": 0}}})
+    with pytest.raises(UserError, match=f"exported is damaged, incomplete or of another kind .*{reason}"):
+        load_gpt2(str(FOLDER))
+
+
+@pytest.mark.parametrize(
     "changes, reason",
     [
         ({"model_type": "gpt_neo"}, "model_type is 'gpt_neo' and not 'gpt2'"),
@@ -321,7 +331,7 @@ def test_a_truncated_file_is_a_sentence(file, remaining):
     exported()
     whole = (FOLDER / file).read_bytes()
     (FOLDER / file).write_bytes(whole[: int(len(whole) * remaining)])
-    with pytest.raises(UserError, match="exported is damaged or incomplete"):
+    with pytest.raises(UserError, match="exported is damaged, incomplete or of another kind"):
         load_gpt2(str(FOLDER))
 
 
