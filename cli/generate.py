@@ -21,7 +21,7 @@ def generate(
     init_from: Annotated[
         str | None,
         typer.Option(
-            help="Sample from this GPT-2 instead: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+            help="Sample from this GPT-2: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
             show_default="a run",
         ),
     ] = None,

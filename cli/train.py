@@ -109,7 +109,7 @@ def train(
         str | None,
         _option(
             "Run",
-            "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub (gpt2). "
+            "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
             "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
             show_default="random numbers",
         ),

@@ -107,14 +107,14 @@ class Run:
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
         """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
 
-        Without a checkpoint nothing changes, but for a run that was to start from weights it has. A compiled function captures arrays when it is built: restore first.
-        Raises `UserError` if the file is damaged or of another shape.
+        Without a checkpoint nothing changes. A compiled function captures arrays when it is built: restore first.
+        Raises `UserError` if the file is damaged or of another shape, or missing in a run that was to start from weights.
         """
         if not self.checkpoint.exists():
             if self.init_from is not None:
                 raise UserError(
-                    f"the run {self.path} was to start from the weights of {self.init_from}, and a crash kept them from "
-                    f"it; start a new run"
+                    f"the run {self.path} was to start from the weights of {self.init_from}, and a crash kept them "
+                    f"from it; start a new run"
                 )
             return Position()
         position, parts = _read_arrays(self.checkpoint)
@@ -184,8 +184,8 @@ def create_run(
 ) -> Run:
     """Make a run directory: `path`, or else the next number in `runs/`. Never touches one that has a run in it.
 
-    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `path` holds a
-    run or cannot be written.
+    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `path` holds
+    a run or cannot be written.
     """
     with _explaining_write(path or RUNS):
         path = _next_numbered() if path is None else _fresh(path)

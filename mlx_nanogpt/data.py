@@ -20,8 +20,8 @@ EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 class Dataset:
     """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
 
-    `floor`, where known, is the loss in nats per character of the validation split that no model can beat; a tokenizer of
-    byte pairs has none.
+    `floor`, where known, is the loss in nats per character of the validation split that no model can beat; for byte
+    pairs it is not.
     """
 
     corpus: CorpusIdentity
@@ -34,8 +34,8 @@ class Dataset:
 def tokenize(
     corpus: Corpus, tokenizer: Tokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
 ) -> Dataset:
-    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation; the text is split before it is
-    encoded.
+    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
+    before it is encoded.
 
     Without a `tokenizer` it is that of the corpus' own characters. Raises `UserError` if a given one lacks some of them.
     """

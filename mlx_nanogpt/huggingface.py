@@ -1,13 +1,13 @@
 """Models go in and out in the layout of GPT-2 on Hugging Face: a folder that transformers and mlx_lm read, too.
 
     config.json                   the shape
-    model.safetensors             the weights; or several files, and model.safetensors.index.json, which says what is where
+    model.safetensors             the weights; or several files, and model.safetensors.index.json with what is where
     tokenizer.json                the tokens; or vocab.json and merges.txt
     tokenizer_config.json         what transformers asks beyond that
     README.md                     the model card
 
-The names of the weights are ours, but for a prefix `transformer.` that they may have. GPT-2's linear layers are stored as
-(in, out), ours as (out, in).
+The names of the weights are ours, but for a prefix `transformer.` that they may have. GPT-2's linear layers are stored
+as (in, out), ours as (out, in).
 """
 
 import json
@@ -100,7 +100,7 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
 
 
 def tokenizer_of_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder in the layout of GPT-2: byte pairs, or the characters of a model that was exported here.
+    """The tokenizer of a folder in the layout of GPT-2: byte pairs, or the characters of a model exported here.
 
     Raises `UserError` if there is none, or if it is damaged or of another kind.
     """
@@ -220,8 +220,8 @@ def _tensors(folder: Path) -> dict[str, mx.array]:
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
         raise UserError(
-            f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX}); mlx-gpt export writes such a "
-            f"folder from a run"
+            f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX}); mlx-gpt export writes "
+            f"such a folder from a run"
         )
     files = json.loads(_read(folder / INDEX))["weight_map"]
     if any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in files.values()):
@@ -233,7 +233,7 @@ def _tensors(folder: Path) -> dict[str, mx.array]:
 def _byte_pair_json(vocab: str, merges: str) -> str:
     """The tokenizer.json that says what vocab.json and merges.txt of GPT-2 say."""
     ids = json.loads(vocab)
-    pairs = [line for line in merges.splitlines() if line and not line.startswith("#version")]
+    pairs = [line for line in merges.splitlines() if line]  # the library passes over "#version"
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return json.dumps(
@@ -262,11 +262,11 @@ def export_obstacles(config: GPTConfig) -> dict[str, str]:
 
 
 def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
-    """Write the model of `run` as it is now, or as it was at its lowest validation loss, into a new folder in the layout
-    of GPT-2, which appears complete or not at all. Biases that the model does not have are written as zeros.
+    """Write the model of `run` as it is now, or as it was at its lowest validation loss, into a new folder in the
+    layout of GPT-2, which appears complete or not at all. Biases that the model does not have are written as zeros.
 
-    Raises `UserError` if the layout cannot hold the model, if the run has no checkpoint, or if the folder is there already
-    or cannot be written.
+    Raises `UserError` if the layout cannot hold the model, if the run has no checkpoint, or if the folder is there
+    already or cannot be written.
     """
     obstacles = export_obstacles(run.gpt)
     if obstacles:
@@ -337,7 +337,7 @@ def _tokenizer_json(tokenizer: Tokenizer) -> str:
 
 
 def _words_of_one(symbols: str) -> dict:
-    """The tokenizer.json in which every character is a word. A character that is none is an error there, as it is here."""
+    """The tokenizer.json in which every character is a word. Any other character is an error there, as it is here."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -367,11 +367,12 @@ def _characters_of(text: str) -> CharTokenizer | None:
 
 
 def _card(run: Run, model: GPT, name: str, best: bool) -> str:
-    shape, corpus, training = run.gpt, run.corpus, run.train
+    shape, corpus = run.gpt, run.corpus
+    windows = run.train.batch_size * run.train.gradient_accumulation_steps
     iteration = run.position(best).iteration
     losses = [
-        f"| Loss at iteration {each.iteration:,}, nats per token | {each.train_loss:.4f} in training, {each.valid_loss:.4f} in "
-        f"validation |\n"
+        f"| Loss at iteration {each.iteration:,}, nats per token | {each.train_loss:.4f} in training, "
+        f"{each.valid_loss:.4f} in validation |\n"
         for each in run.history()
         if each.iteration <= iteration
     ]
@@ -386,7 +387,7 @@ tags: [gpt2, mlx]
 
 # {name}
 
-A GPT in the layout of GPT-2, trained with mlx-nanogpt for {iteration:,} iterations of {training.batch_size * training.gradient_accumulation_steps} windows.{start}
+A GPT in the layout of GPT-2, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
 
 | | |
 |---|---|

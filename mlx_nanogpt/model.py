@@ -169,8 +169,8 @@ class GPT(nn.Module):
 
 
 def adapted(model: GPT, **changes) -> GPT:
-    """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`, for
-    which the position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they are as they were.
+    """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`,
+    for which the position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.
 
     Raises `UserError` for any other change.
     """

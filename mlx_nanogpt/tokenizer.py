@@ -75,7 +75,7 @@ class CharTokenizer:
 @dataclass(frozen=True)
 class BPETokenizer:
     """Byte pairs as GPT-2 has them: bytes, and what was merged from them. `json` is the library's own description, a
-    tokenizer.json. Raises `ValueError` if it describes no such tokenizer, `UserError` if `tokenizers` is not installed."""
+    tokenizer.json. Raises `ValueError` if it describes anything else, `UserError` if `tokenizers` is not installed."""
 
     json: str
 
@@ -153,8 +153,8 @@ Tokenizer = CharTokenizer | BPETokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other text,
-    `UserError` if it takes a package that is not installed."""
+    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other
+    text, `UserError` if it takes a package that is not installed."""
     described = json.loads(text)
     if "model" in described:
         return BPETokenizer(text)
@@ -185,7 +185,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes a byte as one visible character: its own in Latin-1 if that is visible, or else one from U+0100 on."""
+    """GPT-2 writes a byte as one visible character: its own in Latin-1 if that is visible, else one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(visible))
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}

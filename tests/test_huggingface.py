@@ -1,5 +1,5 @@
-"""The promises of the layout of GPT-2: what comes in and goes out is the same model, here, in transformers and in mlx_lm,
-where they are installed; what cannot be held is refused; and no damage is more than a sentence."""
+"""The promises of the layout of GPT-2: what comes in and goes out is the same model, here, in transformers and in
+mlx_lm, where they are installed; what cannot be held is refused; and no damage is more than a sentence."""
 
 import json
 import random
@@ -31,8 +31,9 @@ from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, load_gpt2, load_p
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
 GPT2_OPTIONS = ["--bias=all", "--tied", "--activation=gelu"]
-SENTENCES = ["", "to be", "\n\n  or not\n", "that is the question, nobler?\n"]
+SENTENCES = ["", "to be", "\n\n  or not\n", "that is the question , nobler ?\n"]
 FOLDER = Path("exported")
+FC = "h.0.mlp.c_fc.weight"
 PROMPT = TOKENS[:5].tolist()
 
 
@@ -134,10 +135,10 @@ def test_config_json_says_what_gpt2_is():
     exported(dropout=0.1)
     config = json.loads((FOLDER / "config.json").read_text())
     assert config | {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": TOKENIZER.vocab_size, "n_positions": 8,
-        "n_ctx": 8, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": None, "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0, "tie_word_embeddings": True,
-        "bos_token_id": None, "eos_token_id": None, "torch_dtype": "float32",
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": TOKENIZER.vocab_size,
+        "n_positions": 8, "n_ctx": 8, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": None, "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0,
+        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None, "torch_dtype": "float32",
     } == config  # fmt: skip
 
 
@@ -148,6 +149,7 @@ def test_the_end_of_text_is_named_where_there_is_one():
         json.loads((FOLDER / name).read_text()) for name in ("config.json", "tokenizer_config.json")
     )
     assert config["bos_token_id"] == config["eos_token_id"] == tokenizer.vocab_size - 1
+    assert of_tokenizer["clean_up_tokenization_spaces"] is False  # transformers 4 would
     assert of_tokenizer["bos_token"] == of_tokenizer["eos_token"] == "<|endoftext|>"
 
 
@@ -310,9 +312,9 @@ def test_what_makes_no_difference_is_accepted(harmless):
         (lambda weights: weights.update({"h.0.adapter.weight": mx.zeros(3)}), "does not have: h.0.adapter.weight"),
         (lambda weights: weights.pop("ln_f.bias").shape and None, "weights are missing: ln_f.bias"),
         (lambda weights: weights.update({"ln_f.bias": mx.zeros(17)}), r"ln_f.bias is of shape \(17,\)"),
-        (lambda weights: weights.update({"ln_f.bias": mx.full(16, mx.nan)}), "ln_f.bias holds numbers that are not finite"),
+        (lambda weights: weights.update({"ln_f.bias": mx.full(16, mx.nan)}), "holds numbers that are not finite"),
         (lambda weights: weights.update({"ln_f.bias": mx.zeros(16, mx.int8)}), "ln_f.bias holds mlx.core.int8"),
-        (lambda weights: weights.update({"h.0.mlp.c_fc.weight": weights["h.0.mlp.c_fc.weight"].T}), "c_fc.weight is of shape"),
+        (lambda weights: weights.update({FC: weights[FC].T}), "c_fc.weight is of shape"),
     ],
 )  # fmt: skip
 def test_weights_that_are_not_gpt2s_are_refused_with_the_reason(change, reason):
