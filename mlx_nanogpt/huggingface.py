@@ -376,8 +376,10 @@ def _card(run: Run, model: GPT, name: str, best: bool) -> str:
         for each in run.history()
         if each.iteration <= iteration
     ]
-    start = f" It started from the weights of {run.init_from}." if run.init_from else ""
-    texts = " + ".join(Path(source).name for source in corpus.sources)  # where they lay is nobody's business
+    # where files lay is nobody's business; the owner of a model on the hub is
+    origin = Path(run.init_from).name if run.init_from and os.path.isabs(run.init_from) else run.init_from
+    start = f" It started from the weights of {origin}." if origin else ""
+    texts = " + ".join(Path(source).name for source in corpus.sources)
     tokens = "one per character" if isinstance(run.tokenizer, CharTokenizer) else "byte pairs"
     return f"""---
 library_name: transformers

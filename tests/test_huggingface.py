@@ -27,7 +27,7 @@ from conftest import (
 )
 from mlx.utils import tree_flatten
 
-from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, load_gpt2, load_pretrained, open_run
+from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, load_gpt2, open_run
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
 GPT2_OPTIONS = ["--bias=all", "--tied", "--activation=gelu"]
@@ -164,10 +164,15 @@ def test_the_card_says_what_the_model_is():
         assert fact in card
 
 
-def test_the_card_does_not_tell_where_the_text_lay():
+@pytest.mark.parametrize(
+    "init_from, told", [("/home/someone/mine", "of mine."), ("someone/a-gpt2", "of someone/a-gpt2.")]
+)
+def test_the_card_says_what_it_came_from_but_not_where_that_lay(init_from, told):
     data = replace(DATA, corpus=replace(DATA.corpus, sources=("/home/someone/play.txt",)))
-    export_gpt2(run_of(lively_model(tiny_gpt(**GPT2)), data), FOLDER)
-    assert "someone" not in (FOLDER / "README.md").read_text()
+    run = replace(run_of(lively_model(tiny_gpt(**GPT2)), data), init_from=init_from)
+    export_gpt2(run, FOLDER)
+    card = (FOLDER / "README.md").read_text()
+    assert f"started from the weights {told}" in card and "| play.txt |" in card and "/home" not in card
 
 
 def test_the_best_weights_may_be_exported():
