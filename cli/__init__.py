@@ -12,6 +12,7 @@ from mlx_nanogpt import UserError
 from .bench import bench
 from .config import config
 from .eval import evaluate
+from .export import export
 from .generate import generate
 from .prepare import prepare
 from .presets import presets
@@ -36,6 +37,7 @@ app.command("eval")(evaluate)
 app.command()(bench)
 app.command()(presets)
 app.command()(config)
+app.command()(export)
 
 
 def _show_version(asked: bool) -> None:

@@ -36,7 +36,11 @@ def config(
         made_by = ", ".join(f"{package} {version}" for package, version in source.versions().items())
         about = f"The settings of {source.path}"
         origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
-    settings = {"data": sources} | asdict(shape) | asdict(train)
+        if source.init_from:
+            settings = {"init_from": source.init_from}
+        else:
+            settings = {"tokenizer": "char" if isinstance(source.tokenizer, gpt.CharTokenizer) else "gpt2"}
+    settings |= {"data": sources} | asdict(shape) | asdict(train)
     text = gpt.write_settings(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
     sys.stdout.write(text)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import mlx_nanogpt as gpt
+from mlx_nanogpt import UserError
 
 from .screen import BestOption, DeviceOption, describe_weights, errors, use_device
 
@@ -18,6 +19,13 @@ def generate(
         Path | None, typer.Option(help="The run directory to sample from.", show_default="the newest in runs/")
     ] = None,
     best: BestOption = False,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Sample from this GPT-2: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+            show_default="a run",
+        ),
+    ] = None,
     prompt: Annotated[
         str, typer.Option(help="The text to go on from; its characters must be among those trained on.")
     ] = "",
@@ -39,16 +47,23 @@ def generate(
     """
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
-    source = gpt.open_run(run) if run else gpt.newest_run()
-    ids = source.tokenizer.encode(prompt).tolist() or [source.tokenizer.start_token]
-    model = source.load_model(best)
-    errors.print(f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}", style="dim")
+    if init_from and (run or best):
+        raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
+    if init_from:
+        model, tokenizer = gpt.load_gpt2(init_from)
+        origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
+    else:
+        source = gpt.open_run(run) if run else gpt.newest_run()
+        model, tokenizer = source.load_model(best), source.tokenizer
+        origin = f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"
+    ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
+    errors.print(origin, style="dim")
     for i in range(num_samples):
         if num_samples > 1:
             errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")
         sys.stdout.write(prompt)
         started = time.perf_counter()
-        for text in source.tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
+        for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")

@@ -3,7 +3,7 @@
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, TrainConfig
 
-from .screen import TEXTS, console
+from .screen import TEXTS, TokenizerOption, console, named_tokenizer
 
 
 def prepare(
@@ -20,13 +20,12 @@ def prepare(
     train_fraction: Annotated[
         float, typer.Option(help="Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
-    tokenizer: Annotated[Literal["char"], typer.Option(help="char: a token is a character.")] = "char",
+    tokenizer: TokenizerOption = "char",
 ) -> None:
     """Tokenize a text, however large, into nanoGPT's format, so that mlx-gpt train reads it from the disk.
 
     The text is read twice, in pieces. Training on the folder is training on the text with the same --train-fraction.
     """
-    tokenizers = {"char": None}  # made of the text's own characters
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,7 +33,9 @@ def prepare(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    preparing = closing(gpt.prepare(data, out, train_fraction, tokenizers[tokenizer]))  # Ctrl-C leaves nothing behind
+    preparing = closing(
+        gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer))
+    )  # Ctrl-C leaves nothing behind
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with preparing as events, progress as bar:
         task = bar.add_task("Counting", total=None)

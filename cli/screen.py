@@ -43,6 +43,10 @@ DeviceOption = Annotated[
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
+TokenizerOption = Annotated[
+    gpt.TokenizerName,
+    typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
+]
 TEXTS = (
     "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of *.txt files, or - for standard "
     "input; give it again to add another."
@@ -111,6 +115,11 @@ def read_data(sources: Sequence[str], explicit: bool = True) -> Corpus | Dataset
     return load_corpus(sources, explicit)
 
 
+def named_tokenizer(name: str) -> gpt.Tokenizer | None:
+    """The tokenizer that an option names; None stands for that of the text's own characters."""
+    return gpt.gpt2_tokenizer() if name == "gpt2" else None
+
+
 def is_own(run: Run, data: Corpus | Dataset) -> bool:
     """Whether `data` is what `run` learned from."""
     if isinstance(data, Dataset):
@@ -146,7 +155,8 @@ def describe_data(data: Dataset) -> str:
     tokens, vocabulary = len(data.train) + len(data.valid), data.tokenizer.vocab_size
     if tokens == data.corpus.characters:  # each is a token
         return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
-    return f"{data.corpus.name}: {tokens:,} tokens, vocabulary {vocabulary:,}"
+    characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
+    return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
 
 
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
@@ -165,7 +175,9 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     }
     if others := [*_others(shape), *_others(train)]:
         lines["Settings"] = ", ".join(others)
-    return lines | {"Run": str(run.path)}
+    if run.init_from:
+        lines["Start"] = f"from the weights of {run.init_from}"
+    return lines | {"Export": describe_export(run), "Run": str(run.path)}
 
 
 def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
@@ -174,6 +186,13 @@ def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
         value = getattr(config, field.name)
         if value != field.default and field.name not in SHOWN:
             yield field.name if value is True else f"{field.name} {value}"
+
+
+def describe_export(run: Run) -> str:
+    obstacles = gpt.export_obstacles(run.gpt)
+    if obstacles:
+        return f"not as GPT-2: {', '.join(obstacles)} ({' '.join(obstacles.values())})"
+    return "as GPT-2, with mlx-gpt export"
 
 
 def describe_weights(run: Run, best: bool) -> str:

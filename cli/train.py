@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -21,11 +21,13 @@ from .screen import (
     INTERRUPTED,
     TEXTS,
     DeviceOption,
+    TokenizerOption,
     corpus_note,
     console,
     describe_run,
     header,
     name_run,
+    named_tokenizer,
     own_dataset,
     read_data,
     seed_table,
@@ -39,6 +41,7 @@ ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
 # A run that departs from NanoLux's benchmark in these alone stands beside its table.
 HOW_LONG = {"num_iter", "eval_interval", "eval_iters"}
+OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}
 MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "patience", "data", "device"}
 
 
@@ -55,6 +58,7 @@ def train(
     train_fraction: Annotated[
         float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
     ] = TrainConfig.train_fraction,
+    tokenizer: TokenizerOption = "char",
     n_embd: Annotated[
         int, _option("Model", "Width: how many numbers stand for a token between layers.")
     ] = GPTConfig.n_embd,
@@ -133,6 +137,15 @@ def train(
         Path | None,
         _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one."),
     ] = None,
+    init_from: Annotated[
+        str | None,
+        _option(
+            "Run",
+            "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
+            "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
+            show_default="random numbers",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
     ] = None,
@@ -155,19 +168,14 @@ def train(
         chosen = _chosen(given)
         values = ctx.params | chosen
         gpt_config, train_config = gpt.configurations(values)
-        source = read_data(values["data"], explicit="data" in chosen)
-        if not isinstance(source, Dataset):
-            dataset = gpt.tokenize(source, train_fraction=train_config.train_fraction)
-        elif "train_fraction" in given:  # one that a preset or a file has gives way
-            raise UserError(
-                f"{source.corpus.name} is split already; leave out --train-fraction, or prepare the text again with another"
-            )
-        else:
-            dataset = source
+        start, known = _starting_point(values["init_from"], chosen)
+        dataset = _dataset(values, given, chosen, known)
         train_config = replace(train_config, train_fraction=dataset.train_fraction)
-        gpt_config = replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
+        gpt_config = start.config if start else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
         gpt.check_fits(gpt_config, train_config, dataset)
-        run = gpt.create_run(gpt_config, train_config, dataset, run_dir)
+        run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
+        if start:
+            gpt.start_from(run, start)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     header(f"mlx-gpt train{origin}", describe_run(run, dataset))
     done = _follow(run, dataset)
@@ -190,9 +198,43 @@ def _chosen(given: dict) -> dict:
     start = {}
     if "preset" in given:
         start = gpt.preset_settings(given["preset"])
+        if "init_from" in given:  # the model is there: the preset only says how to train it
+            start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     if "config" in given:
         start = gpt.read_settings(given["config"])
     return start | given
+
+
+def _starting_point(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, gpt.Tokenizer | None]:
+    """The model that the training starts from, with what was asked of it, and its tokenizer; None for a new one."""
+    if init_from is None:
+        return None, None
+    if "tokenizer" in chosen:
+        raise UserError(
+            "--tokenizer and --init-from exclude each other, for the model has a tokenizer; leave out one of them"
+        )
+    model, tokenizer = gpt.load_pretrained(init_from)
+    changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
+    return gpt.adapted(model, **changes), tokenizer
+
+
+def _dataset(values: dict, given: dict, chosen: dict, known: gpt.Tokenizer | None) -> Dataset:
+    """The text that is asked for, in the tokens of `known` or of the tokenizer that is asked for; or a folder of tokens."""
+    source = read_data(values["data"], explicit="data" in chosen)
+    if not isinstance(source, Dataset):
+        return gpt.tokenize(source, known or named_tokenizer(values["tokenizer"]), values["train_fraction"])
+    for name in ("train_fraction", "tokenizer"):
+        if name in given:  # what a preset or a file says of them gives way
+            raise UserError(
+                f"{source.corpus.name} holds tokens, split already; leave out --{name.replace('_', '-')}, or prepare the "
+                f"text again with another"
+            )
+    if known and known.to_json() != source.tokenizer.to_json():
+        raise UserError(
+            f"{source.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}; give the text "
+            f"itself"
+        )
+    return source
 
 
 def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
@@ -284,7 +326,7 @@ def _conclude(run: Run, dataset: Dataset) -> None:
     console.print()
     metrics = gpt.seed_metrics(history)
     differences = gpt.seed_differences(run.gpt, run.train)
-    if differences.keys() <= HOW_LONG:
+    if differences.keys() <= HOW_LONG and isinstance(run.tokenizer, gpt.CharTokenizer):
         console.print(seed_table({"This run": metrics}, run.corpus.name))
         for note in corpus_note(run.corpus.name):
             console.print(note)

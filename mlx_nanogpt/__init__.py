@@ -45,10 +45,18 @@ from .data import Dataset, tokenize  # noqa: E402
 from .errors import UserError  # noqa: E402
 from .evaluation import SplitLoss, evaluate_split, make_evaluate  # noqa: E402
 from .generation import generate, make_sampler  # noqa: E402
-from .model import GPT, loss_fn  # noqa: E402
+from .huggingface import (  # noqa: E402
+    export_gpt2,
+    export_obstacles,
+    gpt2_tokenizer,
+    load_gpt2,
+    load_pretrained,
+    tokenizer_of_folder,
+)
+from .model import GPT, adapted, loss_fn  # noqa: E402
 from .prepared import Prepared, Preparing, open_prepared, prepare  # noqa: E402
 from .settings import preset_settings, read_settings, write_settings  # noqa: E402
-from .tokenizer import CharTokenizer, tokenizer_from_json  # noqa: E402
+from .tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerName, tokenizer_from_json  # noqa: E402
 from .training import (  # noqa: E402
     Diverged,
     Done,
@@ -59,5 +67,6 @@ from .training import (  # noqa: E402
     check_fits,
     make_optimizer,
     make_step,
+    start_from,
     train,
 )

@@ -1,7 +1,7 @@
 """A run directory: everything that a training run is, so that it can be looked at, continued and sampled from.
 
     config.json             the model's and the training's configuration, the corpus, the versions
-    tokenizer.json          the characters
+    tokenizer.json          the characters, or the byte pairs
     history.jsonl           losses and timings, one line per evaluation
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
@@ -29,7 +29,7 @@ from .data import Dataset
 from .errors import UserError
 from .files import replacing
 from .model import GPT
-from .tokenizer import CharTokenizer, tokenizer_from_json
+from .tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
@@ -69,7 +69,8 @@ class Run:
     gpt: GPTConfig
     train: TrainConfig
     corpus: CorpusIdentity
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
+    init_from: str | None = None  # what the weights started from, if not from random numbers
 
     @property
     def checkpoint(self) -> Path:
@@ -107,9 +108,14 @@ class Run:
         """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
 
         Without a checkpoint nothing changes. A compiled function captures arrays when it is built: restore first.
-        Raises `UserError` if the file is damaged or of another shape.
+        Raises `UserError` if the file is damaged or of another shape, or missing in a run that was to start from weights.
         """
         if not self.checkpoint.exists():
+            if self.init_from is not None:
+                raise UserError(
+                    f"the run {self.path} was to start from the weights of {self.init_from}, and a crash kept them "
+                    f"from it; start a new run"
+                )
             return Position()
         position, parts = _read_arrays(self.checkpoint)
         with _explaining_damage(self.checkpoint):
@@ -169,6 +175,7 @@ class Run:
             "gpt": asdict(self.gpt),
             "train": asdict(self.train),
             "corpus": asdict(self.corpus),
+            "init_from": self.init_from,
             "versions": {package: version(package) for package in ("mlx-nanogpt", "mlx")},
         }
         _write(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -180,14 +187,17 @@ def since_best(history: Sequence[Evaluation]) -> int:
     return len(losses) - 1 - losses.index(min(losses))
 
 
-def create_run(gpt: GPTConfig, train: TrainConfig, data: Dataset, path: Path | None = None) -> Run:
+def create_run(
+    gpt: GPTConfig, train: TrainConfig, data: Dataset, path: Path | None = None, init_from: str | None = None
+) -> Run:
     """Make a run directory: `path`, or else the next number in `runs/`. Never touches one that has a run in it.
 
-    Raises `UserError` if `path` holds a run or cannot be written.
+    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `path` holds
+    a run or cannot be written.
     """
     with _explaining_write(path or RUNS):
         path = _next_numbered() if path is None else _fresh(path)
-        run = Run(path, gpt, train, data.corpus, data.tokenizer)
+        run = Run(path, gpt, train, data.corpus, data.tokenizer, init_from)
         _write(path / TOKENIZER, data.tokenizer.to_json())
         run._write_config()
     return run
@@ -205,7 +215,7 @@ def open_run(path: Path) -> Run:
         corpus = CorpusIdentity(**config["corpus"] | {"sources": tuple(config["corpus"]["sources"])})
         if tokenizer.vocab_size != gpt.vocab_size:
             raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
-        return Run(path, gpt, train, corpus, tokenizer)
+        return Run(path, gpt, train, corpus, tokenizer, config.get("init_from"))
 
 
 def newest_run() -> Run:

@@ -44,9 +44,9 @@ class GPTConfig:
             sizes = ", ".join(str(size) for size in range(1, self.n_embd + 1) if self.n_embd % size == 0)
             raise UserError(f"head_size {self.head_size} does not divide n_embd {self.n_embd}; these sizes do: {sizes}")
         _check_real("dropout", self.dropout, lambda x: 0 <= x < 1, "at least 0 and less than 1")
-        _check_choice("bias", self.bias, Bias)
+        check_choice("bias", self.bias, Bias)
         _check_bool("tied", self.tied)
-        _check_choice("activation", self.activation, Activation)
+        check_choice("activation", self.activation, Activation)
 
     @property
     def n_head(self) -> int:
@@ -107,8 +107,8 @@ class TrainConfig:
         _check_real("beta2", self.beta2, lambda x: 0 <= x < 1, "at least 0 and less than 1")
         _check_real("grad_clip", self.grad_clip, lambda x: x >= 0, "of 0 (off) or more")
         _check_real("train_fraction", self.train_fraction, lambda x: 0 < x < 1, "more than 0 and less than 1")
-        _check_choice("backend", self.backend, Backend)
-        _check_choice("dtype", self.dtype, Dtype)
+        check_choice("backend", self.backend, Backend)
+        check_choice("dtype", self.dtype, Dtype)
         self._check_schedule()
 
     def _check_schedule(self) -> None:
@@ -164,7 +164,7 @@ PRESETS = {
     "gpt2": Preset(
         "GPT-2 124M as nanoGPT trains it",
         _NANOGPT
-        | {"vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
+        | {"tokenizer": "gpt2", "vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
         | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}
         | {"learning_rate": 6e-4, "warmup_iters": 2000, "lr_decay_iters": 600_000, "min_lr": 6e-5, "beta2": 0.95}
         | {"eval_interval": 1000},
@@ -197,6 +197,7 @@ def _check_bool(name: str, value: bool) -> None:
         raise UserError(f"{name} {value!r} is neither true nor false; give one of them")
 
 
-def _check_choice(name: str, value: str, choices: object) -> None:
+def check_choice(name: str, value: str, choices: object) -> None:
+    """Raise `UserError` unless `value` is one of `choices`, a `Literal`."""
     if value not in get_args(choices):
         raise UserError(f"{name} {value!r} is not known; choose one of: {', '.join(get_args(choices))}")

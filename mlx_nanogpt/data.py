@@ -12,7 +12,7 @@ import numpy as np
 from .config import TrainConfig
 from .corpus import Corpus, CorpusIdentity
 from .errors import UserError
-from .tokenizer import CharTokenizer
+from .tokenizer import CharTokenizer, Tokenizer
 
 EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 
@@ -22,11 +22,11 @@ class Dataset:
     """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
 
     `train_fraction` is the share that trains. `floor`, where known, is the loss in nats per character of the validation
-    split that no model can beat.
+    split that no model can beat; for byte pairs it is not.
     """
 
     corpus: CorpusIdentity
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     train: np.ndarray
     valid: np.ndarray
     train_fraction: float
@@ -34,16 +34,18 @@ class Dataset:
 
 
 def tokenize(
-    corpus: Corpus, tokenizer: CharTokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
+    corpus: Corpus, tokenizer: Tokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
 ) -> Dataset:
-    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation.
+    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
+    before it is encoded.
 
     Without a `tokenizer` it is that of the corpus' own characters. Raises `UserError` if a given one lacks some of them.
     """
     tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     boundary = int(train_fraction * len(corpus.text))
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
-    floor = corpus.floor and corpus.floor(boundary, len(corpus.text))
+    by_character = isinstance(tokenizer, CharTokenizer)
+    floor = corpus.floor(boundary, len(corpus.text)) if corpus.floor and by_character else None
     return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
 
 

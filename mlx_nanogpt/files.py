@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,32 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write files into, beside where `folder` will be; rename it to `folder` once all is on disk.
+
+    If the body raises, or the machine stops, there is no `folder`. Raises `UserError` if there is one already, or if its
+    name is one that MLX cannot write to.
+    """
+    if os.path.lexists(folder):
+        raise UserError(f"{folder} exists already, and nothing in it is overwritten; choose another name")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {str(folder)!r} is not UTF-8, so MLX cannot write there; choose another") from error
+    aside = folder.with_name(f".{os.getpid()}-{folder.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for each in aside.iterdir():
+            with each.open("rb+") as file:
+                _sync(file.fileno())
+        os.rename(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync(descriptor: int) -> None:

@@ -5,6 +5,7 @@ C = n_embd channels, nh heads of hs channels.
 """
 
 import math
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from . import cpu
 from .config import GPTConfig
+from .errors import UserError
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which Metal has attention as one kernel (MLX 0.32.4)
@@ -175,3 +177,21 @@ def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Mean cross-entropy, in nats per token, of `targets` (B, T) after `idx` (B, T)."""
     return token_losses(model, idx, targets).mean()
+
+
+def adapted(model: GPT, **changes) -> GPT:
+    """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`,
+    for which the position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.
+
+    Raises `UserError` for any other change.
+    """
+    for name, value in changes.items():
+        own = getattr(model.config, name)
+        if value != own and name != "dropout" and not (name == "block_size" and value < own):
+            remedy = "choose a smaller one" if name == "block_size" else "leave the option out"
+            raise UserError(f"the model to start from has {name} {own}, which cannot become {value}; {remedy}")
+    config = replace(model.config, **changes)
+    changed = GPT(config)
+    changed.update(model.parameters())
+    changed.wpe.weight = model.wpe.weight[: config.block_size]  # (block_size, C)
+    return changed

@@ -28,7 +28,8 @@ from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, read_pieces
 from .data import Dataset
 from .errors import UserError
 from .files import replacing
-from .tokenizer import CharTokenizer, tokenizer_from_json
+from .huggingface import gpt2_tokenizer
+from .tokenizer import CharTokenizer, Tokenizer, tokenizer_from_json
 
 META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")
@@ -62,7 +63,7 @@ def prepare(
     sources: Sequence[str],
     path: Path,
     train_fraction: float = TrainConfig.train_fraction,
-    tokenizer: CharTokenizer | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Iterator[Preparing | Prepared]:
     """Write the text that `load_corpus(*sources)` would load into the folder `path` as tokens, its first `train_fraction`
     (of the characters) for training; yield how far it is and, at the end, what was written.
@@ -216,7 +217,7 @@ def open_prepared(path: Path) -> Dataset:
     elif os.path.lexists(path / NANOGPT_META):
         tokenizer = _read_nanogpt_meta(path / NANOGPT_META)
     else:
-        tokenizer = _gpt2(path)
+        tokenizer = gpt2_tokenizer()  # nanoGPT's folders without a meta.pkl are of its tokens
     parts = [_inspect(path / name) for name in TOKEN_FILES]
     digests = [part.digest for part in parts]
     if meta and meta["sha256"] != _seal(meta, digests):
@@ -236,14 +237,6 @@ def open_prepared(path: Path) -> Dataset:
     identity = CorpusIdentity((str(path),), hashlib.sha256(b"".join(digests)).hexdigest(), characters)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
     return Dataset(identity, tokenizer, train, valid, train_fraction)
-
-
-def _gpt2(path: Path) -> CharTokenizer:
-    """The tokenizer of a folder that does not name one: nanoGPT's own without a meta.pkl are of GPT-2's tokens."""
-    raise UserError(
-        f"{path} has neither {META} nor {NANOGPT_META}, so its tokens are GPT-2's, which this version does not know; "
-        f"give the text itself, or prepare it with mlx-gpt prepare"
-    )
 
 
 def _inspect(file: Path) -> _Tokens:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
-from .config import PRESETS, GPTConfig, TrainConfig, configurations
+from .config import PRESETS, GPTConfig, TrainConfig, check_choice, configurations
 from .errors import UserError
+from .tokenizer import TokenizerName
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,7 +21,7 @@ else:
     import tomli as tomllib
 
 GROUPS = {  # the keys of a file, in its order, under its comments
-    "Text": ("data",),
+    "Text": ("data", "tokenizer", "init_from"),
     "Model": tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size"),  # the tokenizer's to say
     "Training": tuple(field.name for field in fields(TrainConfig)),
 }
@@ -54,6 +55,9 @@ def read_settings(path: Path) -> dict[str, object]:
         _check_key(key, value, f"{path}{_line_of(key, text)}")
     try:
         configurations(settings)
+        check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
+        if not isinstance(settings.get("init_from", ""), str):
+            raise UserError(f"init_from {settings['init_from']!r} names no model; give a name in quotes")
         if "data" in settings:
             settings["data"] = _texts(settings["data"])
     except UserError as error:

@@ -1,13 +1,30 @@
-"""Text to token ids and back: one id per character, by rank of code point, as in the lecture."""
+"""Text to token ids and back: one id per character, by rank of code point, as in the lecture; or GPT-2's byte pairs.
 
+Both kinds answer to the same names. The byte pairs are the work of the library `tokenizers`, an optional extra.
+"""
+
+import codecs
+import importlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
 from .errors import UserError
+
+TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
+
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
+PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
+WORD_END = re.compile(r"[^\W\d_](?=\n)")  # a letter before a new line: no byte pair of GPT-2's reaches across
+
+BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
+NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,133 @@ class CharTokenizer:
         return _code_points(self.symbols)
 
 
-def tokenizer_from_json(text: str) -> CharTokenizer:
-    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other text."""
-    symbols = json.loads(text)["symbols"]
+@dataclass(frozen=True)
+class BPETokenizer:
+    """Byte pairs as GPT-2 has them: bytes, and what was merged from them. `json` is the library's own description, a
+    tokenizer.json. Raises `ValueError` if it describes anything else, `UserError` if `tokenizers` is not installed."""
+
+    json: str
+
+    def __post_init__(self) -> None:
+        described = json.loads(self.json)
+        # older files do not name the model's type, GPT-2's on the hub among them
+        kinds = {part: (described[part] or {}).get("type", "BPE") for part in BYTE_PAIRS}
+        if kinds != BYTE_PAIRS:
+            raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
+        if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:
+            raise ValueError(f"its model has a {odd[0]}, which GPT-2's has not")
+        object.__setattr__(self, "json", json.dumps(described))  # one spelling: equal tokenizers have equal texts
+        self._library  # now, and not when a text comes
+
+    @property
+    def vocab_size(self) -> int:
+        return max(self._pieces) + 1
+
+    @cached_property
+    def start_token(self) -> int:
+        """What an empty prompt stands for: the end of the text before, if there is a token for it."""
+        return self._library.token_to_id(END_OF_TEXT) or 0
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
+
+        Raises `UserError` naming the characters that it has no bytes for; GPT-2's has all.
+        """
+        unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
+        strangers = sorted(
+            c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
+        )
+        if strangers:  # the library would leave them out without a word
+            raise UserError(f"the model has never seen {_listed(strangers)}; leave them out")
+        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
+        # a tokenizer that puts a space before a text would put one before every part of it
+        parts = [text] if self._library.pre_tokenizer.add_prefix_space else _parts(text)
+        parts = [self._library.encode(part, add_special_tokens=False).ids for part in parts]
+        return np.concatenate([np.array(part, dtype) for part in parts] or [np.array([], dtype)])
+
+    def decode(self, ids) -> str:
+        """The text of a sequence of ids; bytes that are no UTF-8 become U+FFFD."""
+        return "".join(self.stream(ids))
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as they come, piece by piece, each of whole characters."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in ids:
+            if text := decoder.decode(self._pieces.get(token, b"")):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
+    def to_json(self) -> str:
+        """What `tokenizer_from_json` reads, and the library."""
+        return self.json
+
+    @cached_property
+    def _library(self):
+        tokenizers = import_extra("tokenizers")
+        try:
+            library = tokenizers.Tokenizer.from_str(self.json)
+        except Exception as error:  # it has no type of its own
+            raise ValueError(f"the library tokenizers refuses it: {error}") from error
+        library.no_truncation()  # a model that was fine-tuned may bring one, and a corpus would be cut without a word
+        library.no_padding()
+        return library
+
+    @cached_property
+    def _pieces(self) -> dict[int, bytes]:
+        """The bytes that an id stands for."""
+        return {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
+
+
+Tokenizer = CharTokenizer | BPETokenizer
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other
+    text, `UserError` if it takes a package that is not installed."""
+    described = json.loads(text)
+    if "model" in described:
+        return BPETokenizer(text)
+    symbols = described["symbols"]
     if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
         raise ValueError("the symbols of a tokenizer are characters in code-point order, each once")
     return CharTokenizer(symbols)
+
+
+def import_extra(package: str) -> ModuleType:
+    """`package`, of the extra `gpt2`. Raises `UserError` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"this takes the package {package}, which cannot be imported ({error}); install it with "
+            f'pip install -e ".[gpt2]" in the folder of mlx-nanogpt'
+        ) from error
+
+
+def _parts(text: str) -> Iterator[str]:
+    start = 0
+    while start < len(text):
+        end = WORD_END.search(text, start + PART)
+        stop = end.end() if end else len(text)
+        yield text[start:stop]
+        start = stop
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2 writes a byte as one visible character: its own in Latin-1 if that is visible, else one from U+0100 on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = sorted(set(range(256)) - set(visible))
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+BYTES = _byte_alphabet()
+
+
+def _bytes_of(piece: str) -> bytes:
+    if all(character in BYTES for character in piece):
+        return bytes(BYTES[character] for character in piece)
+    return piece.encode()  # an added token, written as it is
 
 
 def _listed(symbols: Sequence[str]) -> str:

@@ -188,6 +188,17 @@ def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
     return over_parts
 
 
+def start_from(run: Run, model: GPT) -> None:
+    """Let `run`, which is new, start from the weights of `model`: they become its checkpoint of iteration 0.
+
+    Seeds MLX's global random state. Raises `UserError` if the file cannot be written.
+    """
+    mx.random.seed(run.train.seed)
+    optimizer = make_optimizer(run.train)
+    optimizer.init(model.trainable_parameters())
+    run.save(model, optimizer, Position())
+
+
 def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
     """Move `run` from where its checkpoint is (or the beginning) to its last iteration; yield what happens.
 

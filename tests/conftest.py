@@ -2,6 +2,7 @@
 isolation that keeps every test away from the user's files and from the network."""
 
 import atexit
+import functools
 import itertools
 import os
 import random
@@ -29,6 +30,7 @@ from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 import mlx_nanogpt_cli  # noqa: E402
 from mlx_nanogpt import corpus  # noqa: E402
+from mlx_nanogpt.files import cache_dir  # noqa: E402
 
 NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
 WORDS = [
@@ -107,6 +109,27 @@ def lively_model(config: gpt.GPTConfig, seed: int = 3) -> gpt.GPT:
     rng, model = np.random.default_rng(seed), gpt.GPT(config)
     model.update(tree_map(lambda p: p + mx.array(rng.normal(0, 0.3, p.shape), mx.float32), model.parameters()))
     return model
+
+
+@functools.cache
+def byte_pairs() -> gpt.BPETokenizer:
+    """Byte pairs learned from TEXT; `<|endoftext|>` has the last id, as in GPT-2."""
+    tokenizers = pytest.importorskip("tokenizers")
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    library.train_from_iterator([TEXT], trainer)
+    library.add_special_tokens(["<|endoftext|>"])
+    return gpt.BPETokenizer(library.to_str())
+
+
+def keep_as_gpt2s(tokenizer: gpt.BPETokenizer) -> None:
+    """Let `tokenizer` be what the user put into the cache as GPT-2's."""
+    cached = cache_dir() / "gpt2"
+    cached.mkdir(parents=True)
+    (cached / "tokenizer.json").write_text(tokenizer.to_json())
 
 
 def arrays(tree) -> dict[str, np.ndarray]:

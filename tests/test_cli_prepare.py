@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same
+from conftest import TEXT, TINY, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
 from test_cli import command_after, is_a_sentence, recorded
 
 import mlx_nanogpt as gpt
@@ -166,7 +166,7 @@ def tokens(mlx_gpt):
     [
         (
             ["train", *TINY, "--data=tokens", "--train-fraction=0.8"],
-            "tokens is split already; leave out --train-fraction",
+            "tokens holds tokens, split already; leave out --train-fraction",
         ),
         (["train", *TINY, "--data=tokens", "--data=play.txt"], "tokens holds tokens"),
         (["train", *TINY, "--data=tokens", "--data=tokens"], "tokens holds tokens"),
@@ -217,3 +217,70 @@ def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
 
 def test_the_share_that_trains_is_the_same_for_a_text_and_its_tokens(mlx_gpt, tokens):
     assert open_prepared(Path("tokens")).train_fraction == TrainConfig.train_fraction
+
+
+# ---- with other tokens, settings and starting points
+
+
+def test_prepared_byte_pairs_are_trained_on_like_the_text(mlx_gpt):
+    keep_as_gpt2s(byte_pairs())
+    assert mlx_gpt("prepare", "--data=play.txt", "--out=tokens", "--tokenizer=gpt2").status == 0
+    assert mlx_gpt("train", *TINY, "--data=tokens").status == 0
+    mlx_gpt("train", *TINY, "--data=play.txt", "--tokenizer=gpt2")
+    assert open_run(Path("runs/1")).tokenizer == byte_pairs()
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+
+
+def test_a_settings_file_may_choose_the_tokenizer_and_several_texts(mlx_gpt, halves):
+    keep_as_gpt2s(byte_pairs())
+    Path("mine.toml").write_text('tokenizer = "gpt2"\ndata = ["halves/1.txt", "halves/2"]\n')
+    assert mlx_gpt("train", *TINY, "--config=mine.toml").status == 0
+    run = open_run(Path("runs/1"))
+    assert run.tokenizer == byte_pairs() and run.corpus.sources == ("halves/1.txt", "halves/2")
+    Path("again.toml").write_text(mlx_gpt("config").out)
+    mlx_gpt("train", "--config=again.toml")
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+
+
+def test_a_run_that_started_from_another_can_be_repeated_from_its_settings(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    mlx_gpt("train", "--init-from=runs/1", "--data=play.txt", "--num-iter=2", "--eval-iters=1", "--dropout=0.1")
+    Path("again.toml").write_text(mlx_gpt("config", "--run=runs/2").out)
+    assert mlx_gpt("train", "--config=again.toml").status == 0
+    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "23"))
+
+
+def test_a_preset_beside_a_model_to_start_from_says_how_to_train_it(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    options = ["--preset=laptop", "--num-iter=2", "--eval-iters=1", "--data=play.txt"]
+    assert mlx_gpt("train", "--init-from=runs/1", *options).status == 0
+    first, second = (open_run(Path("runs") / number) for number in "12")
+    assert second.gpt == first.gpt and second.train.weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--data=tokens", "--tokenizer=gpt2"], "leave out --tokenizer"),
+        (["--data=tokens", "--init-from=runs/1"], "the tokens of another tokenizer than that of runs/1"),
+        (["--data=play.txt", "--init-from=runs/1", "--tokenizer=char"], "exclude each other"),
+        (["--data=play.txt", "--init-from=runs/1", "--n-layer=7"], "has n_layer 1, which cannot become 7"),
+    ],
+)
+def test_tokens_and_models_that_do_not_belong_together_are_refused(mlx_gpt, options, reason):
+    Path("other.txt").write_text("abc" * 50)
+    mlx_gpt("prepare", "--data=other.txt", "--out=tokens")
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    result = mlx_gpt("train", "--block-size=8", *options)
+    assert is_a_sentence(result) and reason in result.err and not Path("runs/2").exists()
+
+
+def test_a_run_on_a_folder_of_tokens_is_evaluated_on_it(mlx_gpt):
+    mlx_gpt("prepare", "--data=play.txt", "--out=tokens")
+    mlx_gpt("train", *TINY, "--data=tokens")
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    tables = [mlx_gpt("eval", f"--run=runs/{number}").out.partition("Method")[2] for number in "12"]
+    assert tables[0] == tables[1] != ""
+    mlx_gpt("prepare", "--data=play.txt", "--out=others", "--train-fraction=0.5")
+    result = mlx_gpt("eval", "--run=runs/1", "--data=others")
+    assert is_a_sentence(result) and "did not learn from" in result.err

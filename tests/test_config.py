@@ -68,7 +68,9 @@ DEFAULTS = asdict(GPTConfig()) | asdict(TrainConfig())
 def test_a_preset_is_a_configuration_that_differs_from_the_defaults_where_it_says_so_and_only_there(name):
     gpt, train = configurations(PRESETS[name].settings)
     found = asdict(gpt) | asdict(train)
-    assert {key: value for key, value in found.items() if value != DEFAULTS[key]} == PRESETS[name].settings
+    assert {key: value for key, value in found.items() if value != DEFAULTS[key]} == {
+        key: value for key, value in PRESETS[name].settings.items() if key != "tokenizer"
+    }
     assert PRESETS[name].description
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import TEXT, byte_pairs
 
 from mlx_nanogpt import Corpus, Dataset, UserError, tokenize
 from mlx_nanogpt.data import check_splits, evaluation_starts, training_batch, windows
@@ -27,6 +28,14 @@ def test_another_share_of_the_text_may_train():
 
 def test_a_text_as_long_as_tiny_shakespeare_is_split_where_the_seed_splits_it():
     assert len(dataset(1_115_394).train) == 892_315
+
+
+def test_a_text_is_split_before_it_is_encoded_and_byte_pairs_have_no_floor():
+    corpus = Corpus(("text",), TEXT, floor=lambda start, stop: 1.0)
+    data = tokenize(corpus, byte_pairs(), train_fraction=0.5)
+    middle = len(TEXT) // 2
+    assert [byte_pairs().decode(part) for part in (data.train, data.valid)] == [TEXT[:middle], TEXT[middle:]]
+    assert data.floor is None and tokenize(corpus).floor == 1.0
 
 
 def test_targets_are_the_inputs_one_token_later():

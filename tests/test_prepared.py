@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TEXT, checkpoint_arrays, python, same, tiny_gpt, tiny_train
+from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, UserError, corpus, open_prepared, prepare
@@ -307,8 +307,10 @@ def test_a_meta_of_any_pickle_protocol_is_read(protocol):
 
 def test_a_folder_without_a_meta_is_of_gpt2s_tokens():
     (nanogpt_folder() / "meta.pkl").unlink()
-    with pytest.raises(UserError, match="GPT-2"):
+    with pytest.raises(UserError, match="put .*tokenizer.json at |pip install"):
         open_prepared(Path("nanogpt"))
+    keep_as_gpt2s(byte_pairs())
+    assert open_prepared(Path("nanogpt")).tokenizer == byte_pairs()
 
 
 class Hostile:

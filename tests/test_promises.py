@@ -19,6 +19,7 @@ def test_the_library_alone_loads_neither_typer_nor_rich():
     loaded = python("import sys, mlx_nanogpt; print(*sorted({name.partition('.')[0] for name in sys.modules}))").split()
     assert "mlx" in loaded
     assert not {"typer", "rich", "click", "mlx_nanogpt_cli"} & set(loaded)
+    assert not {"tokenizers", "huggingface_hub"} & set(loaded)  # extras, for those who use them
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -19,7 +19,7 @@ else:
 FILE = Path("mine.toml")
 # Every key with a value that is not the default.
 OTHERS = {
-    "data": ["play.txt"], "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "bias": "all",
+    "data": ["play.txt"], "tokenizer": "gpt2", "init_from": "runs/1", "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "bias": "all",
     "tied": True, "activation": "gelu", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2,
     "learning_rate": 0.002, "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8,
     "beta2": 0.9, "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
@@ -44,14 +44,14 @@ def refusal(text: str | bytes) -> str:
 
 def test_every_field_of_the_configurations_is_a_key_but_the_vocabulary():
     own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig)) if field.name != "vocab_size"]
-    assert KEYS == ["data", *own] and OTHERS.keys() == set(KEYS)
+    assert KEYS == ["data", "tokenizer", "init_from", *own] and OTHERS.keys() == set(KEYS)
 
 
 def test_every_key_holds():
     defaults = asdict(GPTConfig()) | asdict(TrainConfig())
     gpt, train = configurations(read(write_settings(OTHERS)))
     found = asdict(gpt) | asdict(train)
-    for key in KEYS[1:]:
+    for key in KEYS[3:]:
         assert found[key] == OTHERS[key] != defaults[key], key
 
 
@@ -101,7 +101,7 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ('"learningrate" = 4', ", line 1: learningrate is not a setting; did you mean learning_rate?"),
         ("max_iters = 4", ", line 1: max_iters is not a setting; did you mean num_iter?"),
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
-        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, block_size, "),
+        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, block_size, "),
         ("vocab_size = 65", ", line 1: vocab_size is not a setting, for the text says it; leave it out"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
         ('resume = "x"', ", line 1: resume is not a setting;"),
@@ -126,6 +126,8 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ('learning_rate = "1e-3"', ": learning_rate '1e-3' is out of range; give a number"),
         ("learning_rate = 2024-01-01", "is out of range; give a number"),
         ("tied = 1", ": tied 1 is neither true nor false"),
+        ('tokenizer = "words"', ": tokenizer 'words' is not known; choose one of: char, gpt2"),
+        ("init_from = 3", ": init_from 3 names no model;"),
         ('bias = "some"', ": bias 'some' is not known; choose one of: lecture, all, none"),
         ("bias = [1]", ": bias [1] is not known; choose one of: lecture, all, none"),
         ("n_embd = 100", ": head_size 16 does not divide n_embd 100"),

@@ -1,11 +1,15 @@
 """The promises of the tokenizer: nothing is lost, ids go by rank of code point, strangers are named."""
 
+import importlib
+import json
 import random
 
 import numpy as np
 import pytest
+from conftest import TEXT, byte_pairs
 
-from mlx_nanogpt import CharTokenizer, UserError
+from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json
+from mlx_nanogpt import tokenizer as tokenizer_module
 
 
 def random_text(seed: int) -> str:
@@ -55,3 +59,133 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(vocab_size, dtype):
     text = "".join(map(chr, range(0xE000, 0xE000 + vocab_size)))
     ids = CharTokenizer.of(text).encode(text)
     assert ids.dtype == dtype and ids[-1] == vocab_size - 1
+
+
+# ---- byte pairs
+
+STRANGE = [
+    "",
+    "\n\n  \t\r\n",
+    "naïve 日本 🦓🦓\u200d🦓 e\u0301",
+    "<|endoftext|>to be<|endoftext|>",
+    "\0\x7f\u2028\ufeff\ufffd",
+    TEXT,
+]
+
+
+def library_of(tokenizer: BPETokenizer):
+    """The library's own tokenizer."""
+    return importlib.import_module("tokenizers").Tokenizer.from_str(tokenizer.to_json())
+
+
+@pytest.mark.parametrize("text", STRANGE + [random_text(seed) for seed in range(5)])
+def test_byte_pairs_are_those_of_the_library_and_any_text_comes_back_whole(text):
+    tokenizer = byte_pairs()
+    ids = tokenizer.encode(text)
+    assert ids.tolist() == library_of(tokenizer).encode(text, add_special_tokens=False).ids
+    assert tokenizer.decode(ids) == text and ids.dtype == np.uint16
+
+
+def test_byte_pairs_that_are_no_text_decode_as_the_library_decodes_them():
+    tokenizer, rng = byte_pairs(), random.Random(1)
+    library = library_of(tokenizer)
+    for _ in range(200):
+        ids = rng.choices(range(tokenizer.vocab_size), k=20)
+        assert tokenizer.decode(ids) == library.decode(ids, skip_special_tokens=False)
+
+
+def test_a_stream_of_byte_pairs_never_splits_a_character():
+    text = "naïve 🦓 日本"
+    ids = byte_pairs().encode(text)
+    assert len(ids) > len(text)
+    pieces = list(byte_pairs().stream(ids))
+    assert "".join(pieces) == text and "\ufffd" not in text and all(pieces)
+    assert "".join(byte_pairs().stream(ids[:-1])) == text[:-1] + "\ufffd"  # what is left is flushed
+
+
+def test_a_stream_hands_out_a_character_as_soon_as_it_is_whole():
+    ids, given = byte_pairs().encode("é日").tolist(), []
+    stream = byte_pairs().stream(given.append(token) or token for token in ids)
+    assert (next(stream), len(given)) == ("é", 2) and (next(stream), len(given)) == ("日", 5)
+
+
+@pytest.mark.parametrize("part", [1, 10, 1000])
+def test_a_long_text_is_encoded_in_parts_as_it_is_as_a_whole(monkeypatch, part):
+    whole = byte_pairs().encode(TEXT + "\n\n" + TEXT)
+    monkeypatch.setattr(tokenizer_module, "PART", part)
+    assert (byte_pairs().encode(TEXT + "\n\n" + TEXT) == whole).all()
+
+
+def test_a_limit_that_a_tokenizer_brings_cuts_no_text():
+    library = library_of(byte_pairs())
+    library.enable_truncation(5)
+    library.enable_padding(length=10)
+    tokenizer = BPETokenizer(library.to_str())
+    for text in (TEXT, "t"):
+        assert tokenizer.encode(text).tolist() == byte_pairs().encode(text).tolist()
+
+
+def test_what_a_tokenizer_would_put_around_a_text_is_left_out():
+    library, end = library_of(byte_pairs()), "<|endoftext|>"
+    processors = importlib.import_module("tokenizers").processors
+    library.post_processor = processors.TemplateProcessing(f"{end} $A", special_tokens=[(end, 300)])
+    assert library.encode("to be").ids[0] == 300
+    assert BPETokenizer(library.to_str()).encode("to be").tolist() == byte_pairs().encode("to be").tolist()
+
+
+def test_gpt2s_own_file_is_read_which_is_older_and_says_less():
+    described = json.loads(byte_pairs().to_json())
+    described["model"] = {
+        "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
+        "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
+    }  # fmt: skip
+    described["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    assert (tokenizer_from_json(json.dumps(described)).encode(TEXT) == byte_pairs().encode(TEXT)).all()
+
+
+def test_a_space_before_a_text_is_put_there_once(monkeypatch):
+    described = json.loads(byte_pairs().to_json())
+    described["pre_tokenizer"]["add_prefix_space"] = True
+    monkeypatch.setattr(tokenizer_module, "PART", 10)
+    tokenizer = BPETokenizer(json.dumps(described))
+    assert tokenizer.decode(tokenizer.encode("a\nb\n" * 20)) == " " + "a\nb\n" * 20
+
+
+def test_the_end_of_text_starts_an_empty_prompt():
+    assert byte_pairs().decode([byte_pairs().start_token]) == "<|endoftext|>"
+
+
+def test_half_a_character_has_no_byte_pairs():
+    with pytest.raises(UserError, match=r"never seen '\\udcff'"):
+        byte_pairs().encode("a\udcff")
+
+
+def test_bytes_without_a_token_are_named_and_not_left_out():
+    described = json.loads(byte_pairs().to_json())
+    described["model"]["merges"] = []
+    described["model"]["vocab"] = {"a": 0, "b": 1}
+    described["added_tokens"] = []
+    tokenizer = BPETokenizer(json.dumps(described))
+    assert tokenizer.encode("abba").tolist() == [0, 1, 1, 0] and tokenizer.start_token == 0
+    with pytest.raises(UserError, match="never seen 'c' '🦓'"):
+        tokenizer.encode("ac🦓")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"type": "WordPiece"}}, {"decoder": None}, {"decoder": {"type": "Fuse"}}, {"pre_tokenizer": None},
+        {"pre_tokenizer": {"type": "Whitespace"}}, {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.5}},
+        {"model": {"type": "BPE", "vocab": {"ab": 0}, "merges": [], "continuing_subword_prefix": "long prefix"}},
+    ],
+)  # fmt: skip
+def test_what_describes_no_byte_pairs_is_refused(change):
+    with pytest.raises(ValueError):
+        tokenizer_from_json(json.dumps(json.loads(byte_pairs().to_json()) | change))
+
+
+@pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), byte_pairs])
+def test_a_tokenizer_is_told_from_its_json(make):
+    tokenizer = make()
+    assert tokenizer_from_json(tokenizer.to_json()) == tokenizer != tokenizer_from_json('{"symbols": "a"}')
