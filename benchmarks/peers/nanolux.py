@@ -34,7 +34,7 @@ from peers import Batch, EvaluationSet, Peer, Settings, mlx_loop, record
 
 DROPOUT = 0.1
 LAYER_NORM_EPS = 1e-5
-TOLERANCE = 0.02  # nats; two seeds of NanoLux differ by half of it
+TOLERANCE = 0.02  # nats; over seeds, a final loss has a standard deviation of 0.012, and one seed made all published
 REPORT_INTERVAL = 500
 
 
