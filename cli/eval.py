@@ -14,6 +14,7 @@ from mlx_nanogpt import Dataset, Run, SplitLoss, UserError
 from .screen import (
     BestOption,
     DeviceOption,
+    InitFromOption,
     console,
     describe_device,
     describe_weights,
@@ -33,6 +34,7 @@ def evaluate(
         Path | None, typer.Option(help="The run directory to evaluate.", show_default="the newest in runs/")
     ] = None,
     best: BestOption = False,
+    init_from: InitFromOption = None,
     split: Annotated[
         Literal["train", "valid", "both"], typer.Option(help="Which part of the text that the run learned from.")
     ] = "valid",
@@ -52,40 +54,47 @@ def evaluate(
     The bigram and the unigram learn from the run's training split, and xz reads it first.
     """
     use_device(device)
-    source = gpt.open_run(run) if run else gpt.newest_run()
-    model = source.load_model(best)
-    other = read_data(data) if data else None
-    no_baselines = None
-    if other is None or is_own(source, other):
-        dataset = own_dataset(source, other)
-        chosen = list(SPLITS) if split == "both" else [split]
-        parts = {f"{source.corpus.name}, {SPLITS[name]}": getattr(dataset, name) for name in chosen}
-        train = dataset.train
+    if init_from:
+        if run or best:
+            raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
+        if not data:
+            raise UserError(f"{init_from} comes without a text to evaluate it on; give one with --data")
+        source = None
+        model, tokenizer = gpt.load_gpt2(init_from)
+        origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
     else:
-        if isinstance(other, Dataset):
-            raise UserError(
-                f"{other.corpus.name} holds tokens that the run {source.path} did not learn from; give a text with --data"
-            )
+        source = gpt.open_run(run) if run else gpt.newest_run()
+        model, tokenizer = source.load_model(best), source.tokenizer
+        origin = {"Run": f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"}
+    other = read_data(data) if data else None
+    train, no_baselines = None, None
+    if source and (other is None or is_own(source, other)):
+        other = own_dataset(source, other)
+    if isinstance(other, Dataset):
+        if other.tokenizer.to_json() != tokenizer.to_json():
+            raise UserError(f"{other.corpus.name} holds the tokens of another tokenizer; give a text with --data")
+        chosen = list(SPLITS) if split == "both" else [split]
+        parts = {f"{other.corpus.name}, {SPLITS[name]}": getattr(other, name) for name in chosen}
+        train = other.train
+    else:
         if ctx.get_parameter_source("split").name == "COMMANDLINE":
             raise UserError(
-                f"{other.identity.name} is not the text that the run {source.path} learned from, so it has no splits; "
-                f"leave out --split"
+                f"{other.identity.name} is not the text that the model learned from, so it has no splits; leave out --split"
             )
-        parts = {other.identity.name: source.tokenizer.encode(other.text)}
-        train, no_baselines = _training_split(source)
-    header(
-        "mlx-gpt eval",
-        {
-            "Device": describe_device(),
-            "Run": f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}",
-        },
-    )
+        parts = {other.identity.name: tokenizer.encode(other.text)}
+        if source:
+            train, no_baselines = _training_split(source)
+        else:
+            no_baselines = f"{init_from} comes without it"
+    header("mlx-gpt eval", {"Device": describe_device()} | origin)
     for name, tokens in parts.items():
-        rows = _measure(source, model, tokens, train)
+        rows = _measure(model, tokenizer, tokens, train)
         console.print()
-        console.print(_table(f"{name}: {len(tokens) - 1:,} tokens in windows of {source.gpt.block_size}", rows))
+        console.print(_table(f"{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", rows))
     if no_baselines is not None:
-        console.print(f"No bigram, unigram and xz here, for they need the text of the run: {no_baselines}.")
+        console.print(
+            f"No bigram, unigram and xz here, for they need the text that the model learned from: {no_baselines}."
+        )
 
 
 def _training_split(run: Run) -> tuple[np.ndarray | None, UserError | None]:
@@ -97,7 +106,7 @@ def _training_split(run: Run) -> tuple[np.ndarray | None, UserError | None]:
 
 
 def _measure(
-    run: Run, model: gpt.GPT, tokens: np.ndarray, train: np.ndarray | None
+    model: gpt.GPT, tokenizer: gpt.Tokenizer, tokens: np.ndarray, train: np.ndarray | None
 ) -> dict[str, tuple[SplitLoss | None, float]]:
     """What each method loses on `tokens`, and its bits per character; xz knows no tokens."""
     columns = (
@@ -107,10 +116,10 @@ def _measure(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    vocab_size = run.gpt.vocab_size
+    vocab_size = model.config.vocab_size
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("Evaluating", total=len(tokens) - 1)
-        for so_far in gpt.evaluate_split(model, tokens, run.train.backend):
+        for so_far in gpt.evaluate_split(model, tokens):
             bar.update(task, completed=so_far.tokens)
         bar.remove_task(task)
         bar.add_task("Counting and compressing", total=None)
@@ -119,11 +128,11 @@ def _measure(
             losses["bigram"] = gpt.bigram(train, tokens, vocab_size)
             losses["unigram"] = gpt.unigram(train, tokens, vocab_size)
         losses["uniform guess"] = gpt.uniform(tokens, vocab_size)
-        characters = gpt.count_characters(run.tokenizer, tokens[1:])
+        characters = gpt.count_characters(tokenizer, tokens[1:])
         rows = {name: (loss, loss.bits_per_character(characters)) for name, loss in losses.items()}
         if train is not None:
             before = None if tokens is train else train
-            rows["xz -9e"] = (None, gpt.xz_bits_per_character(run.tokenizer, tokens, before))
+            rows["xz -9e"] = (None, gpt.xz_bits_per_character(tokenizer, tokens, before))
     return rows
 
 

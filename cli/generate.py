@@ -10,7 +10,7 @@ import typer
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError
 
-from .screen import BestOption, DeviceOption, describe_weights, errors, use_device
+from .screen import BestOption, DeviceOption, InitFromOption, describe_weights, errors, use_device
 
 
 def generate(
@@ -19,13 +19,7 @@ def generate(
         Path | None, typer.Option(help="The run directory to sample from.", show_default="the newest in runs/")
     ] = None,
     best: BestOption = False,
-    init_from: Annotated[
-        str | None,
-        typer.Option(
-            help="Sample from this GPT-2: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
-            show_default="a run",
-        ),
-    ] = None,
+    init_from: InitFromOption = None,
     prompt: Annotated[
         str, typer.Option(help="The text to go on from; its characters must be among those trained on.")
     ] = "",

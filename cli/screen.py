@@ -43,6 +43,13 @@ DeviceOption = Annotated[
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
+InitFromOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Use this GPT-2 and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+        show_default="a run",
+    ),
+]
 TokenizerOption = Annotated[
     gpt.TokenizerName,
     typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),

@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import cpu
-from .config import Backend
+from .config import Backend, TrainConfig
 from .data import consecutive_windows, evaluation_starts, windows
 from .errors import UserError
 from .model import GPT, token_losses
@@ -63,7 +63,7 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
     return evaluate
 
 
-def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend) -> Iterator[SplitLoss]:
+def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
     """Yield the loss of `tokens`, (N,), so far: the last record is that of all N - 1 tokens but the first.
 
     Each is predicted exactly once, from the tokens before it in its window. Windows of `block_size` follow each other

@@ -281,6 +281,39 @@ def test_a_run_on_a_folder_of_tokens_is_evaluated_on_it(mlx_gpt):
     mlx_gpt("train", *TINY, "--data=play.txt")
     tables = [mlx_gpt("eval", f"--run=runs/{number}").out.partition("Method")[2] for number in "12"]
     assert tables[0] == tables[1] != ""
+
+
+def test_another_folder_of_the_same_tokens_is_evaluated_by_its_own_splits(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt")
     mlx_gpt("prepare", "--data=play.txt", "--out=others", "--train-fraction=0.5")
-    result = mlx_gpt("eval", "--run=runs/1", "--data=others")
-    assert is_a_sentence(result) and "did not learn from" in result.err
+    result = mlx_gpt("eval", "--data=others", "--split=both")
+    halves = [f"others, {name} split: {len(TEXT) // 2 - 1:,} tokens" for name in ("training", "validation")]
+    assert result.status == 0 and all(half in result.out for half in halves)
+    Path("other.txt").write_text("abc" * 50)
+    mlx_gpt("prepare", "--data=other.txt", "--out=strange")
+    result = mlx_gpt("eval", "--data=strange")
+    assert is_a_sentence(result) and "another tokenizer" in result.err
+
+
+def test_an_exported_model_is_evaluated_like_its_run(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt", "--tied", "--activation=gelu")
+    mlx_gpt("export", "--out=exported")
+    mlx_gpt("prepare", "--data=play.txt", "--out=tokens")
+    ours, exported = mlx_gpt("eval"), mlx_gpt("eval", "--init-from=exported", "--data=tokens")
+    assert exported.status == 0 and exported.out.partition("Method")[2] == ours.out.partition("Method")[2] != ""
+    text = mlx_gpt("eval", "--init-from=exported", "--data=play.txt").out
+    assert "play.txt: " in text and "No bigram, unigram and xz here" in text and "this model" in text
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (["--init-from=exported"], "give one with --data"),
+        (["--init-from=exported", "--run=runs/1", "--data=play.txt"], "exclude each other"),
+        (["--init-from=exported", "--best", "--data=play.txt"], "exclude each other"),
+        (["--init-from=nowhere", "--data=play.txt"], "nowhere"),
+    ],
+)
+def test_an_evaluation_without_a_model_or_a_text_is_refused(mlx_gpt, options, reason):
+    result = mlx_gpt("eval", *options)
+    assert is_a_sentence(result) and reason in result.err
