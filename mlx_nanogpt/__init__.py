@@ -3,8 +3,7 @@ the GPT writes text.
 
     import mlx_nanogpt as gpt
 
-    corpus = gpt.load_corpus("pastiche")
-    data = gpt.tokenize(corpus)
+    data = gpt.tokenize(gpt.load_corpus("pastiche"))
     model_config = gpt.GPTConfig(vocab_size=data.tokenizer.vocab_size)
     run = gpt.create_run(model_config, gpt.TrainConfig(num_iter=500), data)
     for event in gpt.train(run, data):
