@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 import mlx_nanogpt as gpt
@@ -22,6 +22,7 @@ from .screen import (
     describe_device,
     header,
     load_corpus,
+    progress,
     seed_table,
     use_device,
     versions,
@@ -63,7 +64,7 @@ def bench(
 
 def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress(*columns) as bar:
         task, stage = bar.add_task(""), ""
         for event in events:
             match event:

@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,13 +9,11 @@ import typer
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError
 
-from .screen import versions
+from .screen import RunOption, chosen_run, versions
 
 
 def config(
-    run: Annotated[
-        Path | None, typer.Option(help="The run directory to tell of.", show_default="the newest in runs/")
-    ] = None,
+    run: RunOption = None,
     preset: Annotated[str | None, typer.Option(help="A preset to tell of instead: mlx-gpt presets lists them.")] = None,
 ) -> None:
     """Print all settings of a run as TOML, to repeat it or to start from: mlx-gpt train --config FILE.
@@ -31,7 +28,7 @@ def config(
         sources, about = [gpt.TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {versions()}"]
     else:
-        source = gpt.open_run(run) if run else gpt.newest_run()
+        source = chosen_run(run)
         shape, train, sources = source.gpt, source.train, source.corpus.sources
         made_by = ", ".join(f"{package} {version}" for package, version in source.versions().items())
         about = f"The settings of {source.path}"

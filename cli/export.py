@@ -8,21 +8,19 @@ import typer
 
 import mlx_nanogpt as gpt
 
-from .screen import console
+from .screen import BestOption, RunOption, chosen_run, console
 
 
 def export(
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
-    run: Annotated[
-        Path | None, typer.Option(help="The run directory to export.", show_default="the newest in runs/")
-    ] = None,
-    best: Annotated[bool, typer.Option("--best", help="The weights of the lowest validation loss so far.")] = False,
+    run: RunOption = None,
+    best: BestOption = False,
 ) -> None:
     """Write a run as a folder that transformers and mlx_lm open as a GPT-2.
 
     That takes a model trained with --tied --activation gelu.
     """
-    source = gpt.open_run(run) if run else gpt.newest_run()
+    source = chosen_run(run)
     gpt.export_gpt2(source, out, best)
     console.print(f"Written: {out}, from {source.path} at iteration {source.position(best).iteration:,}. Try it with:")
     console.print(f"  mlx-gpt generate --init-from {shlex.quote(str(out))}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,14 +9,21 @@ import typer
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError
 
-from .screen import BestOption, DeviceOption, InitFromOption, describe_weights, errors, use_device
+from .screen import (
+    BestOption,
+    DeviceOption,
+    InitFromOption,
+    RunOption,
+    chosen_run,
+    describe_weights,
+    errors,
+    use_device,
+)
 
 
 def generate(
     tokens: Annotated[int, typer.Option(help="Tokens to write, after the prompt.", min=1)] = 500,
-    run: Annotated[
-        Path | None, typer.Option(help="The run directory to sample from.", show_default="the newest in runs/")
-    ] = None,
+    run: RunOption = None,
     best: BestOption = False,
     init_from: InitFromOption = None,
     prompt: Annotated[
@@ -47,7 +53,7 @@ def generate(
         model, tokenizer = gpt.load_gpt2(init_from)
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
     else:
-        source = gpt.open_run(run) if run else gpt.newest_run()
+        source = chosen_run(run)
         model, tokenizer = source.load_model(best), source.tokenizer
         origin = f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, TrainConfig
 
-from .screen import TEXTS, TokenizerOption, console, named_tokenizer
+from .screen import TEXTS, TokenizerOption, console, named_tokenizer, progress
 
 
 def prepare(
@@ -36,8 +36,7 @@ def prepare(
     preparing = closing(
         gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer))
     )  # Ctrl-C leaves nothing behind
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with preparing as events, progress as bar:
+    with preparing as events, progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:
             match event:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 import mlx.core as mx
 import typer
 from rich.console import Console
+from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -40,6 +41,7 @@ errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
+RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/")]
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
@@ -72,6 +74,15 @@ METRICS = {
     "train_loss": "Final loss (train)",
     "valid_loss": "Final loss (valid)",
 }
+
+
+def chosen_run(path: Path | None) -> Run:
+    return gpt.open_run(path) if path else gpt.newest_run()
+
+
+def progress(*columns: ProgressColumn) -> Progress:
+    """A progress display that leaves no trace, and none at all where nobody watches."""
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def use_device(name: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 import mlx_nanogpt as gpt
@@ -28,6 +28,7 @@ from .screen import (
     header,
     name_run,
     named_tokenizer,
+    progress,
     own_dataset,
     read_data,
     seed_table,
@@ -198,10 +199,10 @@ def _chosen(given: dict) -> dict:
     start = {}
     if "preset" in given:
         start = gpt.preset_settings(given["preset"])
-        if "init_from" in given:  # the model is there: the preset only says how to train it
-            start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     if "config" in given:
-        start = gpt.read_settings(given["config"])
+        start = gpt.read_settings(given["config"], given)
+    if "init_from" in given:  # the model is there: a preset or a file only says how to train it
+        start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     return start | given
 
 
@@ -272,8 +273,7 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
         TimeRemainingColumn(),
     )
     since = history[-1].iteration if history else 0
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with _stop_request() as should_stop, progress as bar:
+    with _stop_request() as should_stop, progress(*columns) as bar:
         task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
         for event in gpt.train(run, dataset, should_stop):
             match event:

@@ -158,7 +158,7 @@ def flops_per_token(model: GPT) -> int:
     The count of the PaLM paper (Chowdhery et al. 2022, appendix B), as in nanoGPT's `estimate_mfu`.
     """
     config = model.config
-    looked_up = model.wte.weight.size + model.wpe.weight.size
+    looked_up = model.wpe.weight.size + (0 if config.tied else model.wte.weight.size)  # a tied one is the head, too
     attention = 12 * config.n_layer * config.n_embd * config.block_size
     return 6 * (model.num_parameters() - looked_up) + attention
 

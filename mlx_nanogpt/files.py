@@ -63,6 +63,19 @@ def appearing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the body for the same `folder`. Raises `UserError` if one is in it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{folder} is being trained by another process; wait for its end, or stop it") from error
+    finally:
+        os.close(descriptor)
+
+
 def _sync(descriptor: int) -> None:
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the drive's own cache
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)

@@ -54,7 +54,8 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     # MLX would take this apart itself, into more operations: here scale and mask go into the first product
     T = q.shape[2]
     mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf).astype(q.dtype)
-    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1) @ v
+    # precise: a sum of many bfloat16 numbers needs more digits than they have
+    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
 
 
 class Attention(nn.Module):

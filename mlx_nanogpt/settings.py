@@ -38,11 +38,11 @@ def preset_settings(name: str) -> dict[str, object]:
     return dict(PRESETS[name].settings)
 
 
-def read_settings(path: Path) -> dict[str, object]:
+def read_settings(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:
     """The settings in the TOML file `path`, some of `KEYS`; `data` is a list of texts, also where the file names one.
 
     Raises `UserError`, naming the file, if it cannot be read, is not TOML, has another key, or is not a valid
-    configuration together with the defaults.
+    configuration together with what is set `instead` and the defaults.
     """
     text = _read(path)
     try:
@@ -54,7 +54,7 @@ def read_settings(path: Path) -> dict[str, object]:
     for key, value in settings.items():
         _check_key(key, value, f"{path}{_line_of(key, text)}")
     try:
-        configurations(settings)
+        configurations(settings | instead)
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
         if not isinstance(settings.get("init_from", ""), str):
             raise UserError(f"init_from {settings['init_from']!r} names no model; give a name in quotes")

@@ -23,7 +23,8 @@ from .config import GPTConfig, TrainConfig
 from .data import Dataset, check_splits, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
-from .model import GPT, loss_fn
+from .files import locked
+from .model import FUSED_HEAD_SIZES, GPT, loss_fn
 
 REPORT_INTERVAL = 10  # steps between two looks at the loss
 
@@ -72,11 +73,13 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training.
 
     The memory is what is needed at least: weights, gradients and Adam's two moments, and for every token of a batch
-    what the backward pass reads again.
+    what the backward pass reads again; a fused attention does not keep its scores.
     """
     check_splits(data, gpt.block_size)
-    per_token = gpt.n_layer * (12 * gpt.n_embd + 2 * gpt.n_head * gpt.block_size) + 3 * gpt.vocab_size
-    needed = 4 * (4 * GPT(gpt).num_parameters() + config.batch_size * gpt.block_size * per_token)
+    scores = 0 if gpt.head_size in FUSED_HEAD_SIZES and not cpu.in_use() else 2 * gpt.n_head * gpt.block_size
+    per_token = gpt.n_layer * (12 * gpt.n_embd + scores) + 3 * gpt.vocab_size
+    size = 2 if config.dtype == "bfloat16" else 4  # bytes of an activation
+    needed = 4 * 4 * GPT(gpt).num_parameters() + size * config.batch_size * gpt.block_size * per_token
     needed += 8 * config.eval_iters * config.batch_size  # where the windows of an evaluation begin
     memory = machine_memory()
     if needed > memory:
@@ -205,10 +208,15 @@ def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: Fal
     Every `eval_interval` iterations and at the end both splits of `data` are evaluated and a checkpoint is written; with
     a `patience` that may be the end. `should_stop` is asked before every step; once it says yes, a checkpoint is written
     and the stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file
-    cannot be written, `Diverged` if the loss is not finite.
+    cannot be written or another process trains the same run, `Diverged` if the loss is not finite.
     """
+    check_fits(run.gpt, run.train, data)
+    with locked(run.path):
+        yield from _train(run, data, should_stop)
+
+
+def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator[Event]:
     config, block_size = run.train, run.gpt.block_size
-    check_fits(run.gpt, config, data)
     windows_per_step = config.batch_size * config.gradient_accumulation_steps
 
     mx.random.seed(config.seed)

@@ -102,6 +102,8 @@ def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():
     model = gpt.GPT(GPTConfig(vocab_size=5, block_size=7, n_layer=1, n_embd=4, head_size=2))
     weights = 4 * 12 + (4 * 4 + 4) + (4 * 16 + 16) + (16 * 4 + 4) + 3 * 2 * 4 + (4 * 5 + 5)
     assert benchmark.flops_per_token(model) == 6 * weights + 12 * 4 * 7
+    tied = gpt.GPT(GPTConfig(vocab_size=5, block_size=7, n_layer=1, n_embd=4, head_size=2, tied=True))
+    assert benchmark.flops_per_token(tied) == 6 * (weights - 5) + 12 * 4 * 7  # the head has no bias, and is counted
 
 
 def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):

@@ -250,6 +250,20 @@ def test_a_run_that_started_from_another_can_be_repeated_from_its_settings(mlx_g
     assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "23"))
 
 
+def test_the_settings_of_a_run_may_train_its_model_further(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    Path("mine.toml").write_text(mlx_gpt("config").out)
+    assert mlx_gpt("train", "--config=mine.toml", "--init-from=runs/1").status == 0
+    assert open_run(Path("runs/2")).init_from == "runs/1"
+
+
+def test_an_option_may_complete_what_a_settings_file_leaves_open(mlx_gpt):
+    Path("mine.toml").write_text("n_embd = 20\n")
+    assert is_a_sentence(mlx_gpt("train", "--data=play.txt", "--config=mine.toml"))
+    small = ["--n-layer=1", "--block-size=8", "--num-iter=2", "--eval-iters=1"]
+    assert mlx_gpt("train", "--data=play.txt", "--config=mine.toml", "--head-size=10", *small).status == 0
+
+
 def test_a_preset_beside_a_model_to_start_from_says_how_to_train_it(mlx_gpt):
     mlx_gpt("train", *TINY, "--data=play.txt")
     options = ["--preset=laptop", "--num-iter=2", "--eval-iters=1", "--data=play.txt"]

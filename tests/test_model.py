@@ -13,6 +13,7 @@ from conftest import arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
 
 from mlx_nanogpt import GPT, GPTConfig, loss_fn
+from mlx_nanogpt.model import causal_attention
 
 CONFIG = tiny_gpt(vocab_size=11)
 RNG = np.random.default_rng(0)
@@ -141,6 +142,14 @@ def test_the_gradients_are_those_of_finite_differences(gradients, name):
             moved.ravel()[i] += step
             losses.append(reference_loss(weights | {name: moved}, CONFIG, IDX, TARGETS))
         assert gradient[i] == pytest.approx((losses[0] - losses[1]) / (2 * eps), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("head_size", [16, 64])
+def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
+    q, k, v = (mx.random.normal((1, 2, 256, head_size), key=mx.random.key(i)) for i in range(3))
+    expected = causal_attention(q, k, v, head_size**-0.5)
+    rounded = causal_attention(*(x.astype(mx.bfloat16) for x in (q, k, v)), head_size**-0.5).astype(mx.float32)
+    assert mx.linalg.norm(rounded - expected).item() < 0.006 * mx.linalg.norm(expected).item()
 
 
 # ---- what it may see

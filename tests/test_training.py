@@ -203,13 +203,16 @@ def test_the_betas_are_adams():
     assert (optimizer.state["w"]["m"].item(), optimizer.state["w"]["v"].item()) == (0.5 * 2, 0.25 * 4)
 
 
-def test_a_long_gradient_is_clipped_and_a_short_one_is_not():
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_long_gradient_is_clipped_and_a_short_one_is_not(parts):
+    """The gradient of all accumulated batches together, that is: each alone would be longer."""
+
     def moved(clip: float) -> float:
         mx.random.seed(1)
         model, descent = gpt.GPT(tiny_gpt()), optim.SGD(1.0)
         before = arrays(model.parameters())
         descent.init(model.trainable_parameters())
-        gpt.make_step(model, descent, tiny_train(grad_clip=clip))(*batch())
+        gpt.make_step(model, descent, tiny_train(grad_clip=clip, gradient_accumulation_steps=parts))(*batch())
         return math.sqrt(sum(((a - before[name]) ** 2).sum() for name, a in arrays(model.parameters()).items()))
 
     free = moved(0.0)
@@ -224,6 +227,9 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
         finish(run)
         ends[dtype] = run.history()[-1].valid_loss
         assert {array.dtype for array in checkpoint_arrays(run).values()} <= {np.dtype(t) for t in ("f4", "u4", "u8")}
+        # and evaluates them in float32
+        plain = gpt.make_evaluate(run.load_model(), "eager")(DATA.valid, 8)
+        assert ends[dtype] == pytest.approx(plain, rel=1e-5)
     assert ends["bfloat16"] != ends["float32"] and ends["bfloat16"] == pytest.approx(ends["float32"], abs=0.1)
 
 
@@ -287,6 +293,31 @@ def test_training_learns():
 def test_a_text_that_does_not_fit_is_refused_before_anything_is_done():
     with pytest.raises(gpt.UserError, match="block_size 8 does not fit"):
         next(gpt.train(tiny_run(), gpt.tokenize(gpt.Corpus(("play.txt",), TEXT[:20]))))
+
+
+def test_a_model_that_the_machine_cannot_hold_is_refused_with_what_to_lower(monkeypatch):
+    monkeypatch.setattr(training, "machine_memory", lambda: 10**6)
+    with pytest.raises(gpt.UserError, match="the machine has 0 GB; lower batch_size .4., block_size .8., n_layer"):
+        gpt.check_fits(tiny_gpt(n_embd=256), tiny_train(), DATA)
+    gpt.check_fits(tiny_gpt(), tiny_train(), DATA)
+
+
+def test_half_the_activations_fit_where_all_do_not(monkeypatch):
+    monkeypatch.setattr(training, "machine_memory", lambda: 12 * 10**6)
+    large = {"batch_size": 1024, "eval_iters": 1}
+    gpt.check_fits(tiny_gpt(), tiny_train(dtype="bfloat16", **large), DATA)
+    with pytest.raises(gpt.UserError, match="takes 0 GB of memory and more"):
+        gpt.check_fits(tiny_gpt(), tiny_train(**large), DATA)
+
+
+def test_a_run_is_trained_by_one_process_at_a_time():
+    run = tiny_run()
+    first = gpt.train(run, DATA)
+    next(first)
+    with pytest.raises(gpt.UserError, match="being trained by another process"):
+        next(gpt.train(gpt.open_run(run.path), DATA))
+    first.close()
+    assert finish(run)[-1] == gpt.Done(8, "finished")
 
 
 # ---- stop and go on
