@@ -5,6 +5,7 @@ import platform
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import version
@@ -36,7 +37,7 @@ from mlx_nanogpt import (
 
 # No markup: names of files and of corpora may hold brackets. What is piped is not wrapped, nor is what is to be copied.
 console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
@@ -161,8 +162,20 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
 
 def header(title: str, lines: dict[str, str]) -> None:
     console.print(title, style="bold")
+    width = console.width if console.is_terminal else sys.maxsize
     for name, value in lines.items():
-        console.print(Text.assemble((f"  {name:<9} ", "dim"), value))
+        first = f"  {name:<9} "
+        folded = textwrap.fill(
+            value,
+            width,
+            initial_indent=first,
+            subsequent_indent=" " * len(first),
+            replace_whitespace=False,
+            break_on_hyphens=False,
+        )
+        text = Text(folded)
+        text.stylize("dim", 0, len(first))
+        console.print(text)
 
 
 def tokens_per_step(shape: GPTConfig, train: TrainConfig) -> int:
@@ -195,7 +208,9 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         lines["Settings"] = ", ".join(others)
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"
-    return lines | {"Export": describe_export(run), "Run": str(run.path)}
+    done = run.position().iteration
+    place = f"{run.path}, going on from iteration {done:,}" if done else str(run.path)
+    return lines | {"Export": describe_export(run), "Run": place}
 
 
 def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
@@ -215,7 +230,8 @@ def describe_export(run: Run) -> str:
 
 def describe_weights(run: Run, best: bool) -> str:
     """How far the weights of `run` are that a command uses."""
-    return f"iteration {run.position(best).iteration:,} of {run.train.num_iter:,}"
+    which = ", the lowest validation loss" if best else ""
+    return f"iteration {run.position(best).iteration:,} of {run.train.num_iter:,}{which}"
 
 
 def name_run(run: Run) -> str:

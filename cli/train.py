@@ -39,9 +39,10 @@ from .screen import (
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
+STOPS = (signal.SIGINT, signal.SIGTERM)
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
 # A run that departs from NanoLux's benchmark in these alone stands beside its table.
-HOW_LONG = {"num_iter", "eval_interval", "eval_iters"}
+HOW_LONG = {"num_iter", "eval_iters"}
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}
 MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "patience", "data", "device"}
 
@@ -224,12 +225,17 @@ def _dataset(values: dict, given: dict, chosen: dict, known: gpt.Tokenizer | Non
     source = read_data(values["data"], explicit="data" in chosen)
     if not isinstance(source, Dataset):
         return gpt.tokenize(source, known or named_tokenizer(values["tokenizer"]), values["train_fraction"])
-    for name in ("train_fraction", "tokenizer"):
-        if name in given:  # what a preset or a file says of them gives way
-            raise UserError(
-                f"{source.corpus.name} holds tokens, split already; leave out --{name.replace('_', '-')}, or prepare the "
-                f"text again with another"
-            )
+    if "train_fraction" in given:  # one that a preset or a file has gives way
+        raise UserError(
+            f"{source.corpus.name} holds tokens, split already; leave out --train-fraction, or prepare the text again with "
+            f"another"
+        )
+    kind = "char" if isinstance(source.tokenizer, gpt.CharTokenizer) else "gpt2"
+    if chosen.get("tokenizer", kind) != kind:
+        raise UserError(
+            f"{source.corpus.name} holds tokens of the kind {kind}, and {chosen['tokenizer']} was chosen; prepare the text "
+            f"again with --tokenizer {chosen['tokenizer']}, or choose --tokenizer {kind}"
+        )
     if known and known.to_json() != source.tokenizer.to_json():
         raise UserError(
             f"{source.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}; give the text "
@@ -305,20 +311,22 @@ def _row(evaluation: gpt.Evaluation) -> str:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a request to stop in good order; the second stops at once."""
+    """Turn the first Ctrl-C or kill into a request to stop in good order; the second stops at once."""
     request = threading.Event()
 
     def ask(signum: int, frame: object) -> None:
         request.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for each in STOPS:
+            signal.signal(each, before[each])
         # past the streams: a handler may interrupt a print, and they cannot be entered twice
         os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {each: signal.signal(each, ask) for each in STOPS}
     try:
         yield request.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _conclude(run: Run, dataset: Dataset) -> None:
@@ -326,7 +334,8 @@ def _conclude(run: Run, dataset: Dataset) -> None:
     console.print()
     metrics = gpt.seed_metrics(history)
     differences = gpt.seed_differences(run.gpt, run.train)
-    if differences.keys() <= HOW_LONG and isinstance(run.tokenizer, gpt.CharTokenizer):
+    epochs = run.train.num_iter // run.train.eval_interval
+    if epochs and differences.keys() <= HOW_LONG and isinstance(run.tokenizer, gpt.CharTokenizer):
         console.print(seed_table({"This run": metrics}, run.corpus.name))
         for note in corpus_note(run.corpus.name):
             console.print(note)

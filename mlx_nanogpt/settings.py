@@ -34,7 +34,9 @@ ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}
 def preset_settings(name: str) -> dict[str, object]:
     """The settings of the preset called `name`. Raises `UserError` if there is none."""
     if name not in PRESETS:
-        raise UserError(f"preset {name!r} is not known;{_did_you_mean(name, PRESETS)} there are {', '.join(PRESETS)}")
+        raise UserError(
+            f"preset {name!r} is not known;{_did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}"
+        )
     return dict(PRESETS[name].settings)
 
 

@@ -16,11 +16,11 @@ import mlx.core as mx
 import pytest
 import typer
 from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
-from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
+from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
-from mlx_nanogpt import PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
+from mlx_nanogpt import benchmark, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
 from mlx_nanogpt_cli.screen import describe_run
 
@@ -121,8 +121,10 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
     assert len(sample) >= 200 - 1 and set(sample) <= set(TEXT)
 
 
-def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(mlx_gpt):
-    result = mlx_gpt("train", "--data=play.txt", "--num-iter=2", "--eval-interval=1", "--eval-iters=1")
+def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(benchmark, "SEED_GPT", tiny_gpt(n_layer=1))
+    monkeypatch.setattr(benchmark, "SEED_TRAIN", TrainConfig(num_iter=20, batch_size=4, eval_interval=2))
+    result = mlx_gpt("train", *TINY)
     for metric in (
         "Train 1st epoch", "Average epoch training time", "Time to estimate losses", "Total training time",
         "Final loss (train)", "Final loss (valid)",
@@ -131,8 +133,14 @@ def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(m
     assert all(
         each in result.out for each in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811")
     )
-    assert "num_iter 2 (there 5000), eval_interval 1 (there 500), eval_iters 1 (there 1000)." in result.out
+    assert "num_iter 4 (there 20), eval_iters 1 (there 200)." in result.out
     assert "The losses here are on play.txt, the published ones on tiny Shakespeare." in result.out
+    assert "NanoLux" not in mlx_gpt("train", *TINY, "--num-iter=1").out  # not one epoch, of which the table tells
+
+
+def test_a_resumed_run_says_where_it_goes_on(mlx_gpt):
+    assert "  Run       runs/1\n" in mlx_gpt("train", *TINY).out
+    assert "runs/1, going on from iteration 4\n" in mlx_gpt("train", "--resume=runs/1", "--num-iter=6").out
 
 
 @pytest.mark.parametrize("run_dir", [None, "a folder/run", "run [new]", "[/]"])
@@ -287,8 +295,14 @@ def test_every_preset_is_listed(mlx_gpt, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        (["train", "--preset=lapto"], "preset 'lapto' is not known; did you mean laptop? there are nanolux, laptop"),
-        (["config", "--preset=lapto"], "preset 'lapto' is not known; did you mean laptop? there are nanolux, laptop"),
+        (
+            ["train", "--preset=lapto"],
+            "preset 'lapto' is not known; did you mean laptop? The presets are nanolux, laptop",
+        ),
+        (
+            ["config", "--preset=lapto"],
+            "preset 'lapto' is not known; did you mean laptop? The presets are nanolux, laptop",
+        ),
         (["train", "--preset=laptop", "--config=mine.toml"], "--preset and --config exclude each other; leave out one"),
         (["config", "--preset=laptop", "--run=runs/1"], "--run and --preset exclude each other; leave out one"),
         (["train", "--resume=runs/1", "--preset=laptop"], "--preset and --resume exclude each other; leave out one"),
@@ -352,6 +366,16 @@ def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
     result = mlx_gpt(*command_after("Go on with:", out))
     assert result.status == 0
     assert run.position().iteration == 600 and [each.iteration for each in run.history()] == list(range(50, 601, 50))
+
+
+def test_a_kill_saves_as_ctrl_c_does():
+    options = [*TINY, "--num-iter=100000", "--eval-interval=50", "--run-dir=mine"]
+    with in_a_process("-m", "mlx_nanogpt_cli", "train", *options) as process:
+        while (line := process.stdout.readline()) and not re.match(" +50 ", line):
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert process.returncode == 130 and open_run(Path("mine")).position().iteration >= 50
 
 
 def test_ctrl_c_while_writing_is_130_without_a_traceback():

@@ -275,7 +275,7 @@ def test_a_preset_beside_a_model_to_start_from_says_how_to_train_it(mlx_gpt):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["--data=tokens", "--tokenizer=gpt2"], "leave out --tokenizer"),
+        (["--data=tokens", "--tokenizer=gpt2"], "choose --tokenizer char"),
         (["--data=tokens", "--init-from=runs/1"], "the tokens of another tokenizer than that of runs/1"),
         (["--data=play.txt", "--init-from=runs/1", "--tokenizer=char"], "exclude each other"),
         (["--data=play.txt", "--init-from=runs/1", "--n-layer=7"], "has n_layer 1, which cannot become 7"),

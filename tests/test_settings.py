@@ -190,7 +190,7 @@ def test_a_damaged_file_is_a_configuration_or_a_sentence():
 
 @pytest.mark.parametrize("name, nearest", [("lapto", "laptop"), ("gpt-2", "gpt2"), ("nano_lux", "nanolux")])
 def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
-    expected = f"preset '{name}' is not known; did you mean {nearest}? there are nanolux, laptop, baby, gpt2"
+    expected = f"preset '{name}' is not known; did you mean {nearest}? The presets are nanolux, laptop, baby, gpt2"
     with pytest.raises(UserError) as error:
         preset_settings(name)
     assert str(error.value) == expected
