@@ -207,8 +207,8 @@ class _Tokens:
 def open_prepared(path: Path) -> Dataset:
     """The tokens in the folder `path`, written by `prepare` or by nanoGPT, as uint16 arrays that stay on the disk.
 
-    Both files are read once, in pieces, for their checksum, which tells a run whether they are still the same, and for their
-    largest id. Raises `UserError` if a file is missing, damaged or not of this format.
+    Both files are read once, in pieces, for their checksum, which tells whether they are still as they were written, and for
+    their largest id. Raises `UserError` if a file is missing, damaged or not of this format.
     """
     meta = None
     if os.path.lexists(path / META):
@@ -230,11 +230,14 @@ def open_prepared(path: Path) -> Dataset:
             )
     count = sum(part.count for part in parts)
     if meta:
-        characters, train_fraction = meta["corpus"]["characters"], meta["train_fraction"]
+        # the text's own checksum: a run on the text and one on the folder know each other by it
+        checksum, characters = meta["corpus"]["sha256"], meta["corpus"]["characters"]
+        train_fraction = meta["train_fraction"]
     else:
+        checksum = hashlib.sha256(b"".join(digests)).hexdigest()
         characters = count if isinstance(tokenizer, CharTokenizer) else None
         train_fraction = parts[0].count / count
-    identity = CorpusIdentity((str(path),), hashlib.sha256(b"".join(digests)).hexdigest(), characters)
+    identity = CorpusIdentity((str(path),), checksum, characters)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
     return Dataset(identity, tokenizer, train, valid, train_fraction)
 
@@ -265,8 +268,11 @@ def _read_meta(file: Path) -> dict:
         meta = json.loads(content)
         tokenizer_from_json(json.dumps(meta["tokenizer"]))
         TrainConfig(train_fraction=meta["train_fraction"])
-        if not (type(meta["corpus"]["characters"]) is int and isinstance(meta["sha256"], str)):
-            raise TypeError("the number of characters or the checksum is none")
+        corpus = meta["corpus"]
+        if not (
+            type(corpus["characters"]) is int and isinstance(corpus["sha256"], str) and isinstance(meta["sha256"], str)
+        ):
+            raise TypeError("the number of characters or a checksum is none")
         return meta
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
