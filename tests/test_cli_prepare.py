@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TEXT, TINY, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
-from test_cli import command_after, is_a_sentence, recorded
+from test_cli import command_after, is_a_sentence, recorded, rows
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import TrainConfig, open_prepared, open_run
@@ -319,6 +319,9 @@ def test_a_folder_of_another_text_is_evaluated_by_its_own_splits(mlx_gpt):
     result = mlx_gpt("eval", "--data=others", "--split=both")
     halves = [f"others, {name} split: {len(TEXT) // 2 - 1:,} tokens" for name in ("training", "validation")]
     assert result.status == 0 and all(half in result.out for half in halves)
+    others = open_prepared(Path("others"))
+    learned_there = gpt.bigram(others.train, others.valid, others.tokenizer.vocab_size)
+    assert rows(result.out)["bigram"][0] == f"{learned_there.mean:.4f}"
     Path("other.txt").write_text("abc" * 50)
     mlx_gpt("prepare", "--data=other.txt", "--out=strange")
     result = mlx_gpt("eval", "--data=strange")
