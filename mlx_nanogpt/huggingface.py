@@ -27,7 +27,7 @@ from .config import GPTConfig
 from .errors import UserError
 from .files import appearing, cache_dir
 from .model import GPT
-from .tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
+from .tokenizer import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
@@ -235,7 +235,6 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
     ids = json.loads(vocab)
     pairs = [line for line in merges.splitlines() if line]  # the library passes over "#version"
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return json.dumps(
         {
             "version": "1.0",
@@ -243,9 +242,9 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
             "padding": None,
             "added_tokens": [{"id": ids[END_OF_TEXT], "content": END_OF_TEXT} | special] if END_OF_TEXT in ids else [],
             "normalizer": None,
-            "pre_tokenizer": byte_level,
+            "pre_tokenizer": BYTE_LEVEL,
             "post_processor": None,
-            "decoder": byte_level,
+            "decoder": BYTE_LEVEL,
             "model": {"type": "BPE", "vocab": ids, "merges": pairs},
         },
         ensure_ascii=False,

@@ -29,7 +29,7 @@ from .data import Dataset
 from .errors import UserError
 from .files import replacing
 from .huggingface import gpt2_tokenizer
-from .tokenizer import CharTokenizer, Tokenizer, tokenizer_from_json
+from .tokenizer import CharTokenizer, Tokenizer, cut_between_tokens, tokenizer_from_json
 
 META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")
@@ -108,8 +108,10 @@ def prepare(
             parts = groupby(_split(read(), boundary), itemgetter(0))
             for (_, part), aside in zip(parts, (train_aside, valid_aside)):
                 count, digest = 0, hashlib.sha256()
+                pieces = (piece for _, piece in part)
                 with aside.open("wb") as file:
-                    for piece in _without_cut_tokens((piece for _, piece in part), tokenizer):
+                    # characters may be cut anywhere
+                    for piece in pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces):
                         ids = tokenizer.encode(piece).astype(ID)
                         file.write(ids.data)
                         digest.update(ids.data)
@@ -155,35 +157,6 @@ def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
             if text:
                 yield part, text
         boundary = max(boundary - len(piece), 0)
-
-
-def _without_cut_tokens(pieces: Iterable[str], tokenizer: CharTokenizer) -> Iterator[str]:
-    """The same text in pieces that no token of `tokenizer` reaches across.
-
-    Characters may be cut anywhere. GPT-2's tokens have whitespace at their beginning only, so the cuts are before a space
-    or a line end that follows something else; text without such a place is kept until there is one.
-    """
-    if isinstance(tokenizer, CharTokenizer):
-        yield from pieces
-        return
-    kept, before = [], ""
-    for piece in pieces:
-        # from the end, for the last such place; the character before the piece counts, too
-        cut = next(
-            (
-                at
-                for at in range(len(piece) - 1, -1, -1)
-                if piece[at] in " \n" and not (piece[at - 1] if at else before or " ").isspace()
-            ),
-            None,
-        )
-        before = piece[-1]
-        if cut is None:
-            kept.append(piece)
-        else:
-            yield "".join((*kept, piece[:cut]))
-            kept = [piece[cut:]]
-    yield "".join(kept)
 
 
 def _seal(meta: dict, digests: Sequence[bytes]) -> str:
