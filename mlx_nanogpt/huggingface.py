@@ -66,13 +66,21 @@ OBSTACLES = {"untied head": "--tied", "ReLU": "--activation gelu"}  # to an expo
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of `source`: a run directory, or what `load_gpt2` takes.
 
-    Raises `UserError` if there is no such thing, or if it is damaged or something else than a GPT-2.
+    Raises `UserError` if there is no such thing, if it is a run without a checkpoint, or if it is damaged or something
+    else than a GPT-2.
     """
-    path = Path(source)
-    if (path / CHECKPOINT).is_file():
-        run = open_run(path)
+    if _is_run(Path(source)):
+        run = open_run(Path(source))
         return run.load_model(), run.tokenizer
     return load_gpt2(source)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is a run, which may have no checkpoint yet; GPT-2's config.json says nothing of a training."""
+    try:
+        return (folder / CHECKPOINT).is_file() or {"gpt", "train"} <= json.loads(_read(folder / CONFIG)).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
