@@ -15,7 +15,7 @@ from .evaluation import SplitLoss
 from .tokenizer import Tokenizer
 
 CHUNK = 2**20  # tokens read at a time
-REMEMBERED = 2**26  # bytes: xz -9e finds what it repeats in the 64 MiB before, and reads 1 or 2 of them a second
+REMEMBERED = 2**26  # bytes: xz -9e refers back to the last 64 MiB, and to nothing before them
 
 
 def uniform(tokens: np.ndarray, vocab_size: int) -> SplitLoss:

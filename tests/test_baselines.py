@@ -168,11 +168,11 @@ def test_what_xz_remembers_is_counted_in_bytes_and_not_in_tokens(monkeypatch):
     assert baselines._end(Pieces(), tokens).tolist() == [2, 3, 4, 0, 0]
 
 
-def test_xz_has_forgotten_what_is_further_back_than_it_is_given():
-    """The dictionary of its strongest preset, as xz's manual gives it."""
+def test_what_xz_is_given_is_all_that_its_strongest_preset_remembers():
+    """Its header names the size of its dictionary."""
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": baselines.REMEMBERED}]
     compress = functools.partial(lzma.compress, TEXT.encode())
-    assert compress(filters=filters) == compress(preset=9 | lzma.PRESET_EXTREME)  # its header names the size
+    assert compress(filters=filters) == compress(preset=9 | lzma.PRESET_EXTREME)
 
 
 @pytest.mark.skipif(which("xz") is None, reason="there is no xz here")
