@@ -41,7 +41,8 @@ def evaluate(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Another text, as in mlx-gpt train, and all of it; or the run's own, if it lies elsewhere now.",
+            help="Another text, as in mlx-gpt train, and all of it; a folder of tokens, by its own splits; or the run's own, "
+            "if it lies elsewhere now.",
             show_default="the run's own",
         ),
     ] = None,
@@ -51,7 +52,9 @@ def evaluate(
 
     Every token but the first is predicted once, from windows of --block-size tokens that follow each other.
 
-    The bigram and the unigram learn from the run's training split, and xz reads it first.
+    The bigram and the unigram learn from the run's training split, and xz reads the last 64 MiB of it first.
+
+    A folder of tokens of another text is measured by its own splits: --split chooses, and the others learn from its own.
     """
     use_device(device)
     if init_from:
@@ -88,9 +91,8 @@ def evaluate(
             no_baselines = f"{init_from} comes without it"
     header("mlx-gpt eval", {"Device": describe_device()} | origin)
     for name, tokens in parts.items():
-        rows = _measure(model, tokenizer, tokens, train)
-        console.print()
-        console.print(_table(f"{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", rows))
+        console.print(f"\n{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", style="bold")
+        console.print(_table(_measure(model, tokenizer, tokens, train)))
     if no_baselines is not None:
         console.print(
             f"No bigram, unigram and xz here, for they need the text that the model learned from: {no_baselines}."
@@ -108,7 +110,10 @@ def _training_split(run: Run) -> tuple[np.ndarray | None, UserError | None]:
 def _measure(
     model: gpt.GPT, tokenizer: gpt.Tokenizer, tokens: np.ndarray, train: np.ndarray | None
 ) -> dict[str, tuple[SplitLoss | None, float]]:
-    """What each method loses on `tokens`, and its bits per character; xz knows no tokens."""
+    """What each method loses on `tokens`, and its bits per character; xz knows no tokens.
+
+    The model's loss is shown before the others are counted: on a large text they take long.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -122,6 +127,7 @@ def _measure(
         for so_far in gpt.evaluate_split(model, tokens):
             bar.update(task, completed=so_far.tokens)
         bar.remove_task(task)
+        console.print(f"This model: {so_far.mean:.4f} nats per token, perplexity {so_far.perplexity:,.2f}")
         bar.add_task("Counting and compressing", total=None)
         losses = {"this model": so_far}
         if train is not None:
@@ -136,8 +142,8 @@ def _measure(
     return rows
 
 
-def _table(title: str, rows: dict[str, tuple[SplitLoss | None, float]]) -> Table:
-    table = Table(title=title, title_justify="left")
+def _table(rows: dict[str, tuple[SplitLoss | None, float]]) -> Table:
+    table = Table()
     table.add_column("Method", no_wrap=True)
     for name in ("nats per token", "bits per character", "perplexity"):
         table.add_column(name, justify="right")

@@ -140,24 +140,38 @@ def named_tokenizer(name: str) -> gpt.Tokenizer | None:
 
 
 def is_own(run: Run, data: Corpus | Dataset) -> bool:
-    """Whether `data` is what `run` learned from."""
-    if isinstance(data, Dataset):
-        same_tokens = data.tokenizer.to_json() == run.tokenizer.to_json()
-        return same_tokens and data.corpus.sha256 == run.corpus.sha256
-    return data.identity.sha256 == run.corpus.sha256
+    """Whether `data` is the text that `run` learned from, or tokens of that text."""
+    return _identity(data).sha256 == run.corpus.sha256
+
+
+def _identity(data: Corpus | Dataset) -> gpt.CorpusIdentity:
+    return data.corpus if isinstance(data, Dataset) else data.identity
 
 
 def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     """What `run` learned from, in the tokens and splits that it had: `data`, or else from where it was then."""
     data = data or read_data(run.corpus.sources)
+    identity, fraction = _identity(data), run.train.train_fraction
     if not is_own(run, data):
-        identity = data.corpus if isinstance(data, Dataset) else data.identity
         piped = gpt.STANDARD_INPUT in identity.sources
         remedy = "pipe the same text into it" if piped else "give the text that it learned from with --data"
         raise UserError(
             f"the run {run.path} learned from another text than {identity.name} holds now; {remedy}, or train a new run"
         )
-    return data if isinstance(data, Dataset) else gpt.tokenize(data, run.tokenizer, run.train.train_fraction)
+    if not isinstance(data, Dataset):
+        return gpt.tokenize(data, run.tokenizer, fraction)
+    if data.tokenizer != run.tokenizer:
+        raise UserError(
+            f"{identity.name} holds the text that the run {run.path} learned from in the tokens of another tokenizer; give "
+            f"the text itself with --data"
+        )
+    if data.train_fraction != fraction:
+        raise UserError(
+            f"{identity.name} holds the text that the run {run.path} learned from, but {data.train_fraction} of it for "
+            f"training, where the run had {fraction}; give the text itself with --data, or prepare it again with "
+            f"--train-fraction {fraction}"
+        )
+    return data
 
 
 def header(title: str, lines: dict[str, str]) -> None:

@@ -12,9 +12,10 @@ from itertools import islice
 import numpy as np
 
 from .evaluation import SplitLoss
-from .tokenizer import CharTokenizer
+from .tokenizer import Tokenizer
 
 CHUNK = 2**20  # tokens read at a time
+REMEMBERED = 2**26  # bytes: xz -9e refers back to the last 64 MiB, and to nothing before them
 
 
 def uniform(tokens: np.ndarray, vocab_size: int) -> SplitLoss:
@@ -50,15 +51,15 @@ def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
     return SplitLoss(len(tokens) - 1, -float(times @ np.log(probabilities)))
 
 
-def xz_bits_per_character(tokenizer: CharTokenizer, tokens: np.ndarray, train: np.ndarray | None = None) -> float:
+def xz_bits_per_character(tokenizer: Tokenizer, tokens: np.ndarray, train: np.ndarray | None = None) -> float:
     """Bits for each character of the text of `tokens` that `xz -9e` takes: alone, or in addition to what it takes for the
-    text of `train` before it, of which it remembers the last 64 MiB."""
-    before = () if train is None else (train,)
+    text of `train` before it, of which it gets the end, as much as it remembers (`REMEMBERED`)."""
+    before = () if train is None else (_end(tokenizer, train),)
     size = _xz_size(tokenizer, *before, tokens) - (_xz_size(tokenizer, *before) if before else 0)
     return 8 * size / count_characters(tokenizer, tokens)
 
 
-def count_characters(tokenizer: CharTokenizer, tokens: np.ndarray) -> int:
+def count_characters(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
     """How many characters the text of `tokens` has."""
     return sum(map(len, _text(tokenizer, tokens)))
 
@@ -93,7 +94,7 @@ def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
     return pairs, np.bincount(where, weights=counts, minlength=len(pairs))
 
 
-def _xz_size(tokenizer: CharTokenizer, *splits: np.ndarray) -> int:
+def _xz_size(tokenizer: Tokenizer, *splits: np.ndarray) -> int:
     """Bytes of the text of `splits`, one after the other, in xz's format."""
     compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
     text, size = _text(tokenizer, *splits), 0
@@ -102,7 +103,16 @@ def _xz_size(tokenizer: CharTokenizer, *splits: np.ndarray) -> int:
     return size + len(compressor.flush())
 
 
-def _text(tokenizer: CharTokenizer, *splits: np.ndarray) -> Iterator[str]:
+def _end(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """The last of `tokens`: those of `REMEMBERED` bytes of text, and up to `CHUNK` tokens more."""
+    start, size = len(tokens), 0
+    while start > 0 and size < REMEMBERED:
+        stop, start = start, max(start - CHUNK, 0)
+        size += len("".join(_text(tokenizer, tokens[start:stop])).encode())
+    return tokens[start:]
+
+
+def _text(tokenizer: Tokenizer, *splits: np.ndarray) -> Iterator[str]:
     """The text of `splits`, one after the other, piece by piece."""
     starts = ((tokens, start) for tokens in splits for start in range(0, len(tokens), CHUNK))
     return tokenizer.stream(i for tokens, start in starts for i in tokens[start : start + CHUNK].tolist())

@@ -37,7 +37,10 @@ class CorpusUnavailable(UserError):
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """Which text it is, without the text: where it came from, its checksum, and its length where that is known."""
+    """Which text it is, without the text: where it came from, the checksum of its UTF-8, and its length where that is known.
+
+    The tokens that `prepare` wrote are known by the checksum of their text, those of nanoGPT by that of their files.
+    """
 
     sources: tuple[str, ...]
     sha256: str

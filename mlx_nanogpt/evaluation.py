@@ -16,6 +16,7 @@ from .errors import UserError
 from .model import GPT, token_losses
 
 TOKENS_PER_BATCH = 16_384  # enough to keep a GPU busy
+LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 8,192 tokens in the vocabulary on
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
@@ -56,7 +57,7 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
 
     def evaluate(tokens: np.ndarray, count: int) -> float:
         starts = evaluation_starts(tokens, count, block_size)
-        groups = np.array_split(starts, min(count, -(-count * block_size // _tokens_per_batch())))
+        groups = np.array_split(starts, -(-count // _windows_per_batch(model)))
         batches = (windows(tokens, group, block_size) for group in groups)
         return sum(each.nats for each in losses(batches)) / (count * block_size)
 
@@ -78,15 +79,19 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
             f"the text has too few tokens ({len(tokens)}): the first is never predicted; give one of at least 2"
         )
     block_size = model.config.block_size
-    batches = consecutive_windows(tokens, max(1, _tokens_per_batch() // block_size), block_size)
+    batches = consecutive_windows(tokens, _windows_per_batch(model), block_size)
     so_far = SplitLoss(0, 0.0)
     for each in _make_losses(model, backend)(batches):
         so_far = SplitLoss(so_far.tokens + each.tokens, so_far.nats + each.nats)
         yield so_far
 
 
-def _tokens_per_batch() -> int:
-    return cpu.TOKENS_PER_BATCH if cpu.in_use() else TOKENS_PER_BATCH
+def _windows_per_batch(model: GPT) -> int:
+    return max(1, _tokens_per_batch(model.config.vocab_size) // model.config.block_size)
+
+
+def _tokens_per_batch(vocab_size: int) -> int:
+    return min(cpu.TOKENS_PER_BATCH if cpu.in_use() else TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
 
 
 def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], Iterator[SplitLoss]]:

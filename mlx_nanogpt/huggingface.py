@@ -27,7 +27,7 @@ from .config import GPTConfig
 from .errors import UserError
 from .files import appearing, cache_dir
 from .model import GPT
-from .tokenizer import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
+from .tokenizer import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
@@ -66,13 +66,21 @@ OBSTACLES = {"untied head": "--tied", "ReLU": "--activation gelu"}  # to an expo
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of `source`: a run directory, or what `load_gpt2` takes.
 
-    Raises `UserError` if there is no such thing, or if it is damaged or something else than a GPT-2.
+    Raises `UserError` if there is no such thing, if it is a run without a checkpoint, or if it is damaged or something
+    else than a GPT-2.
     """
-    path = Path(source)
-    if (path / CHECKPOINT).is_file():
-        run = open_run(path)
+    if _is_run(Path(source)):
+        run = open_run(Path(source))
         return run.load_model(), run.tokenizer
     return load_gpt2(source)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether `folder` is a run, which may have no checkpoint yet; GPT-2's config.json says nothing of a training."""
+    try:
+        return (folder / CHECKPOINT).is_file() or {"gpt", "train"} <= json.loads(_read(folder / CONFIG)).keys()
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
@@ -235,7 +243,6 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
     ids = json.loads(vocab)
     pairs = [line for line in merges.splitlines() if line]  # the library passes over "#version"
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     return json.dumps(
         {
             "version": "1.0",
@@ -243,9 +250,9 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
             "padding": None,
             "added_tokens": [{"id": ids[END_OF_TEXT], "content": END_OF_TEXT} | special] if END_OF_TEXT in ids else [],
             "normalizer": None,
-            "pre_tokenizer": byte_level,
+            "pre_tokenizer": BYTE_LEVEL,
             "post_processor": None,
-            "decoder": byte_level,
+            "decoder": BYTE_LEVEL,
             "model": {"type": "BPE", "vocab": ids, "merges": pairs},
         },
         ensure_ascii=False,

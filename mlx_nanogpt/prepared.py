@@ -29,7 +29,7 @@ from .data import Dataset
 from .errors import UserError
 from .files import replacing
 from .huggingface import gpt2_tokenizer
-from .tokenizer import CharTokenizer, Tokenizer, tokenizer_from_json
+from .tokenizer import CharTokenizer, Tokenizer, cut_between_tokens, tokenizer_from_json
 
 META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")
@@ -108,8 +108,10 @@ def prepare(
             parts = groupby(_split(read(), boundary), itemgetter(0))
             for (_, part), aside in zip(parts, (train_aside, valid_aside)):
                 count, digest = 0, hashlib.sha256()
+                pieces = (piece for _, piece in part)
                 with aside.open("wb") as file:
-                    for piece in _without_cut_tokens((piece for _, piece in part), tokenizer):
+                    # characters may be cut anywhere
+                    for piece in pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces):
                         ids = tokenizer.encode(piece).astype(ID)
                         file.write(ids.data)
                         digest.update(ids.data)
@@ -157,35 +159,6 @@ def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
         boundary = max(boundary - len(piece), 0)
 
 
-def _without_cut_tokens(pieces: Iterable[str], tokenizer: CharTokenizer) -> Iterator[str]:
-    """The same text in pieces that no token of `tokenizer` reaches across.
-
-    Characters may be cut anywhere. GPT-2's tokens have whitespace at their beginning only, so the cuts are before a space
-    or a line end that follows something else; text without such a place is kept until there is one.
-    """
-    if isinstance(tokenizer, CharTokenizer):
-        yield from pieces
-        return
-    kept, before = [], ""
-    for piece in pieces:
-        # from the end, for the last such place; the character before the piece counts, too
-        cut = next(
-            (
-                at
-                for at in range(len(piece) - 1, -1, -1)
-                if piece[at] in " \n" and not (piece[at - 1] if at else before or " ").isspace()
-            ),
-            None,
-        )
-        before = piece[-1]
-        if cut is None:
-            kept.append(piece)
-        else:
-            yield "".join((*kept, piece[:cut]))
-            kept = [piece[cut:]]
-    yield "".join(kept)
-
-
 def _seal(meta: dict, digests: Sequence[bytes]) -> str:
     """The checksum of a folder: of what its description says and of the digests of its token files."""
     said = {name: value for name, value in meta.items() if name != "sha256"}
@@ -207,8 +180,8 @@ class _Tokens:
 def open_prepared(path: Path) -> Dataset:
     """The tokens in the folder `path`, written by `prepare` or by nanoGPT, as uint16 arrays that stay on the disk.
 
-    Both files are read once, in pieces, for their checksum, which tells a run whether they are still the same, and for their
-    largest id. Raises `UserError` if a file is missing, damaged or not of this format.
+    Both files are read once, in pieces, for their checksum, which tells whether they are still as they were written, and for
+    their largest id. Raises `UserError` if a file is missing, damaged or not of this format.
     """
     meta = None
     if os.path.lexists(path / META):
@@ -230,11 +203,14 @@ def open_prepared(path: Path) -> Dataset:
             )
     count = sum(part.count for part in parts)
     if meta:
-        characters, train_fraction = meta["corpus"]["characters"], meta["train_fraction"]
+        # the text's own checksum: a run on the text and one on the folder know each other by it
+        checksum, characters = meta["corpus"]["sha256"], meta["corpus"]["characters"]
+        train_fraction = meta["train_fraction"]
     else:
+        checksum = hashlib.sha256(b"".join(digests)).hexdigest()
         characters = count if isinstance(tokenizer, CharTokenizer) else None
         train_fraction = parts[0].count / count
-    identity = CorpusIdentity((str(path),), hashlib.sha256(b"".join(digests)).hexdigest(), characters)
+    identity = CorpusIdentity((str(path),), checksum, characters)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
     return Dataset(identity, tokenizer, train, valid, train_fraction)
 
@@ -265,8 +241,11 @@ def _read_meta(file: Path) -> dict:
         meta = json.loads(content)
         tokenizer_from_json(json.dumps(meta["tokenizer"]))
         TrainConfig(train_fraction=meta["train_fraction"])
-        if not (type(meta["corpus"]["characters"]) is int and isinstance(meta["sha256"], str)):
-            raise TypeError("the number of characters or the checksum is none")
+        corpus = meta["corpus"]
+        if not (
+            type(corpus["characters"]) is int and isinstance(corpus["sha256"], str) and isinstance(meta["sha256"], str)
+        ):
+            raise TypeError("the number of characters or a checksum is none")
         return meta
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error

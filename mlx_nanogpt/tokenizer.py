@@ -21,10 +21,14 @@ TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
-WORD_END = re.compile(r"[^\W\d_](?=\n)")  # a letter before a new line: no byte pair of GPT-2's reaches across
+BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
 
 BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
 NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
+# What makes no difference here is written one way, so that equal tokenizers have equal descriptions.
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+SAME_PARTS = {"pre_tokenizer": BYTE_LEVEL, "post_processor": None, "decoder": BYTE_LEVEL}
+SAME_MODEL = dict.fromkeys(NOT_GPT2) | {"unk_token": None, "fuse_unk": False, "byte_fallback": False}
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class CharTokenizer:
             raise UserError(
                 f"the model has never seen {_listed(strangers)}; leave them out: it knows {_listed(self.symbols)}"
             )
-        return ids.astype(np.uint16 if self.vocab_size <= 2**16 else np.uint32)
+        return ids.astype(_id_type(self.vocab_size))
 
     def decode(self, ids) -> str:
         """The text of a sequence of ids."""
@@ -78,7 +82,8 @@ class CharTokenizer:
 @dataclass(frozen=True)
 class BPETokenizer:
     """Byte pairs as GPT-2 has them: bytes, and what was merged from them. `json` is the library's own description, a
-    tokenizer.json. Raises `ValueError` if it describes anything else, `UserError` if `tokenizers` is not installed."""
+    tokenizer.json, and becomes the one spelling that all descriptions of the same tokenizer have. Raises `ValueError` if
+    it describes anything else, `UserError` if `tokenizers` is not installed."""
 
     json: str
 
@@ -90,8 +95,15 @@ class BPETokenizer:
             raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
         if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:
             raise ValueError(f"its model has a {odd[0]}, which GPT-2's has not")
-        object.__setattr__(self, "json", json.dumps(described))  # one spelling: equal tokenizers have equal texts
-        self._library  # now, and not when a text comes
+        before = described["pre_tokenizer"]
+        if described.get("normalizer") or before.get("add_prefix_space"):  # text would not come back whole
+            raise ValueError("it changes the text before it encodes it, and GPT-2's does not")
+        if not before.get("use_regex", True):
+            raise ValueError("it does not split the text before it merges bytes, and GPT-2's does")
+        for token in described.get("added_tokens") or []:
+            if token.get("lstrip") or token.get("rstrip") or any(map(str.isspace, token["content"])):
+                raise ValueError(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
+        object.__setattr__(self, "json", _one_spelling(_library_of(self.json)))  # now, and not when a text comes
 
     @property
     def vocab_size(self) -> int:
@@ -113,11 +125,11 @@ class BPETokenizer:
         )
         if strangers:  # the library would leave them out without a word
             raise UserError(f"the model has never seen {_listed(strangers)}; leave them out")
-        dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
-        # a tokenizer that puts a space before a text would put one before every part of it
-        parts = [text] if self._library.pre_tokenizer.add_prefix_space else _parts(text)
-        parts = [self._library.encode(part, add_special_tokens=False).ids for part in parts]
-        return np.concatenate([np.array(part, dtype) for part in parts] or [np.array([], dtype)])
+        dtype = _id_type(self.vocab_size)
+        parts = cut_between_tokens(text[start : start + PART] for start in range(0, len(text), PART))
+        return np.concatenate(
+            [np.array(self._library.encode(part, add_special_tokens=False).ids, dtype) for part in parts]
+        )
 
     def decode(self, ids) -> str:
         """The text of a sequence of ids; bytes that are no UTF-8 become U+FFFD."""
@@ -138,14 +150,7 @@ class BPETokenizer:
 
     @cached_property
     def _library(self):
-        tokenizers = import_extra("tokenizers")
-        try:
-            library = tokenizers.Tokenizer.from_str(self.json)
-        except Exception as error:  # it has no type of its own
-            raise ValueError(f"the library tokenizers refuses it: {error}") from error
-        library.no_truncation()  # a model that was fine-tuned may bring one, and a corpus would be cut without a word
-        library.no_padding()
-        return library
+        return _library_of(self.json)
 
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
@@ -179,13 +184,44 @@ def import_extra(package: str) -> ModuleType:
         ) from error
 
 
-def _parts(text: str) -> Iterator[str]:
-    start = 0
-    while start < len(text):
-        end = WORD_END.search(text, start + PART)
-        stop = end.end() if end else len(text)
-        yield text[start:stop]
-        start = stop
+def _library_of(text: str):
+    """The tokenizer of the library that the tokenizer.json `text` describes; a text of any length it takes whole."""
+    tokenizers = import_extra("tokenizers")
+    try:
+        library = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # it has no type of its own
+        raise ValueError(f"the library tokenizers refuses it: {error}") from error
+    library.no_truncation()  # a model that was fine-tuned may bring one, and a corpus would be cut without a word
+    library.no_padding()
+    return library
+
+
+def _one_spelling(library) -> str:
+    """The description of a tokenizer of the library, from which its encoding can be told from that of others."""
+    described = json.loads(library.to_str()) | SAME_PARTS
+    described["model"] |= SAME_MODEL
+    for token in described["added_tokens"]:
+        token["normalized"] = False  # nothing is normalized
+    return json.dumps(described)
+
+
+def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
+    """The text of `pieces`, none of them empty, in at least one part, so that no byte pair reaches from one part into the
+    next: each piece is cut at the first place in it where that is sure, or kept for the next if there is none."""
+    kept, before = [], ""
+    for piece in pieces:
+        place = BETWEEN_TOKENS.search(before + piece)
+        before_it = place.start() - len(before) if place else 0
+        if place:
+            yield "".join((*kept, piece[:before_it]))
+            kept = []
+        kept.append(piece[before_it:])
+        before = piece[-1]
+    yield "".join(kept)
+
+
+def _id_type(vocab_size: int) -> type[np.unsignedinteger]:
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
 def _byte_alphabet() -> dict[str, int]:

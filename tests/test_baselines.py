@@ -1,5 +1,6 @@
 """The promises of the baselines: they equal their formulas written out, and read their tokens in bounded parts."""
 
+import functools
 import lzma
 import math
 import subprocess
@@ -126,6 +127,20 @@ def test_the_baselines_read_a_memmap(tmp_path):
 # ---- xz
 
 
+class Watched:
+    """Tokens that remember the first place that was asked for."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self.tokens, self.first = tokens, len(tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        self.first = min(self.first, span.start)
+        return self.tokens[span]
+
+
 @in_parts
 def test_xz_takes_what_the_whole_text_takes_more_than_the_training_text(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "CHUNK", chunk)
@@ -133,6 +148,31 @@ def test_xz_takes_what_the_whole_text_takes_more_than_the_training_text(monkeypa
     train, valid = TEXT[: len(TRAIN)], TEXT[len(TRAIN) :]
     assert gpt.xz_bits_per_character(TOKENIZER, TRAIN) == size(train) * 8 / len(train)
     assert gpt.xz_bits_per_character(TOKENIZER, VALID, TRAIN) == (size(TEXT) - size(train)) * 8 / len(valid)
+
+
+def test_xz_reads_no_more_of_the_training_text_than_it_remembers(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK", 10)
+    monkeypatch.setattr(baselines, "REMEMBERED", 95)
+    size = lambda text: len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))  # noqa: E731
+    read, valid = TEXT[len(TRAIN) - 100 : len(TRAIN)], TEXT[len(TRAIN) :]
+    expected = (size(read + valid) - size(read)) * 8 / len(valid)
+    long = Watched(TRAIN)
+    assert gpt.xz_bits_per_character(TOKENIZER, VALID, long) == expected
+    assert long.first == len(TRAIN) - 100
+
+
+def test_what_xz_remembers_is_counted_in_bytes_and_not_in_tokens(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK", 1)
+    monkeypatch.setattr(baselines, "REMEMBERED", 8)
+    tokens = np.array([1, 2, 3, 4, 0, 0])  # "to be", then é of 2 bytes, and … of 3 with a line end
+    assert baselines._end(Pieces(), tokens).tolist() == [2, 3, 4, 0, 0]
+
+
+def test_what_xz_is_given_is_all_that_its_strongest_preset_remembers():
+    """Its header names the size of its dictionary."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": baselines.REMEMBERED}]
+    compress = functools.partial(lzma.compress, TEXT.encode())
+    assert compress(filters=filters) == compress(preset=9 | lzma.PRESET_EXTREME)
 
 
 @pytest.mark.skipif(which("xz") is None, reason="there is no xz here")

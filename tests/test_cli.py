@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlx.core as mx
 import pytest
@@ -569,6 +570,15 @@ def test_what_eval_pipes_has_no_control_codes_and_the_best_method_first(mlx_gpt,
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
     bits = [float(row[1]) for row in rows(out).values()]
     assert len(bits) == 5 and bits == sorted(bits)
+
+
+@pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
+def test_eval_shows_the_models_loss_before_it_counts_and_compresses(mlx_gpt, run, monkeypatch, slow):
+    monkeypatch.setattr(gpt, slow, Mock(side_effect=KeyboardInterrupt))
+    result = mlx_gpt("eval")
+    loss, _, perplexity = expected_rows(run, DATA.valid, None)["this model"]
+    assert result.status == 130 and "validation split: " in result.out
+    assert result.out.endswith(f"\nThis model: {loss} nats per token, perplexity {perplexity}\n")
 
 
 def test_eval_of_the_best_weights_is_another(mlx_gpt):

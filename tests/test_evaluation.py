@@ -10,6 +10,7 @@ from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, same, tiny
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, cpu, evaluation
 from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
+from mlx_nanogpt.model import token_losses
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
 
@@ -128,7 +129,7 @@ def test_the_loss_of_a_split_does_not_depend_on_streams_and_groups(monkeypatch):
         streams = tuple(mx.new_stream(mx.default_device()) for _ in range(count))
         for tokens_per_batch in (1, 24, 100, 10**6):
             monkeypatch.setattr(cpu, "streams", lambda: streams)
-            monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: tokens_per_batch)
+            monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: tokens_per_batch)
             seen.append(whole(model, TOKENS[:1001]))
     assert {each.tokens for each in seen} == {1000}
     assert max(each.nats for each in seen) - min(each.nats for each in seen) < 1e-6 * seen[0].nats
@@ -143,10 +144,33 @@ def test_a_model_that_knows_nothing_is_at_the_logarithm_of_its_vocabulary():
 
 
 def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
     records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
     assert [each.tokens for each in records] == [*range(80, 1000, 80), 1000]
     assert all(a.nats < b.nats for a, b in zip(records, records[1:]))
+
+
+@pytest.mark.parametrize("linux_cpu, most", [(True, 2048), (False, 16_384)])
+def test_a_batch_holds_as_many_tokens_as_keep_the_device_busy_where_the_vocabulary_is_small(
+    monkeypatch, linux_cpu, most
+):
+    monkeypatch.setattr(cpu, "in_use", lambda: linux_cpu)
+    assert [evaluation._tokens_per_batch(vocab_size) for vocab_size in (1, 65, 8192)] == [most] * 3
+    assert evaluation._tokens_per_batch(50_257) == min(most, 2670)  # 512 MiB of logits
+
+
+@pytest.mark.parametrize("count", [1, 64, 100])
+def test_a_large_vocabulary_has_no_more_logits_in_a_batch_than_are_allowed(monkeypatch, count):
+    model, sizes = lively_model(tiny_gpt()), []
+    expected = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
+    monkeypatch.setattr(evaluation, "LOGITS_PER_BATCH", 44 * model.config.vocab_size)
+    monkeypatch.setattr(
+        evaluation,
+        "token_losses",
+        lambda model, idx, targets: sizes.append(idx.size) or token_losses(model, idx, targets),
+    )
+    found = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
+    assert found == pytest.approx(expected, rel=1e-6) and max(sizes) <= 40 < sum(sizes)
 
 
 class Watched(np.ndarray):
@@ -161,7 +185,7 @@ class Watched(np.ndarray):
 
 
 def test_a_memmap_is_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
     TOKENS.tofile(tmp_path / "tokens.bin")
     mapped, model = np.memmap(tmp_path / "tokens.bin", TOKENS.dtype, "r"), lively_model(tiny_gpt())
     assert whole(model, mapped) == whole(model, TOKENS) == whole(model, mapped.view(Watched))
@@ -178,7 +202,7 @@ def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
 
 
 def test_an_evaluation_that_is_given_up_leaves_the_mode_as_it_was(monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda: 80)
+    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
     model = lively_model(tiny_gpt())
     records = gpt.evaluate_split(model, TOKENS, "eager")
     next(records)

@@ -23,6 +23,7 @@ from conftest import (
     lively_model,
     same,
     tiny_gpt,
+    tiny_run,
     tiny_train,
     trained_run,
 )
@@ -470,6 +471,21 @@ def test_a_training_starts_from_one_of_our_own_runs_whatever_its_shape(mlx_gpt):
     second = gpt.newest_run()
     assert second.gpt == first.gpt and second.position().iteration == 4
     assert second.history()[0].valid_loss < trained_run(n_layer=1, num_iter=4).history()[0].valid_loss
+
+
+def test_a_run_without_a_checkpoint_to_start_from_is_a_sentence_with_the_remedy(mlx_gpt):
+    untrained = tiny_run()
+    result = mlx_gpt("train", "--data=play.txt", f"--init-from={untrained.path}")
+    assert result.status == 1 and f"the run {untrained.path} has no checkpoint yet" in result.err
+    assert f"go on with mlx-gpt train --resume {untrained.path}" in result.err and not Path("runs/2").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"gpt": 1}', "[" * 100_000, "\udcff"])
+def test_a_folder_whose_config_is_none_is_no_run(content):
+    FOLDER.mkdir()
+    (FOLDER / "config.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match="exported holds no model in the layout of GPT-2"):
+        gpt.load_pretrained(str(FOLDER))
 
 
 def test_a_started_run_that_is_stopped_and_resumed_ends_as_if_it_never_stopped(mlx_gpt):

@@ -6,10 +6,11 @@ import random
 
 import numpy as np
 import pytest
-from conftest import TEXT, byte_pairs
+from conftest import TEXT, WORDS, byte_pairs
 
-from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json
+from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json, tokenizer_of_folder
 from mlx_nanogpt import tokenizer as tokenizer_module
+from mlx_nanogpt.tokenizer import PART, cut_between_tokens
 
 
 def random_text(seed: int) -> str:
@@ -116,6 +117,50 @@ def test_a_long_text_is_encoded_in_parts_as_it_is_as_a_whole(monkeypatch, part):
     assert (byte_pairs().encode(TEXT + "\n\n" + TEXT) == whole).all()
 
 
+def jsonl(lines: int) -> str:
+    """Records of one line each, none of which ends in a letter."""
+    rng = random.Random(3)
+    return "".join(json.dumps({"id": i, "text": " ".join(rng.choices(WORDS, k=9))}) + "\n" for i in range(lines))
+
+
+class Spy:
+    """The library's tokenizer of `tokenizer`, and how long the texts were that it was given."""
+
+    def __init__(self, tokenizer: BPETokenizer) -> None:
+        self.library, self.lengths = tokenizer._library, []
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.library.get_vocab()
+
+    def encode(self, text: str, **options):
+        self.lengths.append(len(text))
+        return self.library.encode(text, **options)
+
+
+@pytest.mark.parametrize("comma", [", ", ","])
+def test_a_text_whose_lines_end_in_punctuation_is_encoded_in_bounded_parts(comma):
+    text = jsonl(15_000).replace(", ", comma)
+    whole = library_of(byte_pairs()).encode(text, add_special_tokens=False).ids
+    tokenizer = BPETokenizer(byte_pairs().to_json())
+    tokenizer.__dict__["_library"] = spy = Spy(tokenizer)
+    assert tokenizer.encode(text).tolist() == whole
+    assert len(text) > 4 * PART and len(spy.lengths) > 4 and max(spy.lengths) < PART + 1000
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 64])
+@pytest.mark.parametrize(
+    "text", [*filter(None, STRANGE), "a  b\n\n c's  \r\n\t12 !?\u00a0x\x1cy \u2003z\n", " don't  x\x85 y\u2028 z"]
+)
+def test_no_byte_pair_reaches_across_a_cut(text, size):
+    parts = list(cut_between_tokens(text[start : start + size] for start in range(0, len(text), size)))
+    library = library_of(byte_pairs())
+    ids = [library.encode(part, add_special_tokens=False).ids for part in parts]
+    assert "".join(parts) == text and sum(ids, []) == library.encode(text, add_special_tokens=False).ids
+    # what GPT-2's expression takes as one is cut nowhere, though these byte pairs may be shorter
+    words = lambda text: [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]  # noqa: E731
+    assert sum(map(words, parts), []) == words(text)
+
+
 def test_a_limit_that_a_tokenizer_brings_cuts_no_text():
     library = library_of(byte_pairs())
     library.enable_truncation(5)
@@ -134,21 +179,71 @@ def test_what_a_tokenizer_would_put_around_a_text_is_left_out():
 
 
 def test_gpt2s_own_file_is_read_which_is_older_and_says_less():
-    described = json.loads(byte_pairs().to_json())
-    described["model"] = {
-        "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
-        "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
-    }  # fmt: skip
-    described["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    described = older(json.loads(byte_pairs().to_json()))
     assert (tokenizer_from_json(json.dumps(described)).encode(TEXT) == byte_pairs().encode(TEXT)).all()
 
 
-def test_a_space_before_a_text_is_put_there_once(monkeypatch):
-    described = json.loads(byte_pairs().to_json())
-    described["pre_tokenizer"]["add_prefix_space"] = True
-    monkeypatch.setattr(tokenizer_module, "PART", 10)
+def older(described: dict) -> dict:
+    """As GPT-2's own file on the hub describes it, which is older: it says less, and merges otherwise."""
+    model = {
+        "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
+        "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
+    }  # fmt: skip
+    before = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return described | {
+        "model": model,
+        "pre_tokenizer": before,
+        "post_processor": before | {"trim_offsets": False},
+        "decoder": before | {"add_prefix_space": True},
+        "added_tokens": [token | {"normalized": True} for token in described["added_tokens"]],
+    }
+
+
+def test_equal_tokenizers_are_equal_however_they_are_spelled(tmp_path):
+    tokenizer = byte_pairs()
+    described = json.loads(tokenizer.to_json())
+    again = BPETokenizer(json.dumps(dict(reversed(older(described).items())), indent=2))
+    assert again == tokenizer and again.to_json() == tokenizer.to_json()
+
+    # with the end of text among the model's tokens, as in GPT-2, and in the two files of older folders
+    described["model"]["vocab"]["<|endoftext|>"] = 300
     tokenizer = BPETokenizer(json.dumps(described))
-    assert tokenizer.decode(tokenizer.encode("a\nb\n" * 20)) == " " + "a\nb\n" * 20
+    (tmp_path / "vocab.json").write_text(json.dumps(dict(reversed(described["model"]["vocab"].items()))))
+    pairs = (" ".join(pair) for pair in described["model"]["merges"])
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
+    assert tokenizer_of_folder(tmp_path) == tokenizer != byte_pairs()
+    assert (tokenizer.encode(TEXT) == byte_pairs().encode(TEXT)).all()
+
+
+@pytest.mark.parametrize("change", [{"vocab": {}}, {"merges": []}, {"ignore_merges": True}])
+def test_tokenizers_that_encode_otherwise_are_not_equal(change):
+    described = json.loads(byte_pairs().to_json())
+    if "vocab" in change:  # two ids are exchanged
+        vocab = described["model"]["vocab"]
+        change = {"vocab": vocab | {"a": vocab["b"], "b": vocab["a"]}}
+    described["model"] |= change
+    assert BPETokenizer(json.dumps(described)) != byte_pairs()
+
+
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+ADDED = {"id": 301, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "changes the text before"),
+        ({"pre_tokenizer": BYTE_LEVEL | {"add_prefix_space": True}}, "changes the text before"),
+        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "does not split the text"),
+        ({"added_tokens": [ADDED | {"special": True, "lstrip": True}]}, "'<x>' takes whitespace in"),
+        ({"added_tokens": [ADDED | {"special": True, "rstrip": True}]}, "'<x>' takes whitespace in"),
+        ({"added_tokens": [ADDED | {"special": True, "content": "<x y>"}]}, "'<x y>' takes whitespace in"),
+    ],
+)
+def test_byte_pairs_that_change_a_text_or_cannot_be_cut_are_refused(tmp_path, change, reason):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(byte_pairs().to_json()) | change))
+    with pytest.raises(UserError, match=f"damaged, incomplete or of another kind .*{reason}"):
+        tokenizer_of_folder(tmp_path)
 
 
 def test_the_end_of_text_starts_an_empty_prompt():
