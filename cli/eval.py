@@ -1,11 +1,10 @@
 """`mlx-gpt eval`: the loss of a run's model on all of a split or a text, beside what simple methods reach there."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import mlx_nanogpt as gpt
@@ -15,6 +14,9 @@ from .screen import (
     BestOption,
     DeviceOption,
     InitFromOption,
+    RunOption,
+    chosen_run,
+    progress,
     console,
     describe_device,
     describe_weights,
@@ -30,9 +32,7 @@ SPLITS = {"train": "training split", "valid": "validation split"}
 
 def evaluate(
     ctx: typer.Context,
-    run: Annotated[
-        Path | None, typer.Option(help="The run directory to evaluate.", show_default="the newest in runs/")
-    ] = None,
+    run: RunOption = None,
     best: BestOption = False,
     init_from: InitFromOption = None,
     split: Annotated[
@@ -66,7 +66,7 @@ def evaluate(
         model, tokenizer = gpt.load_gpt2(init_from)
         origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
     else:
-        source = gpt.open_run(run) if run else gpt.newest_run()
+        source = chosen_run(run)
         model, tokenizer = source.load_model(best), source.tokenizer
         origin = {"Run": f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"}
     other = read_data(data) if data else None
@@ -122,7 +122,7 @@ def _measure(
         TimeRemainingColumn(),
     )
     vocab_size = model.config.vocab_size
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("Evaluating", total=len(tokens) - 1)
         for so_far in gpt.evaluate_split(model, tokens):
             bar.update(task, completed=so_far.tokens)

@@ -150,7 +150,12 @@ def _identity(data: Corpus | Dataset) -> gpt.CorpusIdentity:
 
 def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     """What `run` learned from, in the tokens and splits that it had: `data`, or else from where it was then."""
-    data = data or read_data(run.corpus.sources)
+    try:
+        data = data or read_data(run.corpus.sources)
+    except UserError as error:
+        raise UserError(
+            f"the text of the run {run.path} is not where it was: {error}; name it with --data where it is now"
+        ) from error
     identity, fraction = _identity(data), run.train.train_fraction
     if not is_own(run, data):
         piped = gpt.STANDARD_INPUT in identity.sources

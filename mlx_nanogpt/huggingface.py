@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -135,8 +136,11 @@ def gpt2_tokenizer() -> BPETokenizer:
 
 
 def _downloaded(source: str) -> Path:
+    if source == "resume":  # nanoGPT's word
+        raise UserError("--init-from resume is --resume RUN here; name the run")
     name = source if "/" in source else f"openai-community/{source}"
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+    owner = name.partition("/")[0]
+    if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
         raise UserError(f"{source} is not a folder; name one in the layout of GPT-2, a run, or a model on {HUB}")
     return _fetched(
         name, HUB_FILES, f"correct the name, or put its {CONFIG}, {WEIGHTS} and {TOKENIZER} into a folder and name that"
@@ -152,7 +156,7 @@ def _fetched(name: str, files: list[str], otherwise: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own, and those of all it stands on
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ...")
         raise UserError(
             f"{HUB}/{name} could not be fetched ({reason}); connect to the network, or {otherwise}"
         ) from error

@@ -73,6 +73,8 @@ def prepare(
     text cannot be used, has more characters than uint16 has ids, or `path` holds such files or cannot be written.
     """
     TrainConfig(train_fraction=train_fraction)  # checks it
+    if any(os.path.isdir(source) and os.path.isdir(path) and os.path.samefile(source, path) for source in sources):
+        raise UserError(f"{path} holds the text itself, which its tokens would hide; choose another --out")
     with _new_files_in(path), TemporaryFile(dir=path) as spool:
         if STANDARD_INPUT in sources:
             for piece in read_pieces([STANDARD_INPUT]):
@@ -190,7 +192,7 @@ def open_prepared(path: Path) -> Dataset:
     elif os.path.lexists(path / NANOGPT_META):
         tokenizer = _read_nanogpt_meta(path / NANOGPT_META)
     else:
-        tokenizer = gpt2_tokenizer()  # nanoGPT's folders without a meta.pkl are of its tokens
+        tokenizer = _gpt2s(path)
     parts = [_inspect(path / name) for name in TOKEN_FILES]
     digests = [part.digest for part in parts]
     if meta and meta["sha256"] != _seal(meta, digests):
@@ -213,6 +215,16 @@ def open_prepared(path: Path) -> Dataset:
     identity = CorpusIdentity((str(path),), checksum, characters)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
     return Dataset(identity, tokenizer, train, valid, train_fraction)
+
+
+def _gpt2s(path: Path) -> Tokenizer:
+    """nanoGPT's folders without a meta.pkl are of GPT-2's tokens."""
+    try:
+        return gpt2_tokenizer()
+    except UserError as error:
+        raise UserError(
+            f"{path} has no {META} and no {NANOGPT_META}, so its tokens are GPT-2's, and {error}"
+        ) from error
 
 
 def _inspect(file: Path) -> _Tokens:

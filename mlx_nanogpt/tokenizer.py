@@ -19,6 +19,7 @@ from .errors import UserError
 
 TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
 
+LISTED = 20  # characters in a message
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
@@ -241,7 +242,9 @@ def _bytes_of(piece: str) -> bytes:
 
 
 def _listed(symbols: Sequence[str]) -> str:
-    return " ".join(map(repr, symbols[:100])) + (f" and {len(symbols) - 100} more" if len(symbols) > 100 else "")
+    return " ".join(map(repr, symbols[:LISTED])) + (
+        f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
+    )
 
 
 def _code_points(text: str) -> np.ndarray:

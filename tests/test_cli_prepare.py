@@ -364,3 +364,29 @@ def test_an_exported_model_is_evaluated_like_its_run(mlx_gpt):
 def test_an_evaluation_without_a_model_or_a_text_is_refused(mlx_gpt, options, reason):
     result = mlx_gpt("eval", *options)
     assert is_a_sentence(result) and reason in result.err
+
+
+@pytest.mark.parametrize(
+    "command, reason",
+    [
+        (["prepare", "--data=halves", "--out=halves"], "holds the text itself, which its tokens would hide"),
+        (["train", "--init-from=resume", "--data=halves"], "is --resume RUN here"),
+        (["train", "--init-from=halves/2/no", "--data=halves"], "halves/2/no is not a folder"),
+        (["train", "--init-from=halves/no", "--data=halves"], "halves/no is not a folder"),
+        (["train", "--data=nanogpts"], "nanogpts has no meta.json and no meta.pkl, so its tokens are GPT-2's, and "),
+    ],
+)
+def test_what_a_nanogpt_user_may_mean_is_answered(mlx_gpt, halves, command, reason):
+    Path("nanogpts").mkdir()
+    for name in ("train.bin", "val.bin"):
+        Path("nanogpts", name).write_bytes(bytes(100))
+    result = mlx_gpt(*command)
+    assert is_a_sentence(result) and reason in result.err and not Path("runs").exists()
+
+
+def test_a_text_that_moved_is_asked_for(mlx_gpt):
+    mlx_gpt("train", *TINY, "--data=play.txt")
+    Path("play.txt").rename("moved.txt")
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
+    assert is_a_sentence(result) and "name it with --data where it is now" in result.err
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=moved.txt").status == 0
