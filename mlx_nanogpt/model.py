@@ -17,7 +17,6 @@ from .errors import UserError
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which Metal has attention as one kernel (MLX 0.32.4)
-ACTIVATIONS = {"relu": nn.relu, "gelu": nn.gelu_approx}
 
 
 class LayerCache:
@@ -58,6 +57,11 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
 
 
+def gelu(x: mx.array) -> mx.array:
+    """GPT-2's GELU, the one with a tanh (Hendrycks & Gimpel 2016). Two forms of one formula."""
+    return cpu.gelu(x) if cpu.in_use() and x.dtype == mx.float32 else nn.gelu_approx(x)
+
+
 class Attention(nn.Module):
     """Causal self-attention with all heads in one projection."""
 
@@ -89,7 +93,7 @@ class MLP(nn.Module):
         super().__init__()
         bias = config.bias != "none"
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = {"relu": nn.relu, "gelu": gelu}[config.activation]
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias)
         self.dropout = nn.Dropout(config.dropout)
 

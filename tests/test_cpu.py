@@ -5,6 +5,7 @@ import os
 import threading
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, tiny_gpt, tiny_train
@@ -16,8 +17,8 @@ from mlx_nanogpt.model import causal_attention
 only_here = pytest.mark.skipif(not cpu.in_use(), reason="only MLX's CPU backend on Linux runs this")
 
 
-def test_exp_is_that_of_numpy_wherever_attention_needs_it():
-    x = np.linspace(-87, 0, 100_001, dtype=np.float32)
+def test_exp_is_that_of_numpy_wherever_attention_and_gelu_need_it():
+    x = np.linspace(-87, 80, 100_001, dtype=np.float32)
     relative_error = np.abs(np.array(cpu.exp(mx.array(x))) / np.exp(x.astype(np.float64)) - 1)
     assert np.all(relative_error < 3e-7 + 1e-7 * np.abs(x))
 
@@ -33,6 +34,13 @@ def test_exp_keeps_what_is_not_a_number():
 def test_exp_is_its_own_gradient():
     x = mx.linspace(-20, 0, 50)
     assert mx.allclose(mx.grad(lambda x: cpu.exp(x).sum())(x), mx.exp(x), rtol=1e-6, atol=0)
+
+
+def test_gelu_and_its_gradient_are_those_of_mlx():
+    x = mx.concatenate([mx.linspace(-12, 12, 1001), mx.array([0.0, -0.0, 1e-20, -1e-20, 100.0, -100.0, 1e10, -1e10])])
+    assert mx.allclose(cpu.gelu(x), nn.gelu_approx(x), rtol=1e-5, atol=1e-6)
+    ours, theirs = (mx.grad(lambda x: f(x).sum())(x[:-2]) for f in (cpu.gelu, nn.gelu_approx))
+    assert mx.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
