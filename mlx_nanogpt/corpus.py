@@ -204,7 +204,8 @@ def _tinyshakespeare() -> bytes:
         certificates = isinstance(reason, ssl.SSLCertVerificationError)
         remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({reason}); {remedy}, put the file at {cached}, or train on the built-in corpus with --data {PASTICHE}"
+            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({reason}); {remedy}, put the file "
+            f"at {cached}, or train on the built-in corpus with --data {PASTICHE}"
         ) from error
     if not _is_tinyshakespeare(text):
         raise UserError(
