@@ -9,7 +9,7 @@ import typer
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError
 
-from .screen import RunOption, chosen_run, versions
+from .screen import RunOption, chosen_run, describe_packages, versions
 
 
 def config(
@@ -30,13 +30,13 @@ def config(
     else:
         source = chosen_run(run)
         shape, train, sources = source.gpt, source.train, source.corpus.sources
-        made_by = ", ".join(f"{package} {version}" for package, version in source.versions().items())
+        made_by = describe_packages(source.versions())
         about = f"The settings of {source.path}"
         origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
         if source.init_from:
             settings = {"init_from": source.init_from}
         else:
-            settings = {"tokenizer": "char" if isinstance(source.tokenizer, gpt.CharTokenizer) else "gpt2"}
+            settings = {"tokenizer": source.tokenizer.kind}
     settings |= {"data": sources} | asdict(shape) | asdict(train)
     text = gpt.write_settings(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal

@@ -15,14 +15,14 @@ from .screen import (
     DeviceOption,
     InitFromOption,
     RunOption,
-    chosen_run,
-    progress,
+    chosen_model,
     console,
     describe_device,
     describe_weights,
     header,
     is_own,
     own_dataset,
+    progress,
     read_data,
     use_device,
 )
@@ -57,24 +57,19 @@ def evaluate(
     A folder of tokens of another text is measured by its own splits: --split chooses, and the others learn from its own.
     """
     use_device(device)
-    if init_from:
-        if run or best:
-            raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
-        if not data:
-            raise UserError(f"{init_from} comes without a text to evaluate it on; give one with --data")
-        source = None
-        model, tokenizer = gpt.load_gpt2(init_from)
-        origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
+    if init_from and not data:
+        raise UserError(f"{init_from} comes without a text to evaluate it on; give one with --data")
+    model, tokenizer, source = chosen_model(run, best, init_from)
+    if source:
+        origin = {"Run": describe_weights(source, best)}
     else:
-        source = chosen_run(run)
-        model, tokenizer = source.load_model(best), source.tokenizer
-        origin = {"Run": f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"}
+        origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
     other = read_data(data) if data else None
     train, no_baselines = None, None
     if source and (other is None or is_own(source, other)):
         other = own_dataset(source, other)
     if isinstance(other, Dataset):
-        if other.tokenizer.to_json() != tokenizer.to_json():
+        if other.tokenizer != tokenizer:
             raise UserError(f"{other.corpus.name} holds the tokens of another tokenizer; give a text with --data")
         chosen = list(SPLITS) if split == "both" else [split]
         parts = {f"{other.corpus.name}, {SPLITS[name]}": getattr(other, name) for name in chosen}

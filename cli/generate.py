@@ -7,14 +7,13 @@ from typing import Annotated
 import typer
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import UserError
 
 from .screen import (
     BestOption,
     DeviceOption,
     InitFromOption,
     RunOption,
-    chosen_run,
+    chosen_model,
     describe_weights,
     errors,
     use_device,
@@ -47,15 +46,11 @@ def generate(
     """
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
-    if init_from and (run or best):
-        raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
-    if init_from:
-        model, tokenizer = gpt.load_gpt2(init_from)
-        origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
+    model, tokenizer, source = chosen_model(run, best, init_from)
+    if source:
+        origin = describe_weights(source, best)
     else:
-        source = chosen_run(run)
-        model, tokenizer = source.load_model(best), source.tokenizer
-        origin = f"{source.path}: {source.corpus.name}, {describe_weights(source, best)}"
+        origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
     errors.print(origin, style="dim")
     for i in range(num_samples):

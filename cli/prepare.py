@@ -11,15 +11,13 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, TrainConfig
 
-from .screen import TEXTS, TokenizerOption, console, named_tokenizer, progress
+from .screen import TEXTS, TokenizerOption, TrainFractionOption, console, named_tokenizer, progress
 
 
 def prepare(
     out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.")],
     data: Annotated[list[str], typer.Option(help=TEXTS)] = [gpt.TINYSHAKESPEARE],
-    train_fraction: Annotated[
-        float, typer.Option(help="Share of the text, from its beginning, to learn from; the rest validates.")
-    ] = TrainConfig.train_fraction,
+    train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
 ) -> None:
     """Tokenize a text, however large, into nanoGPT's format, so that mlx-gpt train reads it from the disk.
@@ -33,9 +31,8 @@ def prepare(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    preparing = closing(
-        gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer))
-    )  # Ctrl-C leaves nothing behind
+    # closed whatever happens: Ctrl-C leaves nothing behind
+    preparing = closing(gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer)))
     with preparing as events, progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:

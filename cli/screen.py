@@ -8,7 +8,6 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +45,12 @@ RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
+TrainFractionOption = Annotated[
+    float,
+    typer.Option(
+        help="Share of the text, from its beginning, to learn from; the rest validates.", rich_help_panel="Text"
+    ),
+]
 InitFromOption = Annotated[
     str | None,
     typer.Option(
@@ -81,6 +86,16 @@ def chosen_run(path: Path | None) -> Run:
     return gpt.open_run(path) if path else gpt.newest_run()
 
 
+def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[gpt.GPT, gpt.Tokenizer, Run | None]:
+    """The model of --init-from, or else that of the run; its tokenizer, and the run if it is one."""
+    if not init_from:
+        source = chosen_run(run)
+        return source.load_model(best), source.tokenizer, source
+    if run or best:
+        raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
+    return *gpt.load_gpt2(init_from), None
+
+
 def progress(*columns: ProgressColumn) -> Progress:
     """A progress display that leaves no trace, and none at all where nobody watches."""
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -110,8 +125,11 @@ def describe_backend(backend: str) -> str:
 
 
 def versions() -> str:
-    packages = ", ".join(f"{package} {version(package)}" for package in ("mlx-nanogpt", "mlx"))
-    return f"{packages}, Python {platform.python_version()}"
+    return f"{describe_packages(gpt.package_versions())}, Python {platform.python_version()}"
+
+
+def describe_packages(packages: dict[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in packages.items())
 
 
 def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
@@ -248,9 +266,9 @@ def describe_export(run: Run) -> str:
 
 
 def describe_weights(run: Run, best: bool) -> str:
-    """How far the weights of `run` are that a command uses."""
+    """The run, and how far the weights of it are that a command uses."""
     which = ", the lowest validation loss" if best else ""
-    return f"iteration {run.position(best).iteration:,} of {run.train.num_iter:,}{which}"
+    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train.num_iter:,}{which}"
 
 
 def name_run(run: Run) -> str:

@@ -22,14 +22,15 @@ from .screen import (
     TEXTS,
     DeviceOption,
     TokenizerOption,
-    corpus_note,
+    TrainFractionOption,
     console,
+    corpus_note,
     describe_run,
     header,
     name_run,
     named_tokenizer,
-    progress,
     own_dataset,
+    progress,
     read_data,
     seed_table,
     tokens_per_step,
@@ -57,9 +58,7 @@ def train(
         list[str],
         _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT."),
     ] = [gpt.TINYSHAKESPEARE],
-    train_fraction: Annotated[
-        float, _option("Text", "Share of the text, from its beginning, to learn from; the rest validates.")
-    ] = TrainConfig.train_fraction,
+    train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
     n_embd: Annotated[
         int, _option("Model", "Width: how many numbers stand for a token between layers.")
@@ -230,13 +229,13 @@ def _dataset(values: dict, given: dict, chosen: dict, known: gpt.Tokenizer | Non
             f"{source.corpus.name} holds tokens, split already; leave out --train-fraction, or prepare the text again with "
             f"another"
         )
-    kind = "char" if isinstance(source.tokenizer, gpt.CharTokenizer) else "gpt2"
+    kind = source.tokenizer.kind
     if chosen.get("tokenizer", kind) != kind:
         raise UserError(
             f"{source.corpus.name} holds tokens of the kind {kind}, and {chosen['tokenizer']} was chosen; prepare the text "
             f"again with --tokenizer {chosen['tokenizer']}, or choose --tokenizer {kind}"
         )
-    if known and known.to_json() != source.tokenizer.to_json():
+    if known and known != source.tokenizer:
         raise UserError(
             f"{source.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}; give the text "
             f"itself"

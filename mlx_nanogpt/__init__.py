@@ -27,7 +27,7 @@ from .benchmark import (  # noqa: E402
     seed_differences,
     seed_metrics,
 )
-from .checkpoint import RUNS, Evaluation, Run, create_run, newest_run, open_run  # noqa: E402
+from .checkpoint import RUNS, Evaluation, Run, create_run, newest_run, open_run, package_versions  # noqa: E402
 from .config import PRESETS, Activation, Backend, Bias, Dtype, GPTConfig, Preset, TrainConfig  # noqa: E402
 from .config import configurations  # noqa: E402
 from .corpus import (  # noqa: E402

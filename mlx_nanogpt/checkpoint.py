@@ -27,7 +27,7 @@ from .config import GPTConfig, TrainConfig
 from .corpus import CorpusIdentity
 from .data import Dataset
 from .errors import UserError
-from .files import replacing
+from .files import check_name, replacing
 from .model import GPT
 from .tokenizer import Tokenizer, tokenizer_from_json
 
@@ -176,9 +176,14 @@ class Run:
             "train": asdict(self.train),
             "corpus": asdict(self.corpus),
             "init_from": self.init_from,
-            "versions": {package: version(package) for package in ("mlx-nanogpt", "mlx")},
+            "versions": package_versions(),
         }
         _write(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {package: version(package) for package in ("mlx-nanogpt", "mlx")}
 
 
 def since_best(history: Sequence[Evaluation]) -> int:
@@ -245,12 +250,7 @@ def _fresh(path: Path) -> Path:
         raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
     if taken:
         raise UserError(f"{path} holds a {taken[0]} of something else; choose another --run-dir")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; choose another --run-dir"
-        ) from error
+    check_name(path, "choose another --run-dir")
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -37,6 +37,14 @@ def replacing(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_name(path: Path, remedy: str) -> None:
+    """Raise `UserError`, with a `remedy`, if MLX cannot write to a path of this name."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; {remedy}") from error
+
+
 @contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
     """Yield a folder to write files into, beside where `folder` will be; rename it to `folder` once all is on disk.
@@ -46,10 +54,7 @@ def appearing(folder: Path) -> Iterator[Path]:
     """
     if os.path.lexists(folder):
         raise UserError(f"{folder} exists already, and nothing in it is overwritten; choose another name")
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"the name {str(folder)!r} is not UTF-8, so MLX cannot write there; choose another") from error
+    check_name(folder, "choose another")
     aside = folder.with_name(f".{os.getpid()}-{folder.name}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside.mkdir()

@@ -44,13 +44,15 @@ HEAD = "lm_head.weight"
 DTYPES = (mx.float32, mx.float16, mx.bfloat16)
 
 # What transformers takes for granted where config.json is silent: GPT-2's smallest model.
-DEFAULTS = {
+SHAPE = {
     "vocab_size": 50257,
     "n_positions": 1024,
     "n_embd": 768,
     "n_layer": 12,
     "n_head": 12,
     "n_inner": None,
+}
+REQUIRED = {  # anything else here is another model
     "activation_function": "gelu_new",
     "layer_norm_epsilon": 1e-5,
     "scale_attn_weights": True,
@@ -58,7 +60,6 @@ DEFAULTS = {
     "add_cross_attention": False,
     "tie_word_embeddings": True,
 }
-OBSTACLES = {"untied head": "--tied", "ReLU": "--activation gelu"}  # to an export, and what to train with instead
 
 
 # ---- in
@@ -166,17 +167,10 @@ def _read_config(folder: Path) -> GPTConfig:
     given = json.loads(_read(folder / CONFIG))
     if given.get("model_type") != "gpt2":
         raise _refusal(folder, f"its model_type is {given.get('model_type')!r} and not 'gpt2'")
-    has = DEFAULTS | given
-    for name in (
-        "activation_function",
-        "layer_norm_epsilon",
-        "scale_attn_weights",
-        "scale_attn_by_inverse_layer_idx",
-        "add_cross_attention",
-        "tie_word_embeddings",
-    ):
-        if has[name] != DEFAULTS[name]:
-            raise _refusal(folder, f"its {name} is {has[name]!r} and not {DEFAULTS[name]!r}")
+    has = SHAPE | REQUIRED | given
+    for name, required in REQUIRED.items():
+        if has[name] != required:
+            raise _refusal(folder, f"its {name} is {has[name]!r} and not {required!r}")
     width, heads = has["n_embd"], has["n_head"]
     if has["n_inner"] not in (None, 4 * width):
         raise _refusal(folder, f"its n_inner is {has['n_inner']!r} and not 4 times n_embd")
@@ -268,8 +262,12 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
 
 def export_obstacles(config: GPTConfig) -> dict[str, str]:
     """What keeps a model from the layout of GPT-2, and the option to train with instead; empty if nothing does."""
-    present = {"untied head": not config.tied, "ReLU": config.activation != "gelu"}
-    return {obstacle: option for obstacle, option in OBSTACLES.items() if present[obstacle]}
+    obstacles = {}
+    if not config.tied:
+        obstacles["untied head"] = "--tied"
+    if config.activation != "gelu":
+        obstacles["ReLU"] = "--activation gelu"
+    return obstacles
 
 
 def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
@@ -309,22 +307,26 @@ def _stored_weights(model: GPT) -> dict[str, mx.array]:
 
 def _stored_config(run: Run) -> dict:
     shape, end = run.gpt, _end_of_text(run.tokenizer)
-    return DEFAULTS | {
-        "model_type": "gpt2",
-        "architectures": ["GPT2LMHeadModel"],
-        "vocab_size": shape.vocab_size,
-        "n_positions": shape.block_size,
-        "n_ctx": shape.block_size,
-        "n_embd": shape.n_embd,
-        "n_layer": shape.n_layer,
-        "n_head": shape.n_head,
-        "embd_pdrop": shape.dropout,
-        "resid_pdrop": shape.dropout,
-        "attn_pdrop": 0.0,
-        "bos_token_id": end,  # None where there is none: transformers would take GPT-2's 50256 for granted
-        "eos_token_id": end,
-        "torch_dtype": "float32",
-    }
+    return (
+        SHAPE
+        | REQUIRED
+        | {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "vocab_size": shape.vocab_size,
+            "n_positions": shape.block_size,
+            "n_ctx": shape.block_size,
+            "n_embd": shape.n_embd,
+            "n_layer": shape.n_layer,
+            "n_head": shape.n_head,
+            "embd_pdrop": shape.dropout,
+            "resid_pdrop": shape.dropout,
+            "attn_pdrop": 0.0,
+            "bos_token_id": end,  # None where there is none: transformers would take GPT-2's 50256 for granted
+            "eos_token_id": end,
+            "torch_dtype": "float32",
+        }
+    )
 
 
 def _tokenizer_config(run: Run) -> dict:

@@ -187,8 +187,7 @@ def open_prepared(path: Path) -> Dataset:
     """
     meta = None
     if os.path.lexists(path / META):
-        meta = _read_meta(path / META)
-        tokenizer = tokenizer_from_json(json.dumps(meta["tokenizer"]))
+        meta, tokenizer = _read_meta(path / META)
     elif os.path.lexists(path / NANOGPT_META):
         tokenizer = _read_nanogpt_meta(path / NANOGPT_META)
     else:
@@ -246,19 +245,19 @@ def _inspect(file: Path) -> _Tokens:
     return _Tokens(count // ID.itemsize, largest, digest.digest())
 
 
-def _read_meta(file: Path) -> dict:
-    """What `prepare` wrote into `meta.json`; whether it is still that only `_seal` can tell."""
+def _read_meta(file: Path) -> tuple[dict, Tokenizer]:
+    """What `prepare` wrote into `meta.json`, and the tokenizer in it; whether it is still that only `_seal` can tell."""
     content = _read(file)
     try:
         meta = json.loads(content)
-        tokenizer_from_json(json.dumps(meta["tokenizer"]))
+        tokenizer = tokenizer_from_json(json.dumps(meta["tokenizer"]))
         TrainConfig(train_fraction=meta["train_fraction"])
         corpus = meta["corpus"]
         if not (
             type(corpus["characters"]) is int and isinstance(corpus["sha256"], str) and isinstance(meta["sha256"], str)
         ):
             raise TypeError("the number of characters or a checksum is none")
-        return meta
+        return meta, tokenizer
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
 

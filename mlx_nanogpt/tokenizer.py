@@ -37,6 +37,7 @@ class CharTokenizer:
     """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
 
     symbols: str
+    kind = "char"  # a TokenizerName
     start_token = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
 
     @classmethod
@@ -87,6 +88,7 @@ class BPETokenizer:
     it describes anything else, `UserError` if `tokenizers` is not installed."""
 
     json: str
+    kind = "gpt2"
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
