@@ -1,7 +1,8 @@
 """The GPT of the lecture "Let's build GPT" and of nanoGPT, under GPT-2's names.
 
 Read it from the top: `Attention` and `MLP` make a `Block`, blocks make a `GPT`. Shapes: B sequences, T tokens,
-C = n_embd channels, nh heads of hs channels.
+C = n_embd channels, nh heads of hs channels. From the embedding to the head all tokens are rows of one matrix, (B*T, C):
+only attention tells sequences apart, and MLX would flatten and unflatten around every other layer.
 """
 
 import math
@@ -11,12 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from . import cpu
 from .config import GPTConfig
 from .errors import UserError
+from .layers import LayerNorm, Linear, causal_attention, cross_entropy, gelu, relu
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
-FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which Metal has attention as one kernel (MLX 0.32.4)
 
 
 class LayerCache:
@@ -44,24 +44,6 @@ class LayerCache:
         return self.state["k"], self.state["v"], mask
 
 
-def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """Softmax attention in which no query sees a later key; all arrays (B, nh, T, hs). Three forms of one formula."""
-    if cpu.in_use() and q.dtype == mx.float32:
-        return cpu.causal_attention(q, k, v, scale)
-    if q.shape[-1] in FUSED_HEAD_SIZES:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
-    # MLX would take this apart itself, into more operations: here scale and mask go into the first product
-    T = q.shape[2]
-    mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf).astype(q.dtype)
-    # precise: a sum of many bfloat16 numbers needs more digits than they have
-    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
-
-
-def gelu(x: mx.array) -> mx.array:
-    """GPT-2's GELU, the one with a tanh (Hendrycks & Gimpel 2016). Two forms of one formula."""
-    return cpu.gelu(x) if cpu.in_use() and x.dtype == mx.float32 else nn.gelu_approx(x)
-
-
 class Attention(nn.Module):
     """Causal self-attention with all heads in one projection."""
 
@@ -69,20 +51,20 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.scale = config.head_size**-0.5
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
         self.dropout = nn.Dropout(config.dropout)
 
-    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
-        B, T, C = x.shape
-        heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, -1).swapaxes(1, 2)  # (B, 3 nh, T, hs)
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None) -> mx.array:
+        C = x.shape[-1]
+        heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
         if cache is None:
             y = causal_attention(q, k, v, self.scale)
         else:
             k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
             y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
-        y = y.swapaxes(1, 2).reshape(B, T, C)
+        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C)
         return self.dropout(self.c_proj(y))
 
 
@@ -92,9 +74,9 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         bias = config.bias != "none"
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias)
-        self.activation = {"relu": nn.relu, "gelu": gelu}[config.activation]
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias)
+        self.activation = {"relu": relu, "gelu": gelu}[config.activation]
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -107,13 +89,13 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         bias = config.bias != "none"
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_1 = LayerNorm(config.n_embd, bias=bias)
         self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_2 = LayerNorm(config.n_embd, bias=bias)
         self.mlp = MLP(config)
 
-    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
-        x = x + self.attn(self.ln_1(x), cache)
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None) -> mx.array:
+        x = x + self.attn(self.ln_1(x), T, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -128,9 +110,9 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = [Block(config) for _ in range(config.n_layer)]
         bias = config.bias != "none"
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_f = LayerNorm(config.n_embd, bias=bias)
         if not config.tied:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
+            self.lm_head = Linear(config.n_embd, config.vocab_size, bias)
         self._init_weights()
 
     def __call__(self, idx: mx.array) -> mx.array:
@@ -138,24 +120,26 @@ class GPT(nn.Module):
 
         Raises `ValueError` for a longer sequence: MLX would read past the position table without a word.
         """
-        return self._logits(self._hidden(idx))
+        return self._logits(self._hidden(idx)).reshape(*idx.shape, -1)  # (B, T, vocab_size)
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        return self._logits(self._hidden(idx, cache)[:, -1])
+        newest = self._hidden(idx, cache).reshape(*idx.shape, -1)[:, -1]  # (B, C)
+        return self._logits(newest)
 
     def num_parameters(self) -> int:
         """How many numbers are trained."""
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
     def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """`idx` (B, T) -> (B*T, C)."""
         T = idx.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
         positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
-        x = self.drop(self.wte(idx) + positions)  # (B, T, C)
+        x = self.drop(self.wte(idx) + positions).reshape(-1, self.config.n_embd)  # (B*T, C)
         for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
-            x = block(x, layer_cache)
+            x = block(x, T, layer_cache)
         return self.ln_f(x)
 
     def _logits(self, x: mx.array) -> mx.array:
@@ -175,8 +159,7 @@ class GPT(nn.Module):
 
 def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
-    logits = model(idx).astype(mx.float32)  # (B, T, vocab_size)
-    return nn.losses.cross_entropy(logits, targets)
+    return cross_entropy(model(idx), targets)
 
 
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:

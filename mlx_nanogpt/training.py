@@ -24,7 +24,8 @@ from .data import Dataset, check_splits, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
 from .files import locked
-from .model import FUSED_HEAD_SIZES, GPT, loss_fn
+from .layers import FUSED_HEAD_SIZES
+from .model import GPT, loss_fn
 
 REPORT_INTERVAL = 10  # steps between two looks at the loss
 

@@ -1,62 +1,18 @@
-"""The promises of what only MLX's CPU backend on Linux runs: the same results as elsewhere, faster."""
+"""The promises of the threads behind MLX's CPU backend on Linux: the same results as elsewhere, faster."""
 
-import math
 import os
+import resource
 import threading
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, tiny_gpt, tiny_train
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import cpu
-from mlx_nanogpt.model import causal_attention
 
 only_here = pytest.mark.skipif(not cpu.in_use(), reason="only MLX's CPU backend on Linux runs this")
-
-
-def test_exp_is_that_of_numpy_wherever_attention_and_gelu_need_it():
-    x = np.linspace(-87, 80, 100_001, dtype=np.float32)
-    relative_error = np.abs(np.array(cpu.exp(mx.array(x))) / np.exp(x.astype(np.float64)) - 1)
-    assert np.all(relative_error < 3e-7 + 1e-7 * np.abs(x))
-
-
-def test_exp_of_what_is_masked_is_exactly_zero():
-    assert cpu.exp(mx.array([-math.inf, -1e30, -200.0, -89.0])).tolist() == [0.0] * 4
-
-
-def test_exp_keeps_what_is_not_a_number():
-    assert math.isnan(cpu.exp(mx.array([math.nan])).item())
-
-
-def test_exp_is_its_own_gradient():
-    x = mx.linspace(-20, 0, 50)
-    assert mx.allclose(mx.grad(lambda x: cpu.exp(x).sum())(x), mx.exp(x), rtol=1e-6, atol=0)
-
-
-def test_gelu_and_its_gradient_are_those_of_mlx():
-    x = mx.concatenate([mx.linspace(-12, 12, 1001), mx.array([0.0, -0.0, 1e-20, -1e-20, 100.0, -100.0, 1e10, -1e10])])
-    assert mx.allclose(cpu.gelu(x), nn.gelu_approx(x), rtol=1e-5, atol=1e-6)
-    ours, theirs = (mx.grad(lambda x: f(x).sum())(x[:-2]) for f in (cpu.gelu, nn.gelu_approx))
-    assert mx.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
-def test_attention_is_the_same_in_all_three_forms(shape, monkeypatch):
-    """Elsewhere the head size decides between MLX's fused attention (64) and the one in the open (4)."""
-    q, k, v = (mx.random.normal(shape, key=mx.random.key(i)) for i in range(3))
-
-    def gradients() -> list[mx.array]:
-        loss = lambda q, k, v: (causal_attention(q, k, v, 0.5) * v).sum()  # noqa: E731
-        return [causal_attention(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
-
-    monkeypatch.setattr(cpu, "in_use", lambda: True)
-    here = gradients()
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    for a, b in zip(here, gradients()):
-        assert mx.allclose(a, b, rtol=1e-4, atol=3e-5)
 
 
 @only_here
@@ -68,22 +24,67 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole(batch_size):
     assert parallel(model, idx, targets).item() == pytest.approx(plain(model, idx, targets).item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 12, 31, 32, 33])
+def test_no_two_parts_of_a_batch_have_the_same_size(batch_size, most):
+    """Or mx.compile would take the constants of one for those of the other."""
+    edges = cpu.part_edges(batch_size, most)
+    sizes = np.diff(edges)
+    assert edges[0] == 0 and edges[-1] == batch_size
+    assert len(sizes) <= most and len(set(sizes)) == len(sizes) and min(sizes) > 0
+    assert max(sizes) - min(sizes) <= most
+
+
 @only_here
-def test_a_thread_has_streams_of_its_own():
-    """A stream of MLX's is known only to the thread that made it."""
+def test_threads_that_work_are_not_interrupted_by_those_that_wake_up():
+    policies = []
+
+    def work() -> None:
+        cpu.streams()
+        policies.append(os.sched_getscheduler(0))
+        child = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
+        child.start()
+        child.join()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert policies == [os.SCHED_BATCH, os.SCHED_BATCH]
+
+
+@only_here
+def test_the_memory_of_a_step_is_there_for_the_next():
+    """Pages that go back to the system come back one by one."""
+
+    def evaluate() -> None:
+        mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(16)])  # 4 MB each
+
+    cpu.streams()
+    evaluate()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        evaluate()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 5 * 1024
+
+
+@only_here
+def test_every_thread_has_streams_of_its_own():
+    """A stream of MLX's is known only to the thread that made it, and a later thread may have the same identity."""
     failures = []
 
     def work() -> None:
         try:
             model = lively_model(tiny_gpt())
-            mx.eval(cpu.in_parallel(gpt.loss_fn)(model, mx.zeros((2, 8), mx.int32), mx.zeros((2, 8), mx.int32)))
+            mx.eval(cpu.in_parallel(gpt.loss_fn)(model, mx.zeros((3, 8), mx.int32), mx.zeros((3, 8), mx.int32)))
+            list(gpt.generate(model, [1], 2, seed=1))
         except RuntimeError as error:
             failures.append(error)
 
-    cpu.streams()
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
+    work()
+    for _ in range(3):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
     assert not failures
 
 

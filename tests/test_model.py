@@ -13,7 +13,7 @@ from conftest import arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
 
 from mlx_nanogpt import GPT, GPTConfig, loss_fn
-from mlx_nanogpt.model import causal_attention
+from mlx_nanogpt.layers import causal_attention
 
 CONFIG = tiny_gpt(vocab_size=11)
 RNG = np.random.default_rng(0)

@@ -1,0 +1,126 @@
+"""The promises of the operations that MLX's CPU backend on Linux runs: results and gradients are those of MLX's own."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_nanogpt import cpu, cpu_ops, layers
+
+
+def draw(*shape: int, seed: int = 0) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(seed))
+
+
+def results(function, *arrays: mx.array) -> list[mx.array]:
+    """What `function` makes of the arrays, and the gradient of each."""
+    y = function(*arrays)
+    cotangent = draw(*y.shape, seed=99)
+    return [y, *mx.grad(lambda *arrays: (function(*arrays) * cotangent).sum(), argnums=range(len(arrays)))(*arrays)]
+
+
+def assert_the_same_elsewhere(monkeypatch, function, *arrays: mx.array) -> None:
+    """`function` of layers.py gives the same with what is here and with MLX's own."""
+    monkeypatch.setattr(cpu, "in_use", lambda: True)
+    here = results(function, *arrays)
+    monkeypatch.setattr(cpu, "in_use", lambda: False)
+    for a, b in zip(here, results(function, *arrays), strict=True):
+        assert a.shape == b.shape and mx.allclose(a, b, rtol=1e-4, atol=3e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_is_that_of_mlx(bias, monkeypatch):
+    layer = layers.Linear(5, 3, bias=bias)
+
+    def apply(x, *parameters):
+        layer.update(dict(zip(("weight", "bias"), parameters)))
+        return layer(x)
+
+    assert_the_same_elsewhere(monkeypatch, apply, draw(7, 5), draw(3, 5, seed=1), *[draw(3, seed=2)] * bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_norm_is_that_of_mlx(bias, monkeypatch):
+    layer = layers.LayerNorm(5, bias=bias)
+
+    def apply(x, *parameters):
+        layer.update(dict(zip(("weight", "bias"), parameters)))
+        return layer(x)
+
+    assert_the_same_elsewhere(monkeypatch, apply, 3 + 2 * draw(7, 5), draw(5, seed=1), *[draw(5, seed=2)] * bias)
+
+
+def test_a_layer_norm_of_numbers_far_from_zero_keeps_its_digits():
+    x = np.array(1000 + draw(8, 64)).astype(np.float64)
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    y = cpu_ops.layer_norm(mx.array(x), mx.ones(64), None, 1e-5)
+    assert np.max(np.abs(np.array(y) - expected)) < 2e-4
+
+
+def test_relu_is_that_of_mlx_for_every_kind_of_number(monkeypatch):
+    numbers = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 1e38, -1e38, math.inf, -math.inf, 1.0, -1.0]
+    assert_the_same_elsewhere(monkeypatch, layers.relu, mx.array(numbers))
+
+
+def test_gelu_is_that_of_mlx(monkeypatch):
+    numbers = mx.array([0.0, -0.0, 1e-20, -1e-20, 100.0, -100.0])
+    assert_the_same_elsewhere(monkeypatch, layers.gelu, mx.concatenate([mx.linspace(-12, 12, 1001), numbers]))
+    large = mx.array([1e10, -1e10])
+    assert mx.allclose(cpu_ops.gelu(large), nn.gelu_approx(large))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
+def test_attention_is_the_same_in_all_three_forms(shape, monkeypatch):
+    """Elsewhere the head size decides between MLX's fused attention (64) and the one in the open (4)."""
+    qkv = (draw(*shape, seed=i) for i in range(3))
+    assert_the_same_elsewhere(monkeypatch, lambda q, k, v: layers.causal_attention(q, k, v, 0.5), *qkv)
+
+
+def test_attention_holds_scores_of_any_size():
+    """A softmax is taken relative to the largest score."""
+    q = k = 100 * draw(1, 1, 6, 4)
+    v = mx.eye(6)[None, None]
+    s = np.array(q @ k.swapaxes(-1, -2))[0, 0].astype(np.float64)
+    s[np.triu_indices(6, 1)] = -np.inf
+    p = np.exp(s - s.max(-1, keepdims=True))
+    assert np.allclose(np.array(cpu_ops.causal_attention(q, k, v, 1.0))[0, 0], p / p.sum(-1, keepdims=True), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [mx.uint16, mx.int32])
+def test_cross_entropy_is_that_of_mlx(dtype, monkeypatch):
+    targets = mx.array([[0, 10, 3], [3, 3, 9]], dtype=dtype)
+    assert_the_same_elsewhere(monkeypatch, lambda z: layers.cross_entropy(z, targets), 30 * draw(2, 3, 11))
+
+
+def test_a_gradient_runs_on_the_stream_of_its_operation():
+    """MLX's own custom functions would run it on the stream that is the default by then."""
+    streams = []
+
+    @cpu_ops.with_gradient(lambda x, dy, y: streams.append(mx.default_stream(mx.default_device())) or dy)
+    def operation(x: mx.array) -> mx.array:
+        return x * 1
+
+    other = mx.new_stream(mx.default_device())
+
+    def loss(x: mx.array) -> mx.array:
+        with mx.stream(other):
+            return operation(x).sum()
+
+    assert mx.grad(loss)(mx.array([1.0, 2.0])).tolist() == [1.0, 1.0]
+    assert streams == [other] and mx.default_stream(mx.default_device()) != other
+
+
+def test_exp_is_that_of_numpy_wherever_it_is_needed():
+    x = np.linspace(-87, 80, 100_001, dtype=np.float32)
+    relative_error = np.abs(np.array(cpu_ops.exp(mx.array(x))) / np.exp(x.astype(np.float64)) - 1)
+    assert np.all(relative_error < 3e-7 + 1e-7 * np.abs(x))
+
+
+def test_exp_of_what_is_masked_is_exactly_zero():
+    assert cpu_ops.exp(mx.array([-math.inf, -1e30, -200.0, -89.0])).tolist() == [0.0] * 4
+
+
+def test_exp_keeps_what_is_not_a_number():
+    assert math.isnan(cpu_ops.exp(mx.array([math.nan])).item())
