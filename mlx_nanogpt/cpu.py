@@ -37,9 +37,9 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """The same mean loss of a model over (idx, targets), both (B, T), from parts of the batch on streams of their own."""
 
     def loss(model, idx: mx.array, targets: mx.array) -> mx.array:
-        B = idx.shape[0]
+        B, workers = idx.shape[0], streams()
         total = mx.array(0.0)
-        for stream, (start, stop) in zip(streams(), pairwise(part_edges(B, len(streams())))):
+        for stream, (start, stop) in zip(workers, pairwise(part_edges(B, len(workers)))):
             with mx.stream(stream):
                 part = loss_fn(model, idx[start:stop], targets[start:stop]) * ((stop - start) / B)
             total = total + part
@@ -49,9 +49,10 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def part_edges(B: int, most: int) -> list[int]:
-    """Where up to `most` parts of a batch begin and end. No two parts have the same size, as far as B allows: mx.compile
-    takes equal constants of equal shape for one, whatever their stream. It cannot fuse one that another stream makes,
-    and the loop that reads it is not vectorised: with two halves of the same size a step takes 1.15 times as long.
+    """Where up to `most` parts of a batch begin and end, all of different sizes: fewer where B is too small.
+
+    Of equal constants of equal shape mx.compile keeps one, whatever their streams. A loop that reads a constant of another
+    stream is not fused with it and not vectorised: with two halves of the same size a step takes 1.1 times as long.
     """
     n = max(n for n in range(1, most + 1) if n == 1 or n * (n + 1) // 2 <= B)
     smallest, rest = divmod(B - n * (n - 1) // 2, n)
@@ -77,8 +78,8 @@ def streams() -> tuple[mx.Stream, ...]:
     if not in_use():
         return (mx.default_stream(mx.default_device()),)
     if not _made.all:
-        _set_up()
-        wait_ones_turn()
+        _set_up_process()
+        _schedule_as_batch()
         _made.all = tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
     return _made.all
 
@@ -90,8 +91,7 @@ def one_core() -> Iterator[mx.Stream]:
     MLX hands every operation from the one to the other. To wake a thread on a core that idles takes longer than most
     operations on a single text.
     """
-    _set_up()
-    wait_ones_turn()
+    streams()  # made while this thread may use all cores
     cores = os.sched_getaffinity(0)
     core = max(cores)
     os.sched_setaffinity(0, {core})
@@ -103,18 +103,20 @@ def one_core() -> Iterator[mx.Stream]:
         os.sched_setaffinity(0, cores)
 
 
-def wait_ones_turn() -> None:
-    """Let no thread that wakes up interrupt one that works: not the calling one, the host, and not those that it starts.
+def _schedule_as_batch() -> None:
+    """Let the calling thread, the host, and those that it starts not preempt a thread that runs when they wake up.
 
-    The host is woken whenever ten operations are done, and would stop the thread that woke it each time.
+    The host is woken whenever ten operations are done, and would stop the thread that woke it each time. It stays so for
+    the life of the thread.
     """
-    with suppress(PermissionError):  # a container may forbid it; all works without, slower
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):  # a container may forbid it or not know it; all works without, slower
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 @cache
-def _set_up() -> None:
-    """Settings of the whole process.
+def _set_up_process() -> None:
+    """Settings of the whole process, for its life.
 
     OpenBLAS does not divide a product among threads of its own: streams are the parallelism, and the products of a single
     text are so small that waking a thread takes longer than they do. And malloc keeps what is freed: given back to the

@@ -3,16 +3,18 @@
 All in float32. What they gain there:
   - MLX's exp is scalar on x86-64, 13 ns an element. Written as arithmetic it is fused into loops that the compiler
     vectorises, ten times as fast; so are the softmax and the tanh of GELU.
-  - The host needs some 8 us for every node of the graph, a view or not. Gradients written by hand need half of them.
+  - The host needs some 8 µs for every node of the graph, a view or not. Gradients written by hand need fewer of them.
 """
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 
 import mlx.core as mx
+import numpy as np
 
 LN_2 = math.log(2)
+LARGEST_VOCABULARY = 8192  # the cross-entropy here holds up to ten arrays as wide as the vocabulary, MLX's four
 GELU_SCALE, GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
@@ -24,7 +26,8 @@ def with_gradient(vjp: Callable) -> Callable:
     """
 
     def decorate(operation: Callable) -> Callable:
-        def apply(*arrays: mx.array):
+        @wraps(operation)
+        def apply(*arrays: mx.array) -> mx.array | tuple[mx.array, ...]:
             stream = mx.default_stream(mx.default_device())
             function = mx.custom_function(operation)
 
@@ -47,7 +50,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
 
 def _linear_vjp(primals, dy, _):
     x, weight, *bias = primals
-    return dy @ weight, dy.T @ x, *(dy.sum(axis=0) for _ in bias)
+    return dy @ weight, dy.T @ x, *(_sum_of_rows(dy) for _ in bias)
 
 
 @with_gradient(_linear_vjp)
@@ -56,27 +59,30 @@ def _linear(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float) -> mx.array:
-    """x (N, C), weight and bias (C,). Sums over channels and tokens are matrix products, which are vectorised."""
+    """x (N, C), weight and bias (C,) -> (N, C)."""
 
     def vjp(primals, cotangents, outputs):
         (x, weight, _), (dy, _, _), (_, mean, scale) = primals, cotangents, outputs
-        C = x.shape[-1]
         x_hat = (x - mean) * scale
+        # with g = dy * weight: dx = scale * (g - mean(g) - x_hat * mean(g * x_hat)); a product with this is such a mean
+        weighted_mean = (weight / weight.size).reshape(-1, 1)  # (C, 1)
         product = dy * x_hat
-        column = (weight / C).reshape(C, 1)
-        dx = scale * (dy * weight - dy @ column - x_hat * (product @ column))
-        ones = _full((1, len(x)), 1.0)
-        return dx, *((ones @ each).reshape(C) for each in (product, dy))
+        dx = scale * (dy * weight - dy @ weighted_mean - x_hat * (product @ weighted_mean))
+        return dx, _sum_of_rows(product), _sum_of_rows(dy)
 
     @with_gradient(vjp)
     def normalised(x: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        C = x.shape[-1]
-        average = _full((C, 1), 1 / C)
+        average = _constant((weight.size, 1), 1 / weight.size)
         mean = x @ average  # (N, 1)
         scale = mx.rsqrt(mx.square(x - mean) @ average + eps)
         return (x - mean) * scale * weight + bias, mean, scale
 
     return normalised(x, weight, mx.zeros_like(weight) if bias is None else bias)[0]
+
+
+def _sum_of_rows(x: mx.array) -> mx.array:
+    """(N, C) -> (C,), as a matrix product: MLX's sums are not vectorised."""
+    return (_constant((1, len(x)), 1.0) @ x).reshape(-1)
 
 
 def _relu_vjp(x, dy, y):
@@ -91,7 +97,7 @@ def relu(x: mx.array) -> mx.array:
 
 
 def gelu(x: mx.array) -> mx.array:
-    """The GELU with a tanh: x times the logistic function of twice what the tanh is of."""
+    """The GELU with a tanh: x times the logistic function of twice what the tanh is of. Its gradient holds to |x| = 1e10."""
     return _gelu(x)[0]
 
 
@@ -103,9 +109,7 @@ def _gelu_vjp(x, cotangents, outputs):
 @with_gradient(_gelu_vjp)
 def _gelu(x: mx.array) -> tuple[mx.array, mx.array]:
     z = GELU_SCALE * x * (1 + GELU_CUBIC * x * x)
-    s = 1 / (
-        1 + exp2(mx.minimum(z / -LN_2, 120.0))
-    )  # 2^120 is still a float32, and its inverse nothing beside any other
+    s = 1 / (1 + exp2(mx.minimum(z / -LN_2, 120.0)))  # 1 + 2^120 does not overflow, and its inverse is as good as 0
     return x * s, s
 
 
@@ -129,7 +133,6 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
         y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(1, 2)  # (B, T, nh, hs), as what reads it wants it
         return y.swapaxes(1, 2), p, total
 
-    # every product would copy an operand whose rows are not side by side
     return attention(q, k, v)[0]
 
 
@@ -146,41 +149,40 @@ def _cross_entropy_vjp(primals, cotangents, outputs):
 
 @with_gradient(_cross_entropy_vjp)
 def _cross_entropy(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-    s = logits - logits.max(axis=-1, keepdims=True)
-    p = exp2(s / LN_2)
-    total = p.sum(axis=-1, keepdims=True)
-    return mx.log(total[..., 0]) - mx.take_along_axis(s, targets[..., None], axis=-1)[..., 0], p, total
+    greatest = logits.max(axis=-1, keepdims=True)  # (..., 1)
+    p = exp2((logits - greatest) / LN_2)
+    total = p.sum(axis=-1, keepdims=True)  # (..., 1)
+    of_target = mx.take_along_axis(logits, targets[..., None], axis=-1) - greatest  # (..., 1)
+    return (mx.log(total) - of_target)[..., 0], p, total
 
 
 def exp2(x: mx.array) -> mx.array:
-    """2^x for x <= 120, to a relative error of 3e-7 or an absolute one of 1e-38; exactly 0 up to -127. Has no gradient.
+    """2^x for x <= 120, to a relative error of 3e-7 or an absolute one of 1e-38; exactly 0 up to -127.
 
     2^n times 2^f, with n the whole number nearest to x and f from -0.5 to 0.5: 2^f by its Taylor series, and n added to
-    its exponent, in the bits of the float.
+    its exponent, in the bits of the float. It has no gradient, and what is not a number may become 0: both are the
+    caller's to see to.
     """
-    shape, x = (
-        x.shape,
-        x.reshape(-1),
-    )  # a broadcast operand within reach would be fused in, and the loops no longer vectorised
-    x = mx.maximum(x, -127.0)
-    shifted = x + 1.5 * 2**23  # too large for a fraction: rounds to n, and holds n in its lowest bits
-    f = x - (shifted - 1.5 * 2**23)
+    # flat: a broadcast operand within reach would be fused in, and the loops no longer vectorised
+    flat = mx.maximum(x.reshape(-1), -127.0)
+    shifted = flat + 1.5 * 2**23  # too large for a fraction: rounds to n, and holds n in its lowest bits
+    f = flat - (shifted - 1.5 * 2**23)
     a = [LN_2**i / math.factorial(i) for i in range(7)]
     f2 = f * f
     power = (a[0] + a[1] * f) + f2 * ((a[2] + a[3] * f) + f2 * ((a[4] + a[5] * f) + f2 * a[6]))
     bits = power.view(mx.int32) + mx.left_shift(shifted.view(mx.int32), 23)
-    return mx.maximum(bits, 0).view(mx.float32).reshape(shape)
+    return mx.maximum(bits, 0).view(mx.float32).reshape(x.shape)
+
+
+# Both from NumPy, so that they are numbers and not operations, computed at every step, of whatever is traced just then.
 
 
 @cache
 def _mask(T: int) -> mx.array:
-    mask = mx.where(mx.triu(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf)  # (T keys, T queries)
-    mx.eval(mask)  # or it would be computed anew within every fused loop that reads it
-    return mask
+    """(T keys, T queries): 0 where the query may see the key, minus infinity where not."""
+    return mx.array(np.where(np.triu(np.ones((T, T), bool)), np.float32(0), np.float32(-np.inf)))
 
 
 @cache
-def _full(shape: tuple[int, ...], value: float) -> mx.array:
-    array = mx.full(shape, value)
-    mx.eval(array)
-    return array
+def _constant(shape: tuple[int, ...], value: float) -> mx.array:
+    return mx.array(np.full(shape, value, np.float32))

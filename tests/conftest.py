@@ -29,9 +29,10 @@ import pytest  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 import mlx_nanogpt_cli  # noqa: E402
-from mlx_nanogpt import corpus  # noqa: E402
+from mlx_nanogpt import corpus, cpu  # noqa: E402
 from mlx_nanogpt.files import cache_dir  # noqa: E402
 
+only_here = pytest.mark.skipif(not cpu.in_use(), reason="only MLX's CPU backend on Linux runs this")
 NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
 WORDS = [
     "\n",

@@ -12,7 +12,7 @@ import pytest
 from conftest import arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
 
-from mlx_nanogpt import GPT, GPTConfig, loss_fn
+from mlx_nanogpt import GPT, GPTConfig, cpu, loss_fn
 from mlx_nanogpt.layers import causal_attention
 
 CONFIG = tiny_gpt(vocab_size=11)
@@ -127,6 +127,22 @@ def gradients():
     model = lively_model(CONFIG)
     _, grads = nn.value_and_grad(model, loss_fn)(model, mx.array(IDX), mx.array(TARGETS))
     return weights_of(model), arrays(grads)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
+def test_attention_is_the_same_in_all_three_forms(shape, monkeypatch):
+    """Linux' CPU has one; elsewhere the head size decides between MLX's fused attention (64) and the one in the open (4)."""
+    q, k, v, cotangent = (mx.random.normal(shape, key=mx.random.key(i)) for i in range(4))
+
+    def results() -> list[mx.array]:
+        loss = lambda q, k, v: (causal_attention(q, k, v, 0.5) * cotangent).sum()  # noqa: E731
+        return [causal_attention(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
+
+    monkeypatch.setattr(cpu, "in_use", lambda: True)
+    here = results()
+    monkeypatch.setattr(cpu, "in_use", lambda: False)
+    for a, b in zip(here, results(), strict=True):
+        assert mx.allclose(a, b, rtol=1e-4, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
