@@ -93,6 +93,13 @@ def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
     return run
 
 
+def worsened_run(**changes) -> gpt.Run:
+    """A run whose lowest validation loss is not its last: its rate rises until the model is thrown out."""
+    run = trained_run(learning_rate=1.0, warmup_iters=8, eval_interval=1, **changes)
+    assert 0 < run.position(best=True).iteration < run.position().iteration == 8
+    return run
+
+
 def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False) -> list[gpt.Event]:
     """Train `run` to its end, or until it should stop; what happened."""
     return list(gpt.train(run, DATA, should_stop))

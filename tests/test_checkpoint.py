@@ -25,7 +25,7 @@ from conftest import (
     same,
     tiny_gpt,
 )
-from conftest import tiny_run, trained_run
+from conftest import tiny_run, trained_run, worsened_run
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, newest_run, open_run
@@ -64,7 +64,7 @@ def test_a_loaded_model_is_the_model_that_was_trained():
 
 def test_a_run_knows_how_far_its_best_weights_were():
     assert tiny_run().position(best=True).iteration == 0
-    run = trained_run(learning_rate=0.5, eval_interval=1, seed=3)
+    run = worsened_run()
     best = min(run.history(), key=lambda each: each.valid_loss).iteration
     assert 0 < best < 8 and (run.position(best=True).iteration, run.position().iteration) == (best, 8)
 

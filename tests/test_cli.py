@@ -17,7 +17,7 @@ import mlx.core as mx
 import pytest
 import typer
 from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
-from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run
+from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run, worsened_run
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
@@ -509,20 +509,13 @@ def test_a_reader_that_leaves_early_gets_no_traceback(run):
 
 
 def test_the_best_weights_write_when_asked(mlx_gpt):
-    run = overfitted_run()
+    run = worsened_run()
     last, best = mlx_gpt("generate", "--tokens=60"), mlx_gpt("generate", "--tokens=60", "--best")
     assert last.out != best.out
     assert "iteration 8 of 8" in last.err and f"iteration {run.position(best=True).iteration} of 8" in best.err
 
 
 # ---- eval
-
-
-def overfitted_run():
-    """A run whose lowest validation loss is not its last: the rate is far too high to stay near it."""
-    run = trained_run(learning_rate=0.5, eval_interval=1, seed=3)
-    assert 0 < run.position(best=True).iteration < run.position().iteration == 8
-    return run
 
 
 def rows(out: str) -> dict[str, list[str]]:
@@ -582,7 +575,7 @@ def test_eval_shows_the_models_loss_before_it_counts_and_compresses(mlx_gpt, run
 
 
 def test_eval_of_the_best_weights_is_another(mlx_gpt):
-    run = overfitted_run()
+    run = worsened_run()
     last, best = mlx_gpt("eval").out, mlx_gpt("eval", "--best").out
     assert float(rows(best)["this model"][0]) < float(rows(last)["this model"][0])
     assert f"iteration {run.position(best=True).iteration} of 8" in best and "iteration 8 of 8" in last

@@ -26,6 +26,7 @@ from conftest import (
     tiny_run,
     tiny_train,
     trained_run,
+    worsened_run,
 )
 from mlx.utils import tree_flatten
 
@@ -178,9 +179,8 @@ def test_the_card_says_what_it_came_from_but_not_where_that_lay(init_from, told)
 
 
 def test_the_best_weights_may_be_exported():
-    run = trained_run(**GPT2, learning_rate=1.0, num_iter=20)
+    run = worsened_run(**GPT2)
     best = min(run.history(), key=lambda each: each.valid_loss)
-    assert best.iteration < 20, "the test needs a training that got worse"
     export_gpt2(run, FOLDER, best=True)
     assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(run.load_model(best=True).parameters()))
     assert f"Loss at iteration {best.iteration}," in (FOLDER / "README.md").read_text()
