@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import mlx.core as mx
 
@@ -54,12 +54,9 @@ def part_edges(B: int, most: int) -> list[int]:
     Of equal constants of equal shape mx.compile keeps one, whatever their streams. A loop that reads a constant of another
     stream is not fused with it and not vectorised: with two halves of the same size a step takes 1.1 times as long.
     """
-    n = max(n for n in range(1, most + 1) if n == 1 or n * (n + 1) // 2 <= B)
+    n = max(n for n in range(1, most + 1) if n * (n + 1) // 2 <= B)
     smallest, rest = divmod(B - n * (n - 1) // 2, n)
-    edges = [0]
-    for i in range(n):
-        edges.append(edges[-1] + smallest + i + (i >= n - rest))
-    return edges
+    return [0, *accumulate(smallest + i + (i >= n - rest) for i in range(n))]
 
 
 class _Streams(threading.local):
