@@ -41,7 +41,9 @@ ROUNDS = 12  # of each measurement
 ROUND_SECONDS = 0.5
 MATRIX_SIZE = 1024
 # Operations that move no data: another view of the same memory.
-VIEWS = set("Broadcast ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten View".split())
+VIEWS = set(
+    "AsStrided Broadcast ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten View".split()
+)
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,15 @@ def gelu(x: mx.array) -> mx.array:
 
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """Softmax attention in which no query sees a later key; all arrays (B, nh, T, hs)."""
+    """Softmax attention in which no query sees a later key: q (B, nh, Tq, hs), for the last Tq positions of k and v
+    (B, nh, T, hs) -> (B, nh, Tq, hs)."""
     if _has_own_form(q):
         return cpu_ops.causal_attention(q, k, v, scale)
     if q.shape[-1] in FUSED_HEAD_SIZES:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
     # MLX would take this apart itself, into more operations: here scale and mask go into the first product
-    T = q.shape[2]
-    mask = mx.where(mx.tril(mx.ones((T, T), dtype=mx.bool_)), 0.0, -math.inf).astype(q.dtype)
+    Tq, T = q.shape[2], k.shape[2]
+    mask = mx.where(mx.tri(Tq, T, T - Tq, mx.bool_), 0.0, -math.inf).astype(q.dtype)
     # precise: a sum of many bfloat16 numbers needs more digits than they have
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
 

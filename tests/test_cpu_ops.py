@@ -13,6 +13,15 @@ from mlx_nanogpt import cpu, cpu_ops, layers
 pytestmark = only_here  # a Mac's subnormal numbers, say, may be others
 
 
+@pytest.fixture(autouse=True, params=[0, 10**9], ids=["views", "fused"])
+def both_forms_of_a_broadcast(request, monkeypatch):
+    """Large arrays and small ones are spread in different ways, which these tests do not leave to the size."""
+    monkeypatch.setattr(cpu_ops, "SMALL", request.param)
+    cpu_ops._mask.cache_clear()
+    yield
+    cpu_ops._mask.cache_clear()
+
+
 def draw(*shape: int, seed: int = 0) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
 
@@ -75,6 +84,16 @@ def test_gelu_is_that_of_mlx(monkeypatch):
     assert mx.allclose(cpu_ops.gelu(large), nn.gelu_approx(large))
 
 
+@pytest.mark.parametrize("Tq", [1, 3])
+@pytest.mark.parametrize("head_size", [4, 64])
+def test_the_newest_queries_see_what_they_see_among_all(head_size, Tq, monkeypatch):
+    q, k, v = (draw(2, 3, 5, head_size, seed=i) for i in range(3))
+    for in_use in (True, False):
+        monkeypatch.setattr(cpu, "in_use", lambda: in_use)
+        among_all = layers.causal_attention(q, k, v, 0.3)[:, :, -Tq:]
+        assert mx.allclose(layers.causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=1e-6)
+
+
 def test_attention_holds_scores_of_any_size():
     """A softmax is taken relative to the largest score."""
     q = k = 100 * draw(1, 1, 6, 4)
@@ -122,6 +141,16 @@ def test_a_gradient_runs_on_the_stream_of_its_operation():
 
     assert mx.grad(loss)(mx.array([1.0, 2.0])).tolist() == [1.0, 1.0]
     assert streams == [other] and mx.default_stream(mx.default_device()) != other
+
+
+@pytest.mark.parametrize(
+    "shape, target", [((3,), (2, 3)), ((2, 1), (2, 3)), ((4, 2, 1, 3), (4, 2, 5, 3)), ((3, 1, 2), (4, 3, 5, 2))]
+)
+def test_what_is_spread_is_what_numpy_broadcasts(shape, target):
+    x = draw(*shape)
+    spread = mx.compile(lambda x: mx.zeros(target) + cpu_ops.spread(x, target))(x)
+    assert np.array_equal(np.array(spread), np.broadcast_to(np.array(x), target))
+    assert mx.array_equal(cpu_ops.unfused(x), x)
 
 
 def test_exp2_is_that_of_numpy_wherever_it_is_needed():
