@@ -55,16 +55,18 @@ class Attention(nn.Module):
         self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
         self.dropout = nn.Dropout(config.dropout)
 
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None) -> mx.array:
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
         C = x.shape[-1]
         heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        if newest:
+            q = q[:, :, -1:]  # (B, nh, 1, hs)
         if cache is None:
             y = causal_attention(q, k, v, self.scale)
         else:
             k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
-        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C)
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask[-q.shape[2] :])
+        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C) for the newest
         return self.dropout(self.c_proj(y))
 
 
@@ -94,8 +96,12 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, bias=bias)
         self.mlp = MLP(config)
 
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None) -> mx.array:
-        x = x + self.attn(self.ln_1(x), T, cache)
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
+        """(B*T, C) -> (B*T, C), or what it is for the `newest` token of each sequence alone: (B, C)."""
+        y = self.attn(self.ln_1(x), T, cache, newest)
+        if newest:
+            x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
+        x = x + y
         return x + self.mlp(self.ln_2(x))
 
 
@@ -124,22 +130,23 @@ class GPT(nn.Module):
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        newest = self._hidden(idx, cache).reshape(*idx.shape, -1)[:, -1]  # (B, C)
-        return self._logits(newest)
+        return self._logits(self._hidden(idx, cache, newest=True))
 
     def num_parameters(self) -> int:
         """How many numbers are trained."""
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
-    def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """`idx` (B, T) -> (B*T, C)."""
+    def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None, newest: bool = False) -> mx.array:
+        """`idx` (B, T) -> (B*T, C), or (B, C) for the `newest` tokens, from which on the last block reads no others."""
         T = idx.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
         positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
         x = self.drop(self.wte(idx) + positions).reshape(-1, self.config.n_embd)  # (B*T, C)
-        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+        caches = cache or [None] * len(self.h)
+        for block, layer_cache in zip(self.h[:-1], caches):
             x = block(x, T, layer_cache)
+        x = self.h[-1](x, T, caches[-1], newest)
         return self.ln_f(x)
 
     def _logits(self, x: mx.array) -> mx.array:
