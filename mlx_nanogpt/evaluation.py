@@ -13,6 +13,7 @@ from . import cpu
 from .config import Backend, TrainConfig
 from .data import consecutive_windows, evaluation_starts, windows
 from .errors import UserError
+from .folding import for_reading
 from .model import GPT, token_losses
 
 TOKENS_PER_BATCH = 16_384  # enough to keep a GPU busy
@@ -99,17 +100,19 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
 
     def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
         def loss(idx: mx.array, targets: mx.array) -> mx.array:
-            return token_losses(model, idx, targets)
+            return token_losses(reader, idx, targets)
 
         # a function of its own: a compiled training step would go on with dropout
-        return mx.compile(loss, inputs=model.state) if backend == "compiled" else loss
+        return mx.compile(loss, inputs=reader.state) if backend == "compiled" else loss
 
+    reader = for_reading(model)
     streams = cpu.streams()
     stream_losses = [make_loss() for _ in streams]
 
     def losses(batches: Iterable[Batch]) -> Iterator[SplitLoss]:
         was_training = model.training
         model.eval()
+        reader.update(for_reading(model).parameters())  # as they are now
         try:
             batches, unread = iter(batches), []
             while together := list(islice(batches, len(streams))):

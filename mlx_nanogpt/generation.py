@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from . import cpu
 from .errors import UserError
+from .folding import for_reading
 from .model import GPT, LayerCache
 
 COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
@@ -57,10 +58,11 @@ def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: 
     if not prompt:
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()
+    reader = for_reading(model)
     waiting = None
-    shared = cpu.in_use() and model.num_parameters() <= cpu.PARAMETERS_FOR_ONE_CORE
+    shared = cpu.dispatch_bound(model.num_parameters())
     with cpu.one_core() if shared else nullcontext(mx.default_stream(mx.default_device())) as stream:
-        for token in _draw(model, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
+        for token in _draw(reader, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
             if waiting is not None:
                 yield waiting.item()
             waiting = token

@@ -130,7 +130,7 @@ def test_generation_shares_one_core_and_gives_the_others_back():
 
 @only_here
 def test_a_large_model_generates_on_all_cores(monkeypatch):
-    monkeypatch.setattr(cpu, "PARAMETERS_FOR_ONE_CORE", 1000)
+    monkeypatch.setattr(cpu, "SMALL_MODEL", 1000)
     tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
     before = os.sched_getaffinity(0)
     next(tokens)
