@@ -140,7 +140,8 @@ def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
         if explicit:
             raise
         notice = f"Using the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
-        console.print(f"No tiny Shakespeare here: {error}.\n{notice}\n", style="yellow", soft_wrap=True)
+        reason = str(error)
+        console.print(f"{reason[0].upper()}{reason[1:]}.\n{notice}\n", style="yellow", soft_wrap=True)
         return gpt.load_corpus(PASTICHE)
 
 

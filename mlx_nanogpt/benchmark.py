@@ -43,6 +43,7 @@ MATRIX_SIZE = 1024
 # Operations that move no data: another view of the same memory.
 VIEWS = set(
     "AsStrided Broadcast ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten View".split()
+    + ["Contiguous"]  # of arrays that are so already
 )
 
 

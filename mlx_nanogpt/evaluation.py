@@ -13,7 +13,7 @@ from . import cpu
 from .config import Backend, TrainConfig
 from .data import consecutive_windows, evaluation_starts, windows
 from .errors import UserError
-from .folding import for_reading
+from .folding import folded, for_inference
 from .model import GPT, token_losses
 
 TOKENS_PER_BATCH = 16_384  # enough to keep a GPU busy
@@ -72,7 +72,7 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
     without overlap, and the last may be shorter. A token early in its window is predicted from little, as in nanoGPT's
     estimate, so this is above what a window that slides along with every token would give.
 
-    The model's mode is put back as it was when the records end. `tokens` may be an `np.memmap` larger than memory.
+    The model's mode is put back as it was when the records end; until then its weights must stay as they are. `tokens` may be an `np.memmap` larger than memory.
     Raises `UserError` if there is no token to predict.
     """
     if len(tokens) < 2:
@@ -98,22 +98,24 @@ def _tokens_per_batch(vocab_size: int) -> int:
 def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], Iterator[SplitLoss]]:
     """Return `losses(batches)`, which yields the loss of every batch, in their order."""
 
+    twin = for_inference(model)
+
     def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
         def loss(idx: mx.array, targets: mx.array) -> mx.array:
-            return token_losses(reader, idx, targets)
+            return token_losses(twin, idx, targets)
 
         # a function of its own: a compiled training step would go on with dropout
-        return mx.compile(loss, inputs=reader.state) if backend == "compiled" else loss
+        return mx.compile(loss, inputs=twin.state) if backend == "compiled" else loss
 
-    reader = for_reading(model)
     streams = cpu.streams()
     stream_losses = [make_loss() for _ in streams]
 
     def losses(batches: Iterable[Batch]) -> Iterator[SplitLoss]:
         was_training = model.training
         model.eval()
-        reader.update(for_reading(model).parameters())  # as they are now
         try:
+            if twin is not model:
+                twin.update(folded(model).parameters())  # as the weights are now
             batches, unread = iter(batches), []
             while together := list(islice(batches, len(streams))):
                 newest = []

@@ -1,8 +1,8 @@
-"""A model to be read, not trained, in fewer operations: for MLX's CPU backend on Linux and models so small that it counts.
+"""A small model in fewer operations, to be evaluated and to generate on MLX's CPU backend on Linux; not to be trained.
 
-A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms read the
-residual stream, so whatever writes to it may be centred beforehand, and there is no mean to subtract. Weight and bias go
-into the linear layer that follows. What stays to be computed is one factor for each token.
+A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms take up
+the residual stream, so whatever writes to it may be centred beforehand, and there is no mean to subtract. Weight and bias
+go into the linear layer that follows. What stays to be computed is one factor for each token.
 """
 
 import copy
@@ -10,13 +10,17 @@ from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from . import cpu, cpu_ops
-from .model import GPT
+from .layers import LayerNorm, Linear
+from .model import GPT, MLP, Attention, Block
+
+FOLDABLE = {GPT, Block, Attention, MLP, LayerNorm, Linear, nn.Embedding, nn.Dropout}
 
 
 class Scale(nn.Module):
-    """What is left of a LayerNorm: (N, C), of mean 0 -> (N, C), of variance 1."""
+    """What is left of a LayerNorm: (N, C), of mean 0 -> (N, C), divided by its deviation."""
 
     def __init__(self, eps: float):
         super().__init__()
@@ -29,7 +33,7 @@ class Scale(nn.Module):
 
 
 class Affine(nn.Module):
-    """A linear layer, (N, I) -> (N, O), whose `weight` is (I, O)."""
+    """A linear layer, (N, I) -> (N, O), with a contiguous copy of `weight` (I, O)."""
 
     def __init__(self, weight: mx.array, bias: mx.array | None):
         super().__init__()
@@ -42,36 +46,43 @@ class Affine(nn.Module):
         return cpu_ops.unfused(y + cpu_ops.spread(self.bias, y.shape)) if "bias" in self else y
 
 
-def for_reading(model: GPT) -> GPT:
+def for_inference(model: GPT) -> GPT:
     """`model` in the form in which it is evaluated and generates: folded where that is faster, else as it is."""
-    return folded(model) if cpu.dispatch_bound(model.num_parameters()) else model
+    return folded(model) if cpu.dispatch_bound(model) and _foldable(model) else model
 
 
 def folded(model: GPT) -> GPT:
     """A model of the same function, up to rounding, made of the weights that `model` has now. It is not for training."""
-    reader = copy.deepcopy(model)
+    twin = copy.deepcopy(model)
     if model.config.tied:  # the embedding is centred, the head is not
-        reader.config = replace(model.config, tied=False)
+        twin.config = replace(model.config, tied=False)
     head = model.wte if model.config.tied else model.lm_head
-    reader.wte.weight, reader.wpe.weight = _centred(model.wte.weight), _centred(model.wpe.weight)
-    for block in reader.h:
-        block.attn.c_attn, block.ln_1 = _absorb(block.ln_1, block.attn.c_attn)
-        block.mlp.c_fc, block.ln_2 = _absorb(block.ln_2, block.mlp.c_fc)
-        block.attn.c_proj, block.mlp.c_proj = _writer(block.attn.c_proj), _writer(block.mlp.c_proj)
-    reader.lm_head, reader.ln_f = _absorb(model.ln_f, head)
-    return reader.eval()
+    twin.wte.weight, twin.wpe.weight = _centred(model.wte.weight), _centred(model.wpe.weight)
+    for block in twin.h:
+        block.attn.c_attn = _absorbing(block.ln_1, block.attn.c_attn)
+        block.mlp.c_fc = _absorbing(block.ln_2, block.mlp.c_fc)
+        block.attn.c_proj, block.mlp.c_proj = _centring(block.attn.c_proj), _centring(block.mlp.c_proj)
+        block.ln_1, block.ln_2 = Scale(block.ln_1.eps), Scale(block.ln_2.eps)
+    twin.lm_head, twin.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
+    return twin.eval()
 
 
-def _absorb(norm: nn.LayerNorm, layer: nn.Linear | nn.Embedding) -> tuple[Affine, Scale]:
-    """`layer` with the weight and the bias of the LayerNorm before it, and what then stays of that."""
+def _foldable(model: GPT) -> bool:
+    """Whether all is as `GPT` makes it: not quantised, say, nor in bfloat16."""
+    kinds = {type(module) for module in model.modules()}
+    return kinds <= FOLDABLE and all(p.dtype == mx.float32 for _, p in tree_flatten(model.parameters()))
+
+
+def _absorbing(norm: LayerNorm, layer: Linear | nn.Embedding) -> Affine:
+    """`layer` with the weight and the bias of the LayerNorm before it."""
     bias = layer.get("bias")
     if "bias" in norm:
         shift = layer.weight @ norm.bias  # (O,)
         bias = shift if bias is None else bias + shift
-    return Affine((layer.weight * norm.weight).T, bias), Scale(norm.eps)
+    return Affine((layer.weight * norm.weight).T, bias)
 
 
-def _writer(layer: nn.Linear) -> Affine:
+def _centring(layer: Linear) -> Affine:
     """`layer` with its output centred."""
     return Affine(_centred(layer.weight.T), _centred(layer.bias) if "bias" in layer else None)
 

@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from . import cpu
 from .errors import UserError
-from .folding import for_reading
+from .folding import for_inference
 from .model import GPT, LayerCache
 
 COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
@@ -51,6 +51,7 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
 def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler | None = None) -> Iterator[int]:
     """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
 
+    The model's weights must stay as they are until the last.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
     if not 0 <= seed < 2**64:
@@ -58,11 +59,10 @@ def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: 
     if not prompt:
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()
-    reader = for_reading(model)
+    twin = for_inference(model)
     waiting = None
-    shared = cpu.dispatch_bound(model.num_parameters())
-    with cpu.one_core() if shared else nullcontext(mx.default_stream(mx.default_device())) as stream:
-        for token in _draw(reader, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
+    with cpu.one_core() if cpu.dispatch_bound(model) else nullcontext(mx.default_stream(mx.default_device())) as stream:
+        for token in _draw(twin, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
             if waiting is not None:
                 yield waiting.item()
             waiting = token

@@ -20,7 +20,7 @@ class Linear(nn.Linear):
     """(N, I) -> (N, O)."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        # its gradient is all that differs, and would be one node more in the graph of a token that is generated
+        # a model that is not trained and not folded is large: the bias is little to add, a gradient would be a node more
         if self.training and _has_own_form(x):
             return cpu_ops.linear(x, self.weight, self.get("bias"))
         return super().__call__(x)

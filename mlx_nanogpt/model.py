@@ -66,7 +66,7 @@ class Attention(nn.Module):
         else:
             k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
             y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask[-q.shape[2] :])
-        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C) for the newest
+        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C)
         return self.dropout(self.c_proj(y))
 
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
-        """(B*T, C) -> (B*T, C), or what it is for the `newest` token of each sequence alone: (B, C)."""
+        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
         y = self.attn(self.ln_1(x), T, cache, newest)
         if newest:
             x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
@@ -137,16 +137,14 @@ class GPT(nn.Module):
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
     def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None, newest: bool = False) -> mx.array:
-        """`idx` (B, T) -> (B*T, C), or (B, C) for the `newest` tokens, from which on the last block reads no others."""
+        """`idx` (B, T) -> (B*T, C); or, with `newest`, (B, C): the last block then serves the last token alone."""
         T = idx.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
         positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
         x = self.drop(self.wte(idx) + positions).reshape(-1, self.config.n_embd)  # (B*T, C)
-        caches = cache or [None] * len(self.h)
-        for block, layer_cache in zip(self.h[:-1], caches):
-            x = block(x, T, layer_cache)
-        x = self.h[-1](x, T, caches[-1], newest)
+        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+            x = block(x, T, layer_cache, newest and block is self.h[-1])
         return self.ln_f(x)
 
     def _logits(self, x: mx.array) -> mx.array:

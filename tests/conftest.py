@@ -29,7 +29,7 @@ import pytest  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 import mlx_nanogpt_cli  # noqa: E402
-from mlx_nanogpt import corpus, cpu  # noqa: E402
+from mlx_nanogpt import corpus, cpu, cpu_ops  # noqa: E402
 from mlx_nanogpt.files import cache_dir  # noqa: E402
 
 only_here = pytest.mark.skipif(not cpu.in_use(), reason="only MLX's CPU backend on Linux runs this")
@@ -66,6 +66,24 @@ def isolated(tmp_path, monkeypatch):
     device = mx.default_device()
     yield
     mx.set_default_device(device)
+
+
+# ---- what is chosen by size, and tests are too small to choose
+
+
+@pytest.fixture(params=[0, 10**9], ids=["views", "plain"])
+def broadcasts(request, monkeypatch):
+    """Operands broadcast as in a large array, and as in a small one."""
+    monkeypatch.setattr(cpu_ops, "SMALL_ARRAY", request.param)
+    cpu_ops._mask.cache_clear()
+    yield
+    cpu_ops._mask.cache_clear()
+
+
+@pytest.fixture(params=[10**9, 0], ids=["folded", "whole"])
+def form_of_inference(request, monkeypatch):
+    """Models evaluated and generating as a small one does, and as a large one."""
+    monkeypatch.setattr(cpu, "SMALL_MODEL", request.param)
 
 
 # ---- tiny models and runs

@@ -17,7 +17,7 @@ from mlx_nanogpt import cpu
 
 @only_here
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size):
+def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size, broadcasts):
     model = lively_model(tiny_gpt())
     idx, targets = mx.random.randint(0, 10, (2, batch_size, 8))
     (loss, gradient), (parts_loss, parts_gradient) = (
@@ -79,7 +79,7 @@ def test_the_memory_of_a_step_is_there_for_the_next():
 
 
 @only_here
-def test_every_thread_has_streams_of_its_own():
+def test_every_thread_has_streams_of_its_own(broadcasts):
     """A stream of MLX's is known only to the thread that made it, and a later thread may have the same identity."""
     failures = []
 
@@ -101,7 +101,7 @@ def test_every_thread_has_streams_of_its_own():
     assert not failures
 
 
-def test_training_elsewhere_takes_the_same_way(monkeypatch):
+def test_training_elsewhere_takes_the_same_way(broadcasts, monkeypatch):
     """Where this machine's shortcuts are not taken, as on a Mac, the same batch gives the same step."""
 
     def weights_after_a_step() -> dict[str, np.ndarray]:
@@ -135,6 +135,14 @@ def test_a_large_model_generates_on_all_cores(monkeypatch):
     before = os.sched_getaffinity(0)
     next(tokens)
     assert os.sched_getaffinity(0) == before
+
+
+@only_here
+def test_a_model_whose_weights_are_frozen_is_as_large(monkeypatch):
+    model = lively_model(tiny_gpt())
+    monkeypatch.setattr(cpu, "SMALL_MODEL", model.num_parameters() - 1)
+    model.freeze()
+    assert not cpu.dispatch_bound(model)
 
 
 @only_here

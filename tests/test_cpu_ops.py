@@ -10,16 +10,7 @@ from conftest import only_here
 
 from mlx_nanogpt import cpu, cpu_ops, layers
 
-pytestmark = only_here  # a Mac's subnormal numbers, say, may be others
-
-
-@pytest.fixture(autouse=True, params=[0, 10**9], ids=["views", "fused"])
-def both_forms_of_a_broadcast(request, monkeypatch):
-    """Large arrays and small ones are spread in different ways, which these tests do not leave to the size."""
-    monkeypatch.setattr(cpu_ops, "SMALL", request.param)
-    cpu_ops._mask.cache_clear()
-    yield
-    cpu_ops._mask.cache_clear()
+pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # a Mac's subnormal numbers, say, may be others
 
 
 def draw(*shape: int, seed: int = 0) -> mx.array:
@@ -84,16 +75,6 @@ def test_gelu_is_that_of_mlx(monkeypatch):
     assert mx.allclose(cpu_ops.gelu(large), nn.gelu_approx(large))
 
 
-@pytest.mark.parametrize("Tq", [1, 3])
-@pytest.mark.parametrize("head_size", [4, 64])
-def test_the_newest_queries_see_what_they_see_among_all(head_size, Tq, monkeypatch):
-    q, k, v = (draw(2, 3, 5, head_size, seed=i) for i in range(3))
-    for in_use in (True, False):
-        monkeypatch.setattr(cpu, "in_use", lambda: in_use)
-        among_all = layers.causal_attention(q, k, v, 0.3)[:, :, -Tq:]
-        assert mx.allclose(layers.causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=1e-6)
-
-
 def test_attention_holds_scores_of_any_size():
     """A softmax is taken relative to the largest score."""
     q = k = 100 * draw(1, 1, 6, 4)
@@ -153,10 +134,20 @@ def test_what_is_spread_is_what_numpy_broadcasts(shape, target):
     assert mx.array_equal(cpu_ops.unfused(x), x)
 
 
-def test_exp2_is_that_of_numpy_wherever_it_is_needed():
-    x = np.linspace(-127, 120, 100_001, dtype=np.float32)
+def test_what_does_not_fit_is_not_spread():
+    """A view would read past the end."""
+    for shape, target in (((3,), (7, 5)), ((7, 3), (3,)), ((2, 1), (3, 4))):
+        with pytest.raises(ValueError):
+            cpu_ops.spread(draw(*shape), target)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_exp2_is_that_of_numpy_wherever_it_is_needed(compiled):
+    halves = np.arange(-127, 120) + 0.5  # as near to one whole number as to the next
+    x = np.concatenate([np.linspace(-127, 120, 100_001), halves]).astype(np.float32)
     expected = np.exp2(x.astype(np.float64))
-    error = np.abs(np.array(cpu_ops.exp2(mx.array(x))) - expected)
+    exp2 = mx.compile(cpu_ops.exp2) if compiled else cpu_ops.exp2
+    error = np.abs(np.array(exp2(mx.array(x))) - expected)
     assert np.all(error < 3e-7 * expected + 1e-38)
 
 

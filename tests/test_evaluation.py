@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, same, tiny_gpt, trained_run
+from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, cpu, evaluation
@@ -13,6 +13,7 @@ from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
 from mlx_nanogpt.model import token_losses
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
+both_forms = pytest.mark.usefixtures("form_of_inference")
 
 
 def plain_loop(model: gpt.GPT, tokens: np.ndarray, count: int) -> float:
@@ -24,6 +25,7 @@ def plain_loop(model: gpt.GPT, tokens: np.ndarray, count: int) -> float:
     return total / count
 
 
+@both_forms
 @backends
 @pytest.mark.parametrize("count", [1, 3, 257, 4200])
 def test_an_evaluation_equals_a_plain_loop_over_its_windows(backend, count):
@@ -42,6 +44,7 @@ def test_an_evaluation_is_deterministic(backend):
     assert evaluate(TOKENS, 50) == first == gpt.make_evaluate(model, backend)(TOKENS, 50)
 
 
+@both_forms
 @backends
 def test_an_evaluation_has_no_dropout(backend):
     with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())
@@ -49,6 +52,7 @@ def test_an_evaluation_has_no_dropout(backend):
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+@both_forms
 @backends
 def test_an_evaluation_sees_the_weights_as_they_are_now(backend):
     model = lively_model(tiny_gpt())
@@ -58,6 +62,7 @@ def test_an_evaluation_sees_the_weights_as_they_are_now(backend):
     assert evaluate(TOKENS, 50) == pytest.approx(plain_loop(model, TOKENS, 50), rel=1e-5) != before
 
 
+@both_forms
 @backends
 @pytest.mark.parametrize("training", [True, False])
 def test_an_evaluation_leaves_weights_randomness_and_mode_as_they_were(backend, training):
@@ -75,6 +80,27 @@ def test_a_failed_evaluation_leaves_the_mode_as_it_was():
     with pytest.raises(ValueError):
         gpt.make_evaluate(model, "eager")(TOKENS[:3], 5)
     assert model.training
+
+
+@only_here
+def test_a_model_that_cannot_be_folded_keeps_its_mode(monkeypatch):
+    model = lively_model(tiny_gpt())
+    evaluate = gpt.make_evaluate(model, "compiled")
+    monkeypatch.setattr(evaluation, "folded", lambda model: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(TOKENS, 50)
+    assert model.training
+
+
+def test_an_evaluation_never_writes_to_the_model(monkeypatch):
+    """Even if what was small, and folded, when it was made is large, or elsewhere, when it runs."""
+    model = lively_model(tiny_gpt())
+    evaluate, before = gpt.make_evaluate(model, "compiled"), arrays(model.parameters())
+    for limit in (0, 10**9):
+        monkeypatch.setattr(cpu, "SMALL_MODEL", limit)
+        evaluate(TOKENS, 50)
+        assert same(before, arrays(model.parameters()))
+        evaluate = gpt.make_evaluate(model, "compiled")
 
 
 def test_how_often_a_run_is_evaluated_does_not_change_what_it_learns():
@@ -101,6 +127,7 @@ def plain_nats(model: gpt.GPT, tokens: np.ndarray) -> float:
     return nats
 
 
+@both_forms
 @backends
 @pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 17, 100, 1001])
 def test_a_split_is_what_a_plain_loop_over_its_windows_adds_up_to(backend, length):
@@ -192,6 +219,7 @@ def test_a_memmap_is_read_in_parts(tmp_path, monkeypatch):
     assert Watched.longest == 81
 
 
+@both_forms
 @backends
 def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
     with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())

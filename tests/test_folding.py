@@ -1,15 +1,17 @@
 """The promises of the folded model, which evaluates and generates on MLX's CPU backend on Linux: it is the same function."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, only_here, tiny_gpt
 
-from mlx_nanogpt import cpu, folding
-from mlx_nanogpt.folding import folded, for_reading
+from mlx_nanogpt import cpu, folding, generate
+from mlx_nanogpt.folding import folded, for_inference
+from mlx_nanogpt.layers import Linear
 from mlx_nanogpt.model import LayerCache
 
-pytestmark = only_here  # nothing else runs it
+pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # nothing else runs it
 
 IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 
@@ -19,11 +21,11 @@ IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
 def test_a_folded_model_has_the_same_logits(bias, tied, activation):
     model = lively_model(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
-    reader = folded(model)
-    assert mx.allclose(reader(IDX), model(IDX), atol=1e-5)
+    twin = folded(model)
+    assert mx.allclose(twin(IDX), model(IDX), atol=1e-5)
     caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]
     for part in (IDX[:, :5], IDX[:, 5:6], IDX[:, 6:]):
-        logits = [each.next_logits(part, cache) for each, cache in zip((reader, model), caches)]
+        logits = [each.next_logits(part, cache) for each, cache in zip((twin, model), caches)]
         assert mx.allclose(*logits, atol=1e-5)
 
 
@@ -36,12 +38,12 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
             seen.append(x)
             return super().__call__(x)
 
-    reader = folded(lively_model(tiny_gpt(vocab_size=9)))
-    reader.ln_f = Spy(reader.ln_f.eps)
-    for block in reader.h:
+    twin = folded(lively_model(tiny_gpt(vocab_size=9)))
+    twin.ln_f = Spy(twin.ln_f.eps)
+    for block in twin.h:
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
-    reader(IDX)
-    assert len(seen) == 1 + 2 * len(reader.h)
+    twin(IDX)
+    assert len(seen) == 1 + 2 * len(twin.h)
     assert all(abs(x.mean(axis=-1)).max() < 1e-6 < abs(x).max() for x in seen)
 
 
@@ -54,24 +56,39 @@ def test_folding_leaves_the_model_and_the_random_state_as_they_were():
     assert np.array_equal(np.array(mx.random.state[0]), state)
 
 
-def test_a_folded_model_does_not_follow_the_weights():
-    """An evaluation folds anew: a training step is not lost on it, which test_evaluation.py has."""
+def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
     model = lively_model(tiny_gpt(vocab_size=9))
-    reader = folded(model)
-    before = np.array(reader(IDX))
+    twin = folded(model)
+    before = np.array(twin(IDX))
     model.wte.weight = model.wte.weight + 1
     model.h[0].mlp.c_fc.weight *= 2
-    assert np.array_equal(np.array(reader(IDX)), before)
+    assert np.array_equal(np.array(twin(IDX)), before)
 
 
-def test_small_models_are_read_folded_and_large_ones_as_they_are(monkeypatch):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: nn.quantize(model, group_size=32, class_predicate=lambda _, module: type(module) is Linear),
+        lambda model: model.set_dtype(mx.bfloat16),
+        lambda model: setattr(model, "ln_f", nn.RMSNorm(32)),
+    ],
+    ids=["quantised", "bfloat16", "another norm"],
+)
+def test_a_model_of_other_parts_is_not_folded_and_writes_all_the_same(change):
+    model = lively_model(tiny_gpt(vocab_size=32, n_embd=32)).eval()
+    change(model)
+    assert for_inference(model) is model
+    assert len(list(generate(model, [1], 12, seed=1))) == 12
+
+
+def test_small_models_are_folded_and_large_ones_are_not(monkeypatch):
     model = lively_model(tiny_gpt())
-    assert isinstance(for_reading(model).ln_f, folding.Scale)
+    assert isinstance(for_inference(model).ln_f, folding.Scale)
     monkeypatch.setattr(cpu, "SMALL_MODEL", model.num_parameters() - 1)
-    assert for_reading(model) is model
+    assert for_inference(model) is model
 
 
-def test_elsewhere_the_model_is_read_as_it_is(monkeypatch):
+def test_elsewhere_no_model_is_folded(monkeypatch):
     monkeypatch.setattr(cpu, "in_use", lambda: False)
     model = lively_model(tiny_gpt())
-    assert for_reading(model) is model
+    assert for_inference(model) is model

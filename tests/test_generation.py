@@ -15,6 +15,7 @@ MODEL = lively_model(CONFIG)
 GREEDY = make_sampler(temperature=0)
 PROMPTS = [[0], [3, 1, 4, 1, 5], list(range(8)), [i % 13 for i in range(29)]]  # the last two fill the block and more
 prompts = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: f"{len(prompt)}-tokens")
+both_forms = pytest.mark.usefixtures("form_of_inference")
 RNG = np.random.default_rng(0)
 
 
@@ -27,6 +28,7 @@ def plain_logits(text: list[int]) -> np.ndarray:
 # ---- the text
 
 
+@both_forms
 @prompts
 def test_temperature_0_takes_the_likeliest_token_as_a_plain_loop_would_within_the_block_and_beyond(prompt):
     text = list(prompt)
@@ -36,6 +38,7 @@ def test_temperature_0_takes_the_likeliest_token_as_a_plain_loop_would_within_th
     assert len(set(text)) > 2
 
 
+@both_forms
 @prompts
 @pytest.mark.parametrize("seed", [1, 2])
 def test_draws_are_those_of_a_plain_loop_within_the_block_and_beyond(prompt, seed):

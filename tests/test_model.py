@@ -145,6 +145,27 @@ def test_attention_is_the_same_in_all_three_forms(shape, monkeypatch):
         assert mx.allclose(a, b, rtol=1e-4, atol=3e-5)
 
 
+@pytest.mark.parametrize("Tq", [1, 3])
+@pytest.mark.parametrize("head_size", [4, 64])
+@pytest.mark.parametrize("in_use", [True, False])
+def test_the_newest_queries_see_what_they_see_among_all(in_use, head_size, Tq, monkeypatch):
+    monkeypatch.setattr(cpu, "in_use", lambda: in_use)
+    q, k, v = (mx.random.normal((2, 3, 5, head_size), key=mx.random.key(i)) for i in range(3))
+    among_all = causal_attention(q, k, v, 0.3)[:, :, -Tq:]
+    assert mx.allclose(causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=1e-6)
+
+
+@pytest.mark.parametrize("head_size", [8, 64])
+@pytest.mark.parametrize("in_use", [True, False])
+def test_the_next_logits_are_the_last_of_all(in_use, head_size, monkeypatch):
+    """Though the last block computes no others."""
+    monkeypatch.setattr(cpu, "in_use", lambda: in_use)
+    model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size)).eval()
+    for T in range(1, CONFIG.block_size + 1):
+        idx = mx.array(IDX[:, :T])
+        assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=1e-5)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_the_gradients_are_those_of_finite_differences(gradients, name):
     weights, grads = gradients
