@@ -265,6 +265,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     train_steps(1)
     first = time.perf_counter() - started
     steady = Spread.of(_rounds(train_steps))
+    compile_seconds = max(first - steady.median, 0.0)  # an eager step has none, give or take the noise
     peak_memory = mx.get_peak_memory()
     operations, views = _graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
     mx.eval(state)
@@ -280,17 +281,17 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     return BackendResult(
         backend=config.backend,
         metrics=SeedMetrics(
-            first_epoch=first - steady.median + epoch,
+            first_epoch=compile_seconds + epoch,
             average_epoch=epoch,
             estimate=estimate,
-            total=first - steady.median + epochs * (epoch + estimate),
+            total=compile_seconds + epochs * (epoch + estimate),
             train_loss=None,
             valid_loss=None,
         ),
         extrapolated=True,
         step_seconds=steady,
         tokens_per_second=tokens_per_step / steady.median,
-        compile_seconds=first - steady.median,
+        compile_seconds=compile_seconds,
         host_seconds=statistics.median(building),
         matrix_share=flops_per_token(model) * tokens_per_step / steady.median / matrix_flops,
         operations=operations,

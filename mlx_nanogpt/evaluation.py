@@ -51,7 +51,7 @@ class SplitLoss:
 def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
     """Return `evaluate(tokens, count)`: the mean loss in nats per token over `count` windows of `tokens`.
 
-    The model's mode is put back as it was, so a training step may run before and after.
+    The model's mode is put back as it was, so a training step may run before and after. Both calls belong in one thread.
     """
     block_size = model.config.block_size
     losses = _make_losses(model, backend)
@@ -72,7 +72,8 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
     without overlap, and the last may be shorter. A token early in its window is predicted from little, as in nanoGPT's
     estimate, so this is above what a window that slides along with every token would give.
 
-    The model's mode is put back as it was when the records end; until then its weights must stay as they are. `tokens` may be an `np.memmap` larger than memory.
+    The model's mode is put back as it was when the records end; until then its weights must stay as they are.
+    `tokens` may be an `np.memmap` larger than memory.
     Raises `UserError` if there is no token to predict.
     """
     if len(tokens) < 2:

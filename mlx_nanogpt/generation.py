@@ -5,7 +5,7 @@ anew for every token, exactly as the lecture does: positions are absolute, so al
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -48,32 +48,49 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
     return sample
 
 
-def generate(model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler | None = None) -> Iterator[int]:
+def generate(
+    model: GPT, prompt: Sequence[int], num_tokens: int, seed: int, sample: Sampler | None = None
+) -> Iterator[int]:
     """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
 
-    The model's weights must stay as they are until the last.
+    The model is left in evaluation mode, and its weights must stay as they are until the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
     if not 0 <= seed < 2**64:
         raise UserError(f"seed {seed} is out of range; give a whole number from 0 to {2**64 - 1}")
-    if not prompt:
+    if len(prompt) == 0:
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()
-    twin = for_inference(model)
+    drawn = _draw(
+        for_inference(model), list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler()
+    )
+    tokens = _read(drawn)
+    place = cpu.one_core if cpu.dispatch_bound(model) else _anywhere
+    while True:
+        with place() as stream, mx.stream(stream):  # not beyond the yield: what the caller does then is its own
+            token = next(tokens, None)
+        if token is None:
+            return
+        yield token
+
+
+def _anywhere() -> nullcontext[mx.Stream]:
+    return nullcontext(mx.default_stream(mx.default_device()))
+
+
+def _read(drawn: Iterator[mx.array]) -> Iterator[int]:
+    """The tokens as numbers, each read when the next has been started."""
     waiting = None
-    with cpu.one_core() if cpu.dispatch_bound(model) else nullcontext(mx.default_stream(mx.default_device())) as stream:
-        for token in _draw(twin, prompt, num_tokens, mx.random.key(seed), sample or make_sampler(), stream):
-            if waiting is not None:
-                yield waiting.item()
-            waiting = token
+    for token in drawn:
         if waiting is not None:
             yield waiting.item()
+        waiting = token
+    if waiting is not None:
+        yield waiting.item()
 
 
-def _draw(
-    model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler, stream: mx.Stream
-) -> Iterator[mx.array]:
-    """The tokens as arrays (1,). The device still works on one when it is yielded, while the host reads the one before."""
+def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
+    """The tokens as arrays (1,). The device still works on one when it is yielded."""
     block_size = model.config.block_size
     cache = [LayerCache(model.config) for _ in model.h]
     cache_state = [layer.state for layer in cache]
@@ -92,15 +109,14 @@ def _draw(
 
     text = mx.array([prompt[-block_size:]])  # (1, T)
     for i in range(num_tokens):
-        with mx.stream(stream):
-            if i == 0:
-                token, key = pick(model.next_logits(text, cache), key)
-            elif len(prompt) + i <= block_size:
-                token, key = decode(token, key)
-            else:
-                token, key = reread(text, key)
-            text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
-            mx.async_eval(token, text)
+        if i == 0:
+            token, key = pick(model.next_logits(text, cache), key)
+        elif len(prompt) + i <= block_size:
+            token, key = decode(token, key)
+        else:
+            token, key = reread(text, key)
+        text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
+        mx.async_eval(token, text)
         yield token
 
 

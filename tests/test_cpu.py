@@ -118,22 +118,44 @@ def test_training_elsewhere_takes_the_same_way(broadcasts, monkeypatch):
     assert all(np.mean(np.abs(here[name] - there[name]) < 1e-5) > 0.99 for name in here)
 
 
+def cores_while_drawing(model: gpt.GPT) -> set[int]:
+    """The cores that a generation has while it works."""
+    cores = []
+    sample = gpt.make_sampler()
+    list(gpt.generate(model, [1], 3, 1, lambda *given: (cores.append(os.sched_getaffinity(0)), sample(*given))[1]))
+    return cores[0]
+
+
 @only_here
-def test_generation_shares_one_core_and_gives_the_others_back():
-    before = os.sched_getaffinity(0)
-    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
-    next(tokens)
-    during = os.sched_getaffinity(0)
-    list(tokens)
-    assert len(during) == 1 and during <= before and os.sched_getaffinity(0) == before
+def test_a_small_model_generates_on_one_core():
+    assert len(cores_while_drawing(lively_model(tiny_gpt()))) == 1
 
 
 @only_here
 def test_a_large_model_generates_on_all_cores(monkeypatch):
     monkeypatch.setattr(cpu, "SMALL_MODEL", 1000)
-    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
+    assert cores_while_drawing(lively_model(tiny_gpt())) == os.sched_getaffinity(0)
+
+
+@only_here
+def test_between_two_tokens_the_caller_has_all_cores():
+    """However many texts are on the way, and in whatever order they end."""
     before = os.sched_getaffinity(0)
-    next(tokens)
+    texts = [gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=seed) for seed in (1, 2, 3)]
+    for text in texts * 2:
+        next(text)
+        assert os.sched_getaffinity(0) == before
+    texts[0].close()
+    list(texts[1])
+    del texts[2]
+    assert os.sched_getaffinity(0) == before
+
+
+@only_here
+def test_a_sampler_that_fails_gives_the_cores_back():
+    before = os.sched_getaffinity(0)
+    with pytest.raises(ZeroDivisionError):
+        next(gpt.generate(lively_model(tiny_gpt()), [1], 3, 1, lambda *_: 1 / 0))
     assert os.sched_getaffinity(0) == before
 
 
@@ -159,12 +181,3 @@ def test_a_training_that_begins_while_a_text_is_generated_has_all_cores():
     thread.start()
     thread.join()
     assert counts == [len(cpu.streams())]
-
-
-@only_here
-def test_a_generation_that_is_given_up_gives_the_cores_back():
-    before = os.sched_getaffinity(0)
-    tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
-    next(tokens)
-    tokens.close()
-    assert os.sched_getaffinity(0) == before

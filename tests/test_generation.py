@@ -96,6 +96,12 @@ def test_top_k_1_equals_greedy():
     assert list(one) == list(generate(MODEL, [0], 20, seed=6, sample=GREEDY))
 
 
+def test_a_prompt_may_be_an_array():
+    """As a tokenizer makes it."""
+    prompt = np.array(PROMPTS[1], dtype=np.uint16)
+    assert list(generate(MODEL, prompt, 12, seed=1)) == list(generate(MODEL, PROMPTS[1], 12, seed=1))
+
+
 def test_nothing_asked_is_nothing_written():
     assert list(generate(MODEL, [0], 0, seed=1)) == []
 
