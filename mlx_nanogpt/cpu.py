@@ -90,8 +90,8 @@ def streams() -> tuple[mx.Stream, ...]:
 
 
 @contextmanager
-def one_core() -> Iterator[mx.Stream]:
-    """Keep the calling thread on one core, and yield a stream whose thread is there, too.
+def one_core() -> Iterator[None]:
+    """Keep the calling thread on one core, and compute on a stream whose thread is there, too.
 
     MLX hands every operation from the one to the other. To wake a thread on a core that idles takes longer than most
     operations on a single text.
@@ -103,7 +103,8 @@ def one_core() -> Iterator[mx.Stream]:
     try:
         if core not in _made.on_core:
             _made.on_core[core] = mx.new_stream(mx.cpu)  # its thread inherits the core
-        yield _made.on_core[core]
+        with mx.stream(_made.on_core[core]):
+            yield
     finally:
         os.sched_setaffinity(0, cores)
 

@@ -75,18 +75,30 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
 
     @with_gradient(vjp)
     def normalised(x: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        average = constant((weight.size, 1), 1 / weight.size)
-        centred = x - spread(x @ average, x.shape)
-        scale = mx.rsqrt(mx.square(centred) @ average + eps)  # (N, 1)
-        x_hat = centred * spread(scale, x.shape)
+        x_hat, scale = unit_variance(x - spread(_mean(x), x.shape), eps)
         return x_hat * weight + bias, x_hat, scale  # fused: apart, over views, the two are no faster
 
     return normalised(x, weight, mx.zeros_like(weight) if bias is None else bias)[0]
 
 
+def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
+    """x (N, C), whose rows have mean 0 -> x over the deviation of its row (N, C), and that factor (N, 1)."""
+    scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (N, 1)
+    return x * spread(scale, x.shape), scale
+
+
+# Sums as matrix products: MLX's own are not vectorised.
+
+
+def _mean(x: mx.array) -> mx.array:
+    """(N, C) -> (N, 1)."""
+    C = x.shape[-1]
+    return x @ _constant((C, 1), 1 / C)
+
+
 def _sum_of_rows(x: mx.array) -> mx.array:
-    """(N, C) -> (C,), as a matrix product: MLX's sums are not vectorised."""
-    return (constant((1, len(x)), 1.0) @ x).reshape(-1)
+    """(N, C) -> (C,)."""
+    return (_constant((1, len(x)), 1.0) @ x).reshape(-1)
 
 
 def _relu_vjp(x, dy, y):
@@ -224,5 +236,5 @@ def _mask(shape: tuple[int, ...]) -> mx.array:
 
 
 @lru_cache(maxsize=64)
-def constant(shape: tuple[int, ...], value: float) -> mx.array:
+def _constant(shape: tuple[int, ...], value: float) -> mx.array:
     return mx.array(np.full(shape, value, np.float32))

@@ -65,17 +65,13 @@ def generate(
         for_inference(model), list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler()
     )
     tokens = _read(drawn)
-    place = cpu.one_core if cpu.dispatch_bound(model) else _anywhere
+    place = cpu.one_core if cpu.dispatch_bound(model) else nullcontext
     while True:
-        with place() as stream, mx.stream(stream):  # not beyond the yield: what the caller does then is its own
+        with place():  # not beyond the yield: what the caller does then is its own
             token = next(tokens, None)
         if token is None:
             return
         yield token
-
-
-def _anywhere() -> nullcontext[mx.Stream]:
-    return nullcontext(mx.default_stream(mx.default_device()))
 
 
 def _read(drawn: Iterator[mx.array]) -> Iterator[int]:

@@ -86,6 +86,9 @@ def form_of_inference(request, monkeypatch):
     monkeypatch.setattr(cpu, "SMALL_MODEL", request.param)
 
 
+both_forms = pytest.mark.usefixtures("form_of_inference")
+
+
 # ---- tiny models and runs
 
 

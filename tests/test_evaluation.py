@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
+from conftest import TOKENS, arrays, both_forms, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, cpu, evaluation
@@ -13,7 +13,6 @@ from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
 from mlx_nanogpt.model import token_losses
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
-both_forms = pytest.mark.usefixtures("form_of_inference")
 
 
 def plain_loop(model: gpt.GPT, tokens: np.ndarray, count: int) -> float:

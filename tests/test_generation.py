@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import lively_model, tiny_gpt
+from conftest import both_forms, lively_model, tiny_gpt
 
 from mlx_nanogpt import UserError, generate, make_sampler
 from mlx_nanogpt.model import LayerCache
@@ -15,7 +15,6 @@ MODEL = lively_model(CONFIG)
 GREEDY = make_sampler(temperature=0)
 PROMPTS = [[0], [3, 1, 4, 1, 5], list(range(8)), [i % 13 for i in range(29)]]  # the last two fill the block and more
 prompts = pytest.mark.parametrize("prompt", PROMPTS, ids=lambda prompt: f"{len(prompt)}-tokens")
-both_forms = pytest.mark.usefixtures("form_of_inference")
 RNG = np.random.default_rng(0)
 
 
