@@ -57,8 +57,8 @@ def bench(
     result = _follow(gpt.bench(corpus, quick))
     _show(result)
     if json_file is not None:
-        with replacing(json_file) as aside:
-            aside.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        with replacing(json_file) as file:
+            file.write((json.dumps(asdict(result), indent=2) + "\n").encode())
         console.print(f"\nWritten: {json_file}")
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt.checkpoint import MAY_CHANGE
 
 from .screen import (
     INTERRUPTED,
@@ -45,7 +46,7 @@ STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at 
 # A run that departs from NanoLux's benchmark in these alone stands beside its table.
 HOW_LONG = {"num_iter", "eval_iters"}
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}
-MAY_CHANGE_ON_RESUME = {"resume", "num_iter", "patience", "data", "device"}
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device"}
 
 
 def _option(panel: str, help: str, **more) -> typer.models.OptionInfo:
@@ -180,6 +181,9 @@ def train(
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     header(f"mlx-gpt train{origin}", describe_run(run, dataset))
     done = _follow(run, dataset)
+    if done.path != run.path:
+        console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
+        run = replace(run, path=done.path)
     if done.end == "interrupted":
         piped = ", the same text piped into it" if gpt.STANDARD_INPUT in run.corpus.sources else ""
         console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with{piped}:")

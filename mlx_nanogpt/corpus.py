@@ -7,6 +7,7 @@ import codecs
 import hashlib
 import http.client
 import os
+import re
 import ssl
 import sys
 import urllib.request
@@ -18,7 +19,7 @@ from typing import BinaryIO
 
 from . import pastiche
 from .errors import UserError
-from .files import cache_dir, replacing
+from .files import cache_dir, locked
 
 TINYSHAKESPEARE = "tinyshakespeare"
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -49,6 +50,19 @@ class CorpusIdentity:
     @property
     def name(self) -> str:
         return " + ".join(_name(source) for source in self.sources)
+
+    @classmethod
+    def from_json(cls, said: dict) -> "CorpusIdentity":
+        """What `dataclasses.asdict` made of an identity, and a file kept. Raises `ValueError`, `KeyError` or `TypeError` for
+        anything else."""
+        sources, sha256, characters = said["sources"], said["sha256"], said["characters"]
+        if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
+            raise ValueError(f"{sources!r} does not name texts")
+        if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
+            raise ValueError(f"{sha256!r} is no sha256")
+        if characters is not None and not (type(characters) is int and characters > 0):
+            raise ValueError(f"{characters!r} is no number of characters")
+        return cls(tuple(sources), sha256, characters)
 
 
 @dataclass(frozen=True)
@@ -214,8 +228,10 @@ def _tinyshakespeare() -> bytes:
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(cached) as aside:
-            aside.write_bytes(text)
+        with locked(cached.parent, wait=True) as folder:
+            folder.sweep(cached.name)
+            with folder.replacing(cached.name) as file:
+                file.write(text)
     except OSError as error:
         raise UserError(
             f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"

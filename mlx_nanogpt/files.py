@@ -2,12 +2,19 @@
 
 import fcntl
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import UserError
+
+DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
+"""What reading a damaged file may raise, and never more than a sentence may come of."""
 
 
 def cache_dir() -> Path:
@@ -21,20 +28,96 @@ def cache_dir() -> Path:
         raise UserError("there is no home directory to keep a cache in; set XDG_CACHE_HOME to a folder") from error
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to, in the folder of `path` and with its suffix; rename it to `path` once all is on disk.
+@dataclass(frozen=True)
+class Folder:
+    """A folder that is held open: what is written here goes into it, wherever it is moved meanwhile."""
 
-    If the body raises, or the machine stops, whatever `path` held before is still there, whole.
-    """
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    path: Path  # where it was when it was opened
+    descriptor: int
+
+    def place(self) -> Path:
+        """Where the folder is now: `path`, or else an absolute path. Raises `UserError` if it was deleted."""
+        own = os.fstat(self.descriptor)
+        for place in (self.path, _path_of(self.descriptor)):
+            with suppress(OSError):
+                if os.path.samestat(own, place.stat()):
+                    return place
+        raise UserError(
+            f"{self.path} was deleted meanwhile, or moved to another disk; start anew, and leave the folder where it is"
+        )
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file to write to, aside; give it the name `name` once all of it is on disk.
+
+        If the body raises, or the machine stops, whatever had that name before is still there, whole. A new file has the
+        rights of the one that it replaces.
+        """
+        aside = f".{name}.{os.getpid()}.part"
+        try:
+            with open(aside, "wb", opener=self._open) as file:
+                with suppress(FileNotFoundError):
+                    os.fchmod(file.fileno(), stat.S_IMODE(os.stat(name, dir_fd=self.descriptor).st_mode))
+                yield file
+                file.flush()
+                _sync(file.fileno())
+            os.replace(aside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(aside, dir_fd=self.descriptor)
+            raise
+
+    def write(self, name: str, text: str) -> None:
+        """Put `text`, as UTF-8, in the place of the file `name`."""
+        with self.replacing(name) as file:
+            file.write(text.encode())
+
+    def holds(self, name: str) -> bool:
+        """Whether there is something called `name`, be it a link to nowhere."""
+        try:
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep(self, *names: str) -> None:
+        """Remove what killed processes left aside of the files `names`; for who holds the lock, as others may be writing."""
+        left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
+        for each in os.listdir(self.descriptor):
+            if left.fullmatch(each):
+                os.unlink(each, dir_fd=self.descriptor)
+
+    def _open(self, name: str, flags: int) -> int:
+        return os.open(name, flags, 0o666, dir_fd=self.descriptor)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Folder]:
+    """Hold the folder `path` open."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield aside
-        with aside.open("rb+") as file:
-            _sync(file.fileno())
-        os.replace(aside, path)
+        yield Folder(path, descriptor)
     finally:
-        aside.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
+    """Hold the folder `path` open and keep other processes out of this for the same folder: wait for them, or raise
+    `UserError` if one is in it."""
+    with opened(path) as folder:
+        try:
+            fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise UserError(f"{path} is in use by another process; wait for its end, or stop it") from error
+        yield folder
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write to, aside; give it the name `path` once all of it is on disk, as `Folder.replacing` does."""
+    with opened(path.parent) as folder, folder.replacing(path.name) as file:
+        yield file
 
 
 def check_name(path: Path, remedy: str) -> None:
@@ -46,39 +129,38 @@ def check_name(path: Path, remedy: str) -> None:
 
 
 @contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write files into, beside where `folder` will be; rename it to `folder` once all is on disk.
+def appearing(path: Path) -> Iterator[Path]:
+    """Yield a folder to write files into, beside where `path` will be; rename it to `path` once all is on disk.
 
-    If the body raises, or the machine stops, there is no `folder`. Raises `UserError` if there is one already, or if its
-    name is one that MLX cannot write to.
+    If the body raises, or the machine stops, there is no `path`; what a killed process left beside it goes with the next
+    try. Raises `UserError` if `path` exists already, or if its name is one that MLX cannot write to.
     """
-    if os.path.lexists(folder):
-        raise UserError(f"{folder} exists already, and nothing in it is overwritten; choose another name")
-    check_name(folder, "choose another")
-    aside = folder.with_name(f".{os.getpid()}-{folder.name}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already, and nothing in it is overwritten; choose another name")
+    check_name(path, "choose another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.part")
+    for each in filter(lambda each: left.fullmatch(each.name), path.parent.iterdir()):
+        with suppress(UserError, OSError), locked(each):  # whoever still writes it holds the lock
+            shutil.rmtree(each)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir()
     try:
-        yield aside
-        for each in aside.iterdir():
-            with each.open("rb+") as file:
-                _sync(file.fileno())
-        os.rename(aside, folder)
+        with locked(aside, wait=True):
+            yield aside
+            for each in aside.iterdir():
+                with each.open("rb+") as file:
+                    _sync(file.fileno())
+            os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the body for the same `folder`. Raises `UserError` if one is in it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise UserError(f"{folder} is being trained by another process; wait for its end, or stop it") from error
-    finally:
-        os.close(descriptor)
+def _path_of(descriptor: int) -> Path:
+    """Where an open folder is now; nothing is there if it was deleted."""
+    if hasattr(fcntl, "F_GETPATH"):  # macOS
+        return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def _sync(descriptor: int) -> None:

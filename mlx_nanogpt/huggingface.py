@@ -10,6 +10,7 @@ The names of the weights are ours, but for a prefix `transformer.` that they may
 as (in, out), ours as (out, in).
 """
 
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from mlx.utils import tree_flatten
 from .checkpoint import CHECKPOINT, Run, open_run
 from .config import GPTConfig
 from .errors import UserError
-from .files import appearing, cache_dir
+from .files import DAMAGE, appearing, cache_dir
 from .model import GPT
 from .tokenizer import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
 
@@ -284,14 +285,14 @@ def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
             f"{', '.join(obstacles)}); train one with mlx-gpt train {' '.join(obstacles.values())}"
         )
     model = run.load_model(best)
-    card = _card(run, model, folder.name, best)
     with _explaining_write(folder), appearing(folder) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(model), {"format": "pt"})
+        checksum = _sha256(aside / WEIGHTS)
         for name, text in {
             CONFIG: _json(_stored_config(run)),
             TOKENIZER: _tokenizer_json(run.tokenizer),
             TOKENIZER_CONFIG: _json(_tokenizer_config(run)),
-            CARD: card,
+            CARD: _card(run, model, folder.name, best, checksum),
         }.items():
             # the name of a text may hold bytes that are no UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -379,7 +380,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
     return CharTokenizer(symbols)
 
 
-def _card(run: Run, model: GPT, name: str, best: bool) -> str:
+def _card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> str:
     shape, corpus = run.gpt, run.corpus
     windows = run.train.batch_size * run.train.gradient_accumulation_steps
     iteration = run.position(best).iteration
@@ -412,6 +413,7 @@ A GPT in the layout of GPT-2, trained with mlx-nanogpt for {iteration:,} iterati
 | Tokens | {shape.vocab_size:,}, {tokens} |
 | Text | {texts} |
 | sha256 of the text | {corpus.sha256} |
+| sha256 of {WEIGHTS} | {checksum} |
 {"".join(losses[-1:])}
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -444,7 +446,7 @@ def _explaining_damage(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{name} cannot be read ({error.strerror or error}); complete the folder, or name another"
         ) from error
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{folder} is damaged, incomplete or of another kind ({type(error).__name__}: {error}); fetch or export it "
             f"anew, or name another"
@@ -461,6 +463,14 @@ def _explaining_write(folder: Path) -> Iterator[None]:
 
 def _refusal(folder: Path, reason: str) -> UserError:
     return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}; name another")
+
+
+def _sha256(file: Path) -> str:
+    checksum = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**20):
+            checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def _json(content: dict) -> str:

@@ -27,7 +27,7 @@ from .config import TrainConfig
 from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, read_pieces
 from .data import Dataset
 from .errors import UserError
-from .files import replacing
+from .files import DAMAGE, Folder, locked
 from .huggingface import gpt2_tokenizer
 from .tokenizer import CharTokenizer, Tokenizer, cut_between_tokens, tokenizer_from_json
 
@@ -75,7 +75,7 @@ def prepare(
     TrainConfig(train_fraction=train_fraction)  # checks it
     if any(os.path.isdir(source) and os.path.isdir(path) and os.path.samefile(source, path) for source in sources):
         raise UserError(f"{path} holds the text itself, which its tokens would hide; choose another --out")
-    with _new_files_in(path), TemporaryFile(dir=path) as spool:
+    with _new_files_in(path) as folder, TemporaryFile(dir=path) as spool:
         if STANDARD_INPUT in sources:
             for piece in read_pieces([STANDARD_INPUT]):
                 spool.write(piece.encode())
@@ -103,24 +103,24 @@ def prepare(
             )
         identity = CorpusIdentity(tuple(sources), checksum.hexdigest(), characters)
 
-        train, valid = (path / name for name in TOKEN_FILES)
+        train, valid = map(folder.replacing, TOKEN_FILES)
         # train.bin gets its name last: a folder without it is never taken for a whole one, as one without meta.json is
-        with replacing(train) as train_aside, replacing(path / META) as meta_aside, replacing(valid) as valid_aside:
+        with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
             again, done, counts, digests = hashlib.sha256(), 0, [], []
             parts = groupby(_split(read(), boundary), itemgetter(0))
-            for (_, part), aside in zip(parts, (train_aside, valid_aside)):
+            for (_, part), file in zip(parts, (train_file, valid_file)):
                 count, digest = 0, hashlib.sha256()
                 pieces = (piece for _, piece in part)
-                with aside.open("wb") as file:
-                    # characters may be cut anywhere
-                    for piece in pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces):
-                        ids = tokenizer.encode(piece).astype(ID)
-                        file.write(ids.data)
-                        digest.update(ids.data)
-                        again.update(piece.encode())
-                        count += len(ids)
-                        done += len(piece)
-                        yield Preparing(done, characters)
+                # characters may be cut anywhere
+                for piece in pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces):
+                    ids = tokenizer.encode(piece).astype(ID)
+                    file.write(ids.data)
+                    digest.update(ids.data)
+                    again.update(piece.encode())
+                    count += len(ids)
+                    done += len(piece)
+                    yield Preparing(done, characters)
+                file.flush()  # a full disk shows here, before any file has its name
                 counts.append(count)
                 digests.append(digest.digest())
             if again.digest() != checksum.digest():
@@ -131,20 +131,22 @@ def prepare(
                 "train_fraction": train_fraction,
             }
             meta["sha256"] = _seal(meta, digests)
-            meta_aside.write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+            meta_file.write((json.dumps(meta, indent=2) + "\n").encode())
     yield Prepared(path, *counts, tokenizer.vocab_size)
 
 
 @contextmanager
-def _new_files_in(path: Path) -> Iterator[None]:
-    """Make the folder `path` if there is none, and take it away again if the body raises."""
-    taken = [name for name in (*TOKEN_FILES, META) if os.path.lexists(path / name)]
-    if taken:
-        raise UserError(f"{path} already holds a {taken[0]}; choose another --out, or take that file away")
+def _new_files_in(path: Path) -> Iterator[Folder]:
+    """Make the folder `path` if there is none, hold it so that no other process prepares into it, and remove what a killed
+    one left there. If the body raises, a folder that was made here goes away again."""
     made = not os.path.lexists(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        yield
+        with locked(path) as folder:
+            if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
+                raise UserError(f"{path} already holds a {taken[0]}; choose another --out, or take that file away")
+            folder.sweep(*TOKEN_FILES, META)
+            yield folder
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); make room, or choose another --out") from error
     finally:
@@ -252,13 +254,10 @@ def _read_meta(file: Path) -> tuple[dict, Tokenizer]:
         meta = json.loads(content)
         tokenizer = tokenizer_from_json(json.dumps(meta["tokenizer"]))
         TrainConfig(train_fraction=meta["train_fraction"])
-        corpus = meta["corpus"]
-        if not (
-            type(corpus["characters"]) is int and isinstance(corpus["sha256"], str) and isinstance(meta["sha256"], str)
-        ):
-            raise TypeError("the number of characters or a checksum is none")
+        if CorpusIdentity.from_json(meta["corpus"]).characters is None or not isinstance(meta["sha256"], str):
+            raise TypeError("the number of characters or the checksum is none")
         return meta, tokenizer
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+    except (*DAMAGE, UserError) as error:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 
 import numpy as np
 
+from .config import MOST_TOKENS
 from .errors import UserError
 
 TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
@@ -103,7 +104,11 @@ class BPETokenizer:
             raise ValueError("it changes the text before it encodes it, and GPT-2's does not")
         if not before.get("use_regex", True):
             raise ValueError("it does not split the text before it merges bytes, and GPT-2's does")
-        for token in described.get("added_tokens") or []:
+        # before the library sees it, which would take memory for all ids up to the largest
+        added = described.get("added_tokens") or []
+        if max([*described["model"]["vocab"].values(), *(token["id"] for token in added)]) >= MOST_TOKENS:
+            raise ValueError(f"it has ids beyond {MOST_TOKENS:,}")
+        for token in added:
             if token.get("lstrip") or token.get("rstrip") or any(map(str.isspace, token["content"])):
                 raise ValueError(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
         object.__setattr__(self, "json", _one_spelling(_library_of(self.json)))  # now, and not when a text comes

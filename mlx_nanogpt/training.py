@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import mlx.core as mx
@@ -18,12 +19,11 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from . import cpu
-from .checkpoint import Evaluation, Position, Run, since_best
+from .checkpoint import Evaluation, Position, Run, Writer, since_best
 from .config import GPTConfig, TrainConfig
 from .data import Dataset, check_splits, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
-from .files import locked
 from .layers import FUSED_HEAD_SIZES
 from .model import GPT, loss_fn
 
@@ -57,10 +57,12 @@ class Saved:
 
 @dataclass(frozen=True)
 class Done:
-    """The end: all iterations are done, or the caller asked to stop, or the validation loss fell no more."""
+    """The end: all iterations are done, or the caller asked to stop, or the validation loss fell no more. `path` is where
+    the run is by then: its directory may be moved while it trains."""
 
     iteration: int
     end: Literal["finished", "interrupted", "impatient"]
+    path: Path
 
 
 Event = Progress | Evaluating | Evaluation | Saved | Done
@@ -200,7 +202,8 @@ def start_from(run: Run, model: GPT) -> None:
     mx.random.seed(run.train.seed)
     optimizer = make_optimizer(run.train)
     optimizer.init(model.trainable_parameters())
-    run.save(model, optimizer, Position())
+    with run.locked() as writer:
+        writer.save(model, optimizer, Position())
 
 
 def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -212,11 +215,12 @@ def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: Fal
     cannot be written or another process trains the same run, `Diverged` if the loss is not finite.
     """
     check_fits(run.gpt, run.train, data)
-    with locked(run.path):
-        yield from _train(run, data, should_stop)
+    with run.locked() as writer:
+        writer.write_config()  # with what `extended` changed, and the versions that go on with it
+        yield from _train(run, writer, data, should_stop)
 
 
-def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator[Event]:
+def _train(run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bool]) -> Iterator[Event]:
     config, block_size = run.train, run.gpt.block_size
     windows_per_step = config.batch_size * config.gradient_accumulation_steps
 
@@ -243,7 +247,7 @@ def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator
             done, array = unread.popleft()
             loss = array.item()
             if not math.isfinite(loss):
-                raise _diverged(run, done)
+                raise _diverged(run, done, position)
 
     def impatient() -> bool:
         return 0 < config.patience <= (since_best(history) if history else 0)
@@ -266,10 +270,10 @@ def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator
         train_seconds = time.perf_counter() - started
         if should_stop():
             if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(model.parameters())):
-                raise _diverged(run, iteration)  # the loss told nothing of the last update yet
-            run.save(model, optimizer, Position(iteration, train_seconds))
+                raise _diverged(run, iteration, position)  # the loss told nothing of the last update yet
+            writer.save(model, optimizer, Position(iteration, train_seconds), history)
             yield Saved(iteration)
-            yield Done(iteration, "interrupted")
+            yield Done(iteration, "interrupted", writer.path)
             return
 
         yield Evaluating(iteration)
@@ -278,7 +282,7 @@ def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator
         losses = [evaluate(part, count) for part in (data.train, data.valid)]
         eval_seconds = time.perf_counter() - started
         if not all(map(math.isfinite, losses)):
-            raise _diverged(run, iteration)
+            raise _diverged(run, iteration, position)
         evaluation = Evaluation(
             iteration,
             *losses,
@@ -290,18 +294,17 @@ def _train(run: Run, data: Dataset, should_stop: Callable[[], bool]) -> Iterator
             device=mx.default_device().type.name,
         )
         history.append(evaluation)
-        run.save(model, optimizer, Position(iteration), history)
+        position = Position(iteration)
+        writer.save(model, optimizer, position, history)
         yield evaluation
         yield Saved(iteration)
         evaluated = iteration
         train_seconds = 0.0
-    yield Done(iteration, "impatient" if evaluated < config.num_iter else "finished")
+    yield Done(iteration, "impatient" if evaluated < config.num_iter else "finished", writer.path)
 
 
-def _diverged(run: Run, iteration: int) -> Diverged:
-    kept = "no checkpoint had been written"
-    if run.checkpoint.exists():
-        kept = f"the checkpoint of iteration {run.position().iteration} in {run.path} is kept"
+def _diverged(run: Run, iteration: int, saved: Position) -> Diverged:
+    kept = f"the checkpoint of iteration {saved.iteration} is kept" if saved.iteration else "no checkpoint had been written"
     return Diverged(
         f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
         f"try a learning rate lower than {run.train.learning_rate:g}"

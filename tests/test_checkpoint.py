@@ -1,12 +1,18 @@
 """The promises of a run directory: it is complete, nothing overwrites it, and no accident makes it unreadable."""
 
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
 import time
+import tracemalloc
+from contextlib import suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import mlx.core as mx
@@ -28,7 +34,7 @@ from conftest import (
 from conftest import tiny_run, trained_run, worsened_run
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import UserError, newest_run, open_run
+from mlx_nanogpt import UserError, checkpoint, newest_run, open_run
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "tokenizer.json"]
 
@@ -112,6 +118,114 @@ def test_a_file_in_the_place_of_the_runs_is_refused():
         tiny_run()
 
 
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_run_that_is_moved_while_it_trains_goes_on_where_it_is_and_touches_no_new_run():
+    run, undisturbed = tiny_run("mine"), trained_run()
+    events = gpt.train(run, DATA)
+    while not isinstance(next(events), gpt.Saved):
+        pass
+    run.path.rename("moved")
+    other = trained_run("mine", seed=6)
+    before = contents(other.path)
+    *_, done = events
+    assert done == gpt.Done(8, "finished", Path("moved").absolute())
+    assert contents(other.path) == before and open_run(other.path) == other
+    models = (each.load_model() for each in (open_run(done.path), undisturbed))
+    assert same(*(arrays(model.parameters()) for model in models))
+
+
+def test_a_run_that_is_deleted_while_it_trains_touches_no_new_run():
+    run = tiny_run("mine")
+    events = gpt.train(run, DATA)
+    while not isinstance(next(events), gpt.Saved):
+        pass
+    shutil.rmtree(run.path)
+    other = trained_run("mine", seed=6)
+    before = contents(other.path)
+    with pytest.raises(UserError, match="checkpoint of iteration 8 could not be written: mine was deleted"):
+        list(events)
+    assert contents(other.path) == before
+
+
+def test_a_directory_that_holds_another_run_by_now_is_not_trained_in():
+    run = tiny_run("mine")
+    run.path.rename("moved")
+    other = tiny_run("mine", seed=6)
+    with pytest.raises(UserError, match="mine holds another run by now"):
+        finish(run)
+    assert not other.checkpoint.exists()
+
+
+def test_a_run_that_is_being_trained_is_not_changed_by_another_process():
+    run = trained_run()
+    with run.locked():
+        before = contents(run.path)
+        with pytest.raises(UserError, match="runs/1 is in use by another process"):
+            finish(run.extended(num_iter=12))
+        assert contents(run.path) == before
+
+
+CREATE = """
+import sys, time
+import mlx_nanogpt as gpt
+from pathlib import Path
+data = gpt.tokenize(gpt.load_corpus("play.txt"))
+config = gpt.GPTConfig(data.tokenizer.vocab_size)
+sys.stdin.readline()
+try:
+    for i in range(20):
+        gpt.create_run(config, gpt.TrainConfig(seed=int(sys.argv[1])), data, Path(f"new/{i}"))
+        print(i)
+except gpt.UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_nothing():
+    both = [in_a_process("-c", CREATE, seed, stdin=subprocess.PIPE) for seed in (1, 2)]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in both]
+    assert any(status for *_, status in ended)
+    made = {seed: out.split() for seed, (out, _, _) in zip((1, 2), ended)}
+    for number in {*made[1], *made[2]}:
+        assert open_run(Path("new") / number).train.seed == (1 if number in made[1] else 2)
+    assert not {*made[1]} & {*made[2]}
+    for _, errors, status in ended:
+        assert not status or re.search("already holds a run|in use by another process", errors)
+
+
+@pytest.mark.parametrize("init_from", [None, "another"])
+def test_a_run_whose_making_was_stopped_is_made_again(init_from):
+    whole = tiny_run("whole")
+    stopped = gpt.create_run(whole.gpt, whole.train, DATA, Path("mine"), init_from)
+    if init_from is None:  # else all but the weights were there
+        (stopped.path / "tokenizer.json").unlink()
+    assert trained_run("mine").position().iteration == 8
+
+
+def test_what_killed_processes_left_aside_is_cleaned_by_the_next_one():
+    run = tiny_run()
+    for name in PARTS:
+        (run.path / f".{name}.123.part").write_text("half")
+    (run.path / ".notes.123.part").write_text("somebody's own")
+    finish(run)
+    assert sorted(contents(run.path)) == [".notes.123.part", *PARTS]
+
+
+def test_rights_of_files_survive():
+    run = tiny_run()
+    finish(run, asked(6))
+    for name in PARTS:
+        (run.path / name).chmod(0o600)
+    finish(run.extended(num_iter=12))
+    assert {oct((run.path / name).stat().st_mode & 0o777) for name in PARTS} == {"0o600"}
+
+
 # ---- accidents
 
 FILL_THE_DISK = """
@@ -132,7 +246,7 @@ except gpt.UserError as error:
 def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint():
     run, undisturbed = tiny_run(), trained_run(num_iter=4)
     message = python(FILL_THE_DISK, run.path)
-    assert "could not be written at iteration 8" in message and "the checkpoint before it is untouched" in message
+    assert "the checkpoint of iteration 8 could not be written" in message and "the one before it is untouched" in message
     assert sorted(each.name for each in run.path.iterdir()) == PARTS
     assert run.position().iteration == 4 and [each.iteration for each in run.history()] == [4]
     assert same(checkpoint_arrays(run), checkpoint_arrays(undisturbed))
@@ -232,7 +346,7 @@ def test_a_run_without_its_tokenizer_is_refused():
 def test_a_tokenizer_of_another_run_is_refused():
     run = trained_run()
     (run.path / "tokenizer.json").write_text('{"symbols": "abc"}')
-    with pytest.raises(UserError, match="has 3 symbols and the model"):
+    with pytest.raises(UserError, match="tokenizer.json is not as it was written"):
         open_run(run.path)
 
 
@@ -247,7 +361,7 @@ def test_a_directory_that_holds_a_part_of_something_else_is_refused(name):
 
 def test_a_run_directory_that_vanishes_while_training_is_a_sentence():
     run = tiny_run()
-    with pytest.raises(UserError, match="could not be written at iteration 4"):
+    with pytest.raises(UserError, match="checkpoint of iteration 4 could not be written: runs/1 was deleted"):
         for event in gpt.train(run, DATA):
             if isinstance(event, gpt.Evaluating):
                 shutil.rmtree(run.path)
@@ -258,7 +372,7 @@ def test_an_optimizer_of_another_shape_is_refused():
     foreign = mx.load(str(run.checkpoint), return_metadata=True)
     arrays = {name: mx.zeros((3,)) if name.endswith("wte.weight.m") else array for name, array in foreign[0].items()}
     mx.save_safetensors(str(run.checkpoint), arrays, foreign[1])
-    with pytest.raises(UserError, match="optimizer's state is of another shape"):
+    with pytest.raises(UserError, match="its optimizer is of another shape"):
         finish(run.extended(num_iter=12))
 
 
@@ -282,10 +396,123 @@ def test_a_run_without_a_checkpoint_says_how_to_get_one():
         tiny_run().load_model()
 
 
-def test_a_description_edited_to_something_impossible_is_refused():
+def test_a_description_that_was_edited_is_refused():
+    """A resumed run would go on in another way than it began."""
     run = trained_run()
-    config = json.loads((run.path / "config.json").read_text())
-    config["gpt"]["head_size"] = 5
-    (run.path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=f"head_size 5 does not divide n_embd {tiny_gpt().n_embd}"):
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
+    with pytest.raises(UserError, match="config.json is not as it was written"):
         open_run(run.path)
+
+
+SOMETHING_ELSE = [None, True, -1, 0.5, 10**30, "", "x", "\0", [], [1], {}, {"x": 1}]
+
+
+def with_other_values(said):
+    """`said`, the content of a JSON file, with each of its values in turn replaced by one of another type."""
+    items = said.items() if isinstance(said, dict) else enumerate(said) if isinstance(said, list) else ()
+    for key, value in items:
+        for other in (*SOMETHING_ELSE, *with_other_values(value)):
+            yield (said | {key: other}) if isinstance(said, dict) else [*said[:key], other, *said[key + 1 :]]
+
+
+def test_a_description_of_other_values_is_a_sentence_even_with_the_right_checksum():
+    run = trained_run()
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["checksum"]
+    for other in with_other_values(config):
+        file.write_text(json.dumps(other | {"checksum": checkpoint._seal(other)}))
+        with suppress(UserError):
+            found = open_run(run.path)
+            assert f"{found.corpus.name} {found.init_from} {found.history()}", other  # it can be shown
+            found.load_model(), found.versions()
+
+
+def test_a_history_of_other_values_is_a_sentence():
+    run = trained_run()
+    file = run.path / "history.jsonl"
+    first, *rest = file.read_text().splitlines()
+    for other in with_other_values(json.loads(first)):
+        file.write_text("\n".join((json.dumps(other), *rest)) + "\n")
+        with pytest.raises(UserError):
+            run.history()
+
+
+@pytest.mark.parametrize("cut", [lambda lines: None, lambda lines: [], lambda lines: lines[:1], lambda lines: lines[1:]])
+def test_a_history_that_lost_lines_is_not_gone_on_with(cut):
+    """The next evaluation would be taken for the best, and replace weights that are better."""
+    run = trained_run()
+    file, best = run.path / "history.jsonl", (run.path / "best.safetensors").read_bytes()
+    lines = cut(file.read_text().splitlines(keepends=True))
+    file.unlink() if lines is None else file.write_text("".join(lines))
+    with pytest.raises(UserError, match="history.jsonl is damaged: the checkpoint counts 2 evaluations"):
+        finish(run.extended(num_iter=12))
+    assert (run.path / "best.safetensors").read_bytes() == best and run.position().iteration == 8
+    run.load_model()  # the weights are there, and a new run may start from them
+
+
+def damages(raw: bytes, rng: random.Random):
+    """Ways in which a disk or a program damages a file, one after the other, without end."""
+    while True:
+        at, size = rng.randrange(len(raw)), rng.choice((1, 7, 512))
+        yield raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :]
+        yield raw[:at]
+        yield raw[:at] + bytes(len(raw[at : at + size])) + raw[at + size :]
+        yield raw[:at] + rng.randbytes(size) + raw[at:]
+        yield raw[:at] + raw[at + size :]
+        yield raw[:at] + raw[at : at + size] + raw[at:]
+
+
+def everything(run: gpt.Run) -> tuple:
+    """All that the files of a run say."""
+    found, optimizer = open_run(run.path), gpt.make_optimizer(run.train)
+    models = found.load_model(), found.load_model(best=True)
+    optimizer.init(models[0].trainable_parameters())
+    position = found.restore(models[0], optimizer)
+    state = [model.parameters() for model in models] + [optimizer.state]
+    content = b"".join(array.tobytes() for array in arrays(state).values())
+    return found, found.position(), found.position(best=True), position, found.history(), found.versions(), content
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_damage_is_a_sentence_and_never_another_run(name):
+    run = trained_run()
+    file, whole = run.path / name, everything(run)
+    raw = file.read_bytes()
+    for damaged in islice(damages(raw, random.Random(1)), 42):
+        file.write_bytes(damaged)
+        with suppress(UserError):
+            assert everything(run) == whole, "what is not noticed must do no harm"
+    file.write_bytes(raw)
+    assert everything(run) == whole
+
+
+def test_weights_that_are_not_finite_are_refused():
+    run = tiny_run()
+    model, optimizer = gpt.GPT(run.gpt), gpt.make_optimizer(run.train)
+    model.wpe.weight[0, 0] = math.nan
+    optimizer.init(model.trainable_parameters())
+    with run.locked() as writer:
+        writer.save(model, optimizer, run.position())
+    refused(run, "its weights are not all finite")
+
+
+def test_a_tensor_of_a_huge_name_takes_no_memory():
+    """Its number would become the length of a list."""
+    run = trained_run()
+    found, metadata = mx.load(str(run.checkpoint), return_metadata=True)
+    mx.save_safetensors(str(run.checkpoint), found | {"model.h.99999999.x": mx.zeros(1)}, metadata)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="its model is of another shape"):
+        run.load_model()
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged():
+    run = trained_run()
+    run.checkpoint.unlink()
+    run.checkpoint.mkdir()
+    with pytest.raises(UserError, match="checkpoint.safetensors cannot be read"):
+        run.load_model()

@@ -9,8 +9,8 @@ from mlx_nanogpt.files import cache_dir, replacing
 
 def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
     Path("note").write_text("old")
-    with replacing(Path("note")) as aside:
-        aside.write_text("new")
+    with replacing(Path("note")) as file:
+        file.write(b"new")
         assert Path("note").read_text() == "old"
     assert Path("note").read_text() == "new"
     assert not [each for each in Path().iterdir() if each.name.startswith(".")]
@@ -18,8 +18,8 @@ def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
 
 def test_a_failure_leaves_the_old_file_and_nothing_else():
     Path("note").write_text("old")
-    with pytest.raises(RuntimeError), replacing(Path("note")) as aside:
-        aside.write_text("half")
+    with pytest.raises(RuntimeError), replacing(Path("note")) as file:
+        file.write(b"half")
         raise RuntimeError
     assert Path("note").read_text() == "old"
     assert not [each for each in Path().iterdir() if each.name.startswith(".")]

@@ -314,10 +314,10 @@ def test_a_run_is_trained_by_one_process_at_a_time():
     run = tiny_run()
     first = gpt.train(run, DATA)
     next(first)
-    with pytest.raises(gpt.UserError, match="being trained by another process"):
+    with pytest.raises(gpt.UserError, match="in use by another process"):
         next(gpt.train(gpt.open_run(run.path), DATA))
     first.close()
-    assert finish(run)[-1] == gpt.Done(8, "finished")
+    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
 
 
 # ---- stop and go on
@@ -339,7 +339,7 @@ def test_two_identical_runs_are_identical_bit_for_bit(backend):
 def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(times, stopped_at, backend):
     whole, parts = tiny_run(dropout=0.2, backend=backend), tiny_run(dropout=0.2, backend=backend)
     finish(whole)
-    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted")
+    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted", parts.path)
     assert parts.position().iteration == stopped_at
     mx.random.seed(99)  # another process knows nothing of this one's random state
     finish(gpt.open_run(parts.path))
@@ -368,7 +368,7 @@ def test_an_extended_run_ends_with_exactly_the_weights_of_a_longer_one():
 def test_a_stop_request_saves_what_was_done_since_the_last_evaluation():
     run = tiny_run()
     events = finish(run, asked(8))
-    assert events[-2:] == [gpt.Saved(6), gpt.Done(6, "interrupted")]
+    assert events[-2:] == [gpt.Saved(6), gpt.Done(6, "interrupted", run.path)]
     assert [each.iteration for each in run.history()] == [4]
     assert run.position().train_seconds > 0
 
@@ -407,9 +407,9 @@ def test_the_best_weights_are_kept_beside_the_last(validation_losses):
 def test_training_ends_when_patience_does(validation_losses):
     validation_losses([3.0, 2.0, 2.5, 2.0, 1.0])
     run = tiny_run(num_iter=100, patience=2)
-    assert finish(run)[-1] == gpt.Done(16, "impatient")
-    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "impatient")]  # and stays so
-    assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished")
+    assert finish(run)[-1] == gpt.Done(16, "impatient", run.path)
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "impatient", run.path)]  # and stays so
+    assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished", run.path)
 
 
 # ---- a loss that is not finite
