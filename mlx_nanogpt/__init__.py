@@ -10,7 +10,7 @@ the GPT writes text.
         print(event)
 """
 
-from .blas import IN_USE as BLAS  # before anything imports mlx.core
+from .linux_cpu.blas import IN_USE as BLAS  # before anything imports mlx.core
 
 from .baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character  # noqa: E402
 from .benchmark import (  # noqa: E402

@@ -22,13 +22,14 @@ from typing import get_args
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from . import blas, cpu
 from .checkpoint import Evaluation, create_run, package_versions
 from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
 from .corpus import Corpus
 from .data import Dataset, tokenize, training_batch
 from .evaluation import make_evaluate
 from .generation import generate
+from .linux_cpu.blas import IN_USE as BLAS
+from .machine import machine
 from .model import GPT
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
 
@@ -211,7 +212,7 @@ def describe_machine() -> dict:
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": package_versions() | {"numpy": version("numpy")},
-        "blas": blas.IN_USE,
+        "blas": BLAS,
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -231,7 +232,7 @@ def _commit() -> str | None:
 
 def _measure_matrix() -> Spread:
     """The rate of square float32 matrix products on the whole device, in floating-point operations per second."""
-    streams = cpu.streams()
+    streams = machine().streams()
     a, b = (mx.random.normal((MATRIX_SIZE, MATRIX_SIZE), key=mx.random.key(seed)) for seed in (0, 1))
     mx.eval(a, b)
 

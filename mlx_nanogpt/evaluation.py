@@ -9,14 +9,12 @@ from itertools import islice
 import mlx.core as mx
 import numpy as np
 
-from . import cpu
 from .config import Backend, TrainConfig
 from .data import consecutive_windows, evaluation_starts, windows
 from .errors import UserError
-from .folding import folded, for_inference
-from .model import GPT, token_losses
+from .machine import machine
+from .model import GPT
 
-TOKENS_PER_BATCH = 16_384  # enough to keep a GPU busy
 LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 8,192 tokens in the vocabulary on
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
@@ -93,30 +91,30 @@ def _windows_per_batch(model: GPT) -> int:
 
 
 def _tokens_per_batch(vocab_size: int) -> int:
-    return min(cpu.TOKENS_PER_BATCH if cpu.in_use() else TOKENS_PER_BATCH, LOGITS_PER_BATCH // vocab_size)
+    return min(machine().eval_tokens, LOGITS_PER_BATCH // vocab_size)
 
 
 def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], Iterator[SplitLoss]]:
     """Return `losses(batches)`, which yields the loss of every batch, in their order."""
-
-    twin = for_inference(model)
+    this_machine = machine()
+    this_machine.prepare(model)
+    inference_copy = this_machine.inference_copy(model)
 
     def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
         def loss(idx: mx.array, targets: mx.array) -> mx.array:
-            return token_losses(twin, idx, targets)
+            return this_machine.token_losses(inference_copy, idx, targets)
 
         # a function of its own: a compiled training step would go on with dropout
-        return mx.compile(loss, inputs=twin.state) if backend == "compiled" else loss
+        return mx.compile(loss, inputs=inference_copy.state) if backend == "compiled" else loss
 
-    streams = cpu.streams()
+    streams = this_machine.streams()
     stream_losses = [make_loss() for _ in streams]
 
     def losses(batches: Iterable[Batch]) -> Iterator[SplitLoss]:
         was_training = model.training
         model.eval()
         try:
-            if twin is not model:
-                twin.update(folded(model).parameters())  # as the weights are now
+            this_machine.refresh(inference_copy, model)
             batches, unread = iter(batches), []
             while together := list(islice(batches, len(streams))):
                 newest = []

@@ -6,14 +6,12 @@ anew for every token, exactly as the lecture does: positions are absolute, so al
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 
 import mlx.core as mx
 
-from . import cpu
 from .errors import UserError
-from .folding import for_inference
+from .machine import machine
 from .model import GPT, LayerCache
 
 COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
@@ -61,13 +59,13 @@ def generate(
     if len(prompt) == 0:
         raise UserError("an empty prompt has no next token; give at least one token")
     model.eval()
-    drawn = _draw(
-        for_inference(model), list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler()
-    )
+    this_machine = machine()
+    this_machine.prepare(model)
+    inference_copy, while_computing = this_machine.inference_copy(model), this_machine.one_text(model)
+    drawn = _draw(inference_copy, list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler())
     tokens = _read(drawn)
-    place = cpu.one_core if cpu.dispatch_bound(model) else nullcontext
     while True:
-        with place():  # not beyond the yield: what the caller does then is its own
+        with while_computing():  # not beyond the yield: what the caller does then is its own
             token = next(tokens, None)
         if token is None:
             return

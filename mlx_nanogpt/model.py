@@ -1,8 +1,7 @@
 """The GPT of the lecture "Let's build GPT" and of nanoGPT, under GPT-2's names.
 
 Read it from the top: `Attention` and `MLP` make a `Block`, blocks make a `GPT`. Shapes: B sequences, T tokens,
-C = n_embd channels, nh heads of hs channels. From the embedding to the head all tokens are rows of one matrix, (B*T, C):
-only attention tells sequences apart, and MLX would flatten and unflatten around every other layer.
+C = n_embd channels, nh heads of hs channels.
 """
 
 import math
@@ -14,9 +13,9 @@ from mlx.utils import tree_flatten
 
 from .config import GPTConfig
 from .errors import UserError
-from .layers import LayerNorm, Linear, causal_attention, cross_entropy, gelu, relu
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
+FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which MLX 0.32.4 has attention as one kernel on a GPU
 
 
 class LayerCache:
@@ -51,23 +50,32 @@ class Attention(nn.Module):
         super().__init__()
         self.n_head = config.n_head
         self.scale = config.head_size**-0.5
-        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
-        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
         self.dropout = nn.Dropout(config.dropout)
 
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
-        C = x.shape[-1]
-        heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
+    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
+        B, T, C = x.shape
+        heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
-        if newest:
-            q = q[:, :, -1:]  # (B, nh, 1, hs)
         if cache is None:
             y = causal_attention(q, k, v, self.scale)
         else:
             k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask[-q.shape[2] :])
-        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C)
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
+        y = y.swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
+
+
+def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
+    """Softmax attention in which no query sees a later key: q, k, v and the result are (B, nh, T, hs)."""
+    T, head_size = q.shape[2:]
+    if head_size in FUSED_HEAD_SIZES:
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
+    # MLX would take this apart itself, into more operations: here scale and mask go into the first product
+    mask = mx.where(mx.tri(T, dtype=mx.bool_), 0.0, -math.inf).astype(q.dtype)
+    # precise: a sum of many bfloat16 numbers needs more digits than they have
+    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
 
 
 class MLP(nn.Module):
@@ -76,9 +84,9 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         bias = config.bias != "none"
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias)
-        self.activation = {"relu": relu, "gelu": gelu}[config.activation]
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias)
+        self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU("tanh")
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -91,17 +99,13 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         bias = config.bias != "none"
-        self.ln_1 = LayerNorm(config.n_embd, bias=bias)
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=bias)
         self.attn = Attention(config)
-        self.ln_2 = LayerNorm(config.n_embd, bias=bias)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=bias)
         self.mlp = MLP(config)
 
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
-        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
-        y = self.attn(self.ln_1(x), T, cache, newest)
-        if newest:
-            x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
-        x = x + y
+    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
+        x = x + self.attn(self.ln_1(x), cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -116,9 +120,9 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.h = [Block(config) for _ in range(config.n_layer)]
         bias = config.bias != "none"
-        self.ln_f = LayerNorm(config.n_embd, bias=bias)
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=bias)
         if not config.tied:
-            self.lm_head = Linear(config.n_embd, config.vocab_size, bias)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
         self._init_weights()
 
     def __call__(self, idx: mx.array) -> mx.array:
@@ -126,29 +130,35 @@ class GPT(nn.Module):
 
         Raises `ValueError` for a longer sequence: MLX would read past the position table without a word.
         """
-        return self._logits(self._hidden(idx)).reshape(*idx.shape, -1)  # (B, T, vocab_size)
+        return self.logits(self._blocks(idx))
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        return self._logits(self._hidden(idx, cache, newest=True))
+        return self.logits(self._blocks(idx, cache)[:, -1])
+
+    def embed(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """Tokens and where they stand, as vectors: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
+        T = idx.shape[1]
+        if T > self.config.block_size:
+            raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
+        positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
+        return self.drop(self.wte(idx) + positions)
+
+    def logits(self, x: mx.array) -> mx.array:
+        """What comes out of the last block, (..., C) -> (..., vocab_size)."""
+        x = self.ln_f(x)
+        return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
 
     def num_parameters(self) -> int:
         """How many numbers are trained."""
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
-    def _hidden(self, idx: mx.array, cache: list[LayerCache] | None = None, newest: bool = False) -> mx.array:
-        """`idx` (B, T) -> (B*T, C); or, with `newest`, (B, C): the last block then serves the last token alone."""
-        T = idx.shape[1]
-        if T > self.config.block_size:
-            raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
-        positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
-        x = self.drop(self.wte(idx) + positions).reshape(-1, self.config.n_embd)  # (B*T, C)
+    def _blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """`idx` (B, T) -> (B, T, C)."""
+        x = self.embed(idx, cache)
         for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
-            x = block(x, T, layer_cache, newest and block is self.h[-1])
-        return self.ln_f(x)
-
-    def _logits(self, x: mx.array) -> mx.array:
-        return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
+            x = block(x, layer_cache)
+        return x
 
     def _init_weights(self) -> None:
         """N(0, 0.02), biases zero; what writes to the residual stream is scaled by its 2 * n_layer writers (GPT-2)."""
@@ -164,7 +174,7 @@ class GPT(nn.Module):
 
 def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
-    return cross_entropy(model(idx), targets)
+    return nn.losses.cross_entropy(model(idx).astype(mx.float32), targets)
 
 
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:

@@ -18,14 +18,13 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from . import cpu
 from .checkpoint import Evaluation, Position, Run, Writer, since_best
 from .config import GPTConfig, TrainConfig
 from .data import Dataset, check_splits, training_batch
 from .errors import UserError
 from .evaluation import make_evaluate
-from .layers import FUSED_HEAD_SIZES
-from .model import GPT, loss_fn
+from .machine import machine
+from .model import GPT
 
 REPORT_INTERVAL = 10  # steps between two looks at the loss
 
@@ -79,7 +78,7 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     what the backward pass reads again; a fused attention does not keep its scores.
     """
     check_splits(data, gpt.block_size)
-    scores = 0 if gpt.head_size in FUSED_HEAD_SIZES and not cpu.in_use() else 2 * gpt.n_head * gpt.block_size
+    scores = 0 if machine().fuses_attention(gpt.head_size) else 2 * gpt.n_head * gpt.block_size
     per_token = gpt.n_layer * (12 * gpt.n_embd + scores) + 3 * gpt.vocab_size
     size = 2 if config.dtype == "bfloat16" else 4  # bytes of an activation
     needed = 4 * 4 * GPT(gpt).num_parameters() + size * config.batch_size * gpt.block_size * per_token
@@ -142,7 +141,9 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
     The optimizer must be initialised: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
     """
-    loss = cpu.in_parallel(loss_fn) if cpu.in_use() else loss_fn
+    this_machine = machine()
+    this_machine.prepare(model)
+    loss = this_machine.mean_loss
     if config.dtype == "bfloat16":
         loss = in_bfloat16(loss)
     loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)

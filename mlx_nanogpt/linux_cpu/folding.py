@@ -12,11 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from . import cpu, cpu_ops
-from .layers import LayerNorm, Linear
-from .model import GPT, MLP, Attention, Block
+from ..model import GPT, MLP
+from . import operations
+from .layers import OWN, LayerNorm, Linear
 
-FOLDABLE = {GPT, Block, Attention, MLP, LayerNorm, Linear, nn.Embedding, nn.Dropout}
+FOLDABLE = {*OWN.values(), MLP, nn.Embedding, nn.Dropout}
 
 
 class Scale(nn.Module):
@@ -27,7 +27,7 @@ class Scale(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return cpu_ops.unit_variance(x, self.eps)[0]
+        return operations.unit_variance(x, self.eps)[0]
 
 
 class Affine(nn.Module):
@@ -41,12 +41,7 @@ class Affine(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = x @ self.weight  # (N, O)
-        return cpu_ops.unfused(y + cpu_ops.spread(self.bias, y.shape)) if "bias" in self else y
-
-
-def for_inference(model: GPT) -> GPT:
-    """`model` in the form in which it is evaluated and generates: folded where that is faster, else as it is."""
-    return folded(model) if cpu.dispatch_bound(model) and _foldable(model) else model
+        return operations.unfused(y + operations.spread(self.bias, y.shape)) if "bias" in self else y
 
 
 def folded(model: GPT) -> GPT:
@@ -65,7 +60,7 @@ def folded(model: GPT) -> GPT:
     return twin.eval()
 
 
-def _foldable(model: GPT) -> bool:
+def foldable(model: GPT) -> bool:
     """Whether all is as `GPT` makes it: not quantised, say, nor in bfloat16."""
     kinds = {type(module) for module in model.modules()}
     return kinds <= FOLDABLE and all(p.dtype == mx.float32 for _, p in tree_flatten(model.parameters()))

@@ -1,4 +1,4 @@
-"""The threads of MLX's CPU backend on Linux, where `in_use()` says yes; elsewhere, as on a Mac, nothing here changes.
+"""The threads of MLX's CPU backend on Linux.
 
 MLX computes one operation at a time on one stream, and between matrix products a core idles: the parts of a batch go to
 streams of their own. One thread, the host, builds the graph and hands every operation to the stream's thread.
@@ -6,7 +6,6 @@ streams of their own. One thread, the host, builds the graph and hands every ope
 
 import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,31 +13,9 @@ from functools import cache
 from itertools import accumulate, pairwise
 
 import mlx.core as mx
-import mlx.nn as nn
-from mlx.utils import tree_flatten
 
-TOKENS_PER_BATCH = 2048  # of an evaluation: what a layer works on stays in a core's cache
-# Parameters. A larger one generates faster with all cores, 1.2 times at 10 million and 1.7 times at 124 million, and its
-# evaluation gains nothing from being folded.
-SMALL_MODEL = 4_000_000
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MAX_STREAMS = 4  # one thread dispatches the operations of all; more than two were never measured on as many cores
-
-
-def in_use() -> bool:
-    """Whether MLX computes on the CPU of a Linux machine."""
-    return sys.platform == "linux" and mx.default_device() == mx.cpu
-
-
-def dispatch_bound(model: nn.Module) -> bool:
-    """Whether a model is so small that handing over its operations takes about as long as computing them."""
-    return in_use() and sum(p.size for _, p in tree_flatten(model.parameters())) <= SMALL_MODEL
-
-
-if in_use():
-    # MLX orders its work breadth first while the graph is narrow, then depth first: the streams would run in turn. It
-    # looks at this once, when it first computes something.
-    os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
 
 
 def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
@@ -79,9 +56,7 @@ _made = _Streams()
 
 
 def streams() -> tuple[mx.Stream, ...]:
-    """The streams to spread work over: one for each core up to MAX_STREAMS, or elsewhere MLX's default one."""
-    if not in_use():
-        return (mx.default_stream(mx.default_device()),)
+    """The streams to spread work over: one for each core up to MAX_STREAMS."""
     if not _made.all:
         _set_up_process()
         _schedule_as_batch()

@@ -1,4 +1,4 @@
-"""The operations of the model as MLX's CPU backend on Linux computes them fastest; `layers.py` says when they are used.
+"""The operations of a GPT as MLX's CPU backend on Linux computes them fastest; `layers.py` says when they are used.
 
 All in float32. What they gain there:
   - MLX's exp is scalar on x86-64, 13 ns an element. Written as arithmetic it is fused into loops that the compiler

@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from .errors import UserError
-from .files import cache_dir, replacing
+from ..errors import UserError
+from ..files import cache_dir, replacing
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 

@@ -1,0 +1,107 @@
+"""The layers of a GPT in the forms that MLX's CPU backend on Linux computes fastest, and `use_own`, which puts them in.
+
+Between embedding and head, all tokens are rows of one matrix, (B*T, C): only attention tells sequences apart, and MLX would
+flatten and unflatten around every other layer. In bfloat16 the layers are MLX's own.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from .. import model as plain
+from ..model import LayerCache
+from . import operations
+
+
+class Linear(nn.Linear):
+    """(N, I) -> (N, O)."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        # a large model that is not trained runs MLX's own, which is faster for it
+        if self.training and x.dtype == mx.float32:
+            return operations.linear(x, self.weight, self.get("bias"))
+        return super().__call__(x)
+
+
+class LayerNorm(nn.LayerNorm):
+    """(N, C) -> (N, C)."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.dtype == mx.float32:
+            return operations.layer_norm(x, self.weight, self.get("bias"), self.eps)
+        return super().__call__(x)
+
+
+class ReLU(nn.ReLU):
+    def __call__(self, x: mx.array) -> mx.array:
+        return operations.relu(x) if x.dtype == mx.float32 else super().__call__(x)
+
+
+class GELU(nn.GELU):
+    def __call__(self, x: mx.array) -> mx.array:
+        return operations.gelu(x) if x.dtype == mx.float32 else super().__call__(x)
+
+
+class Attention(plain.Attention):
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
+        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
+        C = x.shape[-1]
+        heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
+        q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        if newest:
+            q = q[:, :, -1:]  # (B, nh, 1, hs)
+        if cache is not None:
+            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
+            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask[-q.shape[2] :])
+        elif q.dtype == mx.float32:
+            y = operations.causal_attention(q, k, v, self.scale)
+        else:
+            y = plain.causal_attention(q, k, v, self.scale)
+        y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C)
+        return self.dropout(self.c_proj(y))
+
+
+class Block(plain.Block):
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
+        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
+        y = self.attn(self.ln_1(x), T, cache, newest)
+        if newest:
+            x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
+        x = x + y
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(plain.GPT):
+    def __call__(self, idx: mx.array) -> mx.array:
+        return self.logits(self._rows(idx)).reshape(*idx.shape, -1)  # (B, T, vocab_size)
+
+    def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        return self.logits(self._rows(idx, cache, newest=True))  # (B, vocab_size)
+
+    def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, newest: bool = False) -> mx.array:
+        """`idx` (B, T) -> (B*T, C); or, with `newest`, (B, C): the last block then serves the last token alone."""
+        x = self.embed(idx, cache).reshape(-1, self.config.n_embd)  # (B*T, C)
+        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+            x = block(x, idx.shape[1], layer_cache, newest and block is self.h[-1])
+        return x
+
+
+OWN = {
+    nn.Linear: Linear,
+    nn.LayerNorm: LayerNorm,
+    nn.ReLU: ReLU,
+    nn.GELU: GELU,
+    plain.Attention: Attention,
+    plain.Block: Block,
+    plain.GPT: GPT,
+}
+
+
+def use_own(model: nn.Module) -> None:
+    """Give every layer of `model` its class above, in place, as `nn.quantize` does: same arrays, same names, same mode.
+
+    A model of another class stays as it is: it may not know that its blocks take rows.
+    """
+    if type(model) is plain.GPT:
+        for module in model.modules():
+            if own := OWN.get(type(module)):
+                module.__class__ = own

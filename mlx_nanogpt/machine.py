@@ -1,0 +1,67 @@
+"""How this machine computes fastest: the one seam to hardware.
+
+The model is plain `mlx.nn`, as a Mac runs it. Training, evaluation and generation ask `machine()` for the few things that
+depend on what computes. `linux_cpu/` has other answers for MLX's CPU backend on Linux; a reader of the core may skip it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from .model import FUSED_HEAD_SIZES, GPT, token_losses
+
+if TYPE_CHECKING:
+    from .linux_cpu.machine import LinuxCPU
+
+
+class Machine:
+    """MLX as it is: a Mac, or any GPU."""
+
+    eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
+
+    def prepare(self, model: GPT) -> None:
+        """Let the layers of `model` compute in the fastest way, in place. Weights, names and results stay."""
+
+    def token_losses(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+        """What `model.token_losses` says: idx and targets (B, T) -> nats (B, T), float32."""
+        return token_losses(model, idx, targets)
+
+    def mean_loss(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+        """The loss of a step: the mean of `token_losses`, in nats per token."""
+        return self.token_losses(model, idx, targets).mean()
+
+    def fuses_attention(self, head_size: int) -> bool:
+        """Whether attention with heads of `head_size` channels keeps no scores for its gradient."""
+        return head_size in FUSED_HEAD_SIZES
+
+    def streams(self) -> tuple[mx.Stream, ...]:
+        """The streams to spread independent work over."""
+        return (mx.default_stream(mx.default_device()),)
+
+    def inference_copy(self, model: GPT) -> GPT:
+        """A model of the same function that costs less to run, or `model` itself."""
+        return model
+
+    def refresh(self, inference_copy: GPT, model: GPT) -> None:
+        """Give an inference copy the weights that `model` has now."""
+
+    def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:
+        """A context to enter while a token of a single text is computed."""
+        return nullcontext
+
+
+def machine() -> Machine | LinuxCPU:
+    """The machine that MLX's default device is."""
+    if sys.platform == "linux" and mx.default_device() == mx.cpu:
+        from .linux_cpu.machine import LinuxCPU
+
+        return LinuxCPU()
+    return Machine()
+
+
+machine()  # now: what is set up on Linux has to be so before MLX first computes
