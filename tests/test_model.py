@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, tiny_gpt
+from conftest import LOGIT_ROUNDING, arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
 
 from mlx_nanogpt import GPT, GPTConfig, cpu, loss_fn
@@ -74,7 +74,7 @@ def test_the_logits_are_those_of_the_formulas(length, head_size):
     logits = np.array(model(mx.array(IDX[:, :length])))
     assert logits.shape == (3, length, 11)
     np.testing.assert_allclose(
-        logits, reference_logits(weights_of(model), config, IDX[:, :length]), atol=1e-5, rtol=1e-5
+        logits, reference_logits(weights_of(model), config, IDX[:, :length]), atol=LOGIT_ROUNDING
     )
 
 
@@ -91,7 +91,7 @@ def test_every_variant_is_that_of_the_formulas(bias, tied, activation):
     config = tiny_gpt(vocab_size=11, bias=bias, tied=tied, activation=activation)
     model = lively_model(config)
     expected = reference_logits(weights_of(model), config, IDX)
-    np.testing.assert_allclose(np.array(model(mx.array(IDX))), expected, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(np.array(model(mx.array(IDX))), expected, atol=LOGIT_ROUNDING)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_newest_queries_see_what_they_see_among_all(in_use, head_size, Tq, m
     monkeypatch.setattr(cpu, "in_use", lambda: in_use)
     q, k, v = (mx.random.normal((2, 3, 5, head_size), key=mx.random.key(i)) for i in range(3))
     among_all = causal_attention(q, k, v, 0.3)[:, :, -Tq:]
-    assert mx.allclose(causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=1e-6)
+    assert mx.allclose(causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=3e-5)
 
 
 @pytest.mark.parametrize("head_size", [8, 64])
@@ -163,7 +163,7 @@ def test_the_next_logits_are_the_last_of_all(in_use, head_size, monkeypatch):
     model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size)).eval()
     for T in range(1, CONFIG.block_size + 1):
         idx = mx.array(IDX[:, :T])
-        assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=1e-5)
+        assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=LOGIT_ROUNDING)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -186,7 +186,8 @@ def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
     q, k, v = (mx.random.normal((1, 2, 256, head_size), key=mx.random.key(i)) for i in range(3))
     expected = causal_attention(q, k, v, head_size**-0.5)
     rounded = causal_attention(*(x.astype(mx.bfloat16) for x in (q, k, v)), head_size**-0.5).astype(mx.float32)
-    assert mx.linalg.norm(rounded - expected).item() < 0.006 * mx.linalg.norm(expected).item()
+    # q, k, v, the chances and the result are each rounded by 2^-9 at most; a sum in bfloat16 would be off by 0.012
+    assert mx.linalg.norm(rounded - expected).item() < 5 * 2**-9 * mx.linalg.norm(expected).item()
 
 
 # ---- what it may see
@@ -206,7 +207,7 @@ def test_no_sequence_of_a_batch_sees_another():
     model = lively_model(CONFIG)
     together = np.array(model(mx.array(IDX)))
     for row, logits in zip(IDX, together):
-        np.testing.assert_allclose(np.array(model(mx.array(row[None])))[0], logits, atol=1e-5)
+        np.testing.assert_allclose(np.array(model(mx.array(row[None])))[0], logits, atol=LOGIT_ROUNDING)
 
 
 def test_a_sequence_that_is_too_long_is_refused():
@@ -250,5 +251,5 @@ def test_dropout_drops_while_training_and_only_then():
     assert (np.array(model(idx)) != np.array(model(idx))).any()
     model.eval()
     np.testing.assert_allclose(
-        np.array(model(idx)), reference_logits(weights_of(model), CONFIG, IDX), atol=1e-5, rtol=1e-5
+        np.array(model(idx)), reference_logits(weights_of(model), CONFIG, IDX), atol=LOGIT_ROUNDING
     )
