@@ -23,9 +23,10 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     (loss, gradient), (parts_loss, parts_gradient) = (
         nn.value_and_grad(model, each)(model, idx, targets) for each in (gpt.loss_fn, cpu.in_parallel(gpt.loss_fn))
     )
-    assert parts_loss.item() == pytest.approx(loss.item(), abs=1e-6)
+    # each is a mean of up to 5 * 8 float32 numbers, which in any order is off by 40 * 2^-24 of it at most
+    assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
     whole, parts = arrays(gradient), arrays(parts_gradient)
-    assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-6) for name in whole)
+    assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4])

@@ -4,7 +4,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, only_here, tiny_gpt
+from conftest import LOGIT_ROUNDING, arrays, lively_model, only_here, tiny_gpt
 
 from mlx_nanogpt import cpu, folding, generate
 from mlx_nanogpt.folding import folded, for_inference
@@ -22,11 +22,11 @@ IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 def test_a_folded_model_has_the_same_logits(bias, tied, activation):
     model = lively_model(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
     twin = folded(model)
-    assert mx.allclose(twin(IDX), model(IDX), atol=1e-5)
+    assert mx.allclose(twin(IDX), model(IDX), atol=LOGIT_ROUNDING)
     caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]
     for part in (IDX[:, :5], IDX[:, 5:6], IDX[:, 6:]):
         logits = [each.next_logits(part, cache) for each, cache in zip((twin, model), caches)]
-        assert mx.allclose(*logits, atol=1e-5)
+        assert mx.allclose(*logits, atol=LOGIT_ROUNDING)
 
 
 def test_the_residual_stream_of_a_folded_model_has_mean_0():
@@ -44,7 +44,8 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
     twin(IDX)
     assert len(seen) == 1 + 2 * len(twin.h)
-    assert all(abs(x.mean(axis=-1)).max() < 1e-6 < abs(x).max() for x in seen)
+    # but for what float32 rounds in a sum of that many numbers
+    assert all(abs(x.mean(axis=-1)).max() < x.shape[-1] * 2**-24 * abs(x).max() for x in seen)
 
 
 def test_folding_leaves_the_model_and_the_random_state_as_they_were():

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import both_forms, lively_model, tiny_gpt
+from conftest import LOGIT_ROUNDING, both_forms, lively_model, tiny_gpt
 
 from mlx_nanogpt import UserError, generate, make_sampler
 from mlx_nanogpt.model import LayerCache
@@ -56,7 +56,7 @@ def test_cached_logits_equal_uncached_ones():
         chunks = [text[:first], *([token] for token in text[first:])]
         for end, chunk in enumerate(chunks, first):
             logits = np.array(MODEL.next_logits(mx.array([chunk]), cache))[0]
-            np.testing.assert_allclose(logits, plain_logits(text[:end]), atol=1e-5)
+            np.testing.assert_allclose(logits, plain_logits(text[:end]), atol=LOGIT_ROUNDING)
 
 
 @pytest.mark.parametrize("config", [tiny_gpt(block_size=1), tiny_gpt(n_embd=8, head_size=1), tiny_gpt(dropout=0.5)])

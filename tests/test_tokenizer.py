@@ -10,7 +10,7 @@ from conftest import TEXT, WORDS, byte_pairs
 
 from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json, tokenizer_of_folder
 from mlx_nanogpt import tokenizer as tokenizer_module
-from mlx_nanogpt.tokenizer import PART, cut_between_tokens
+from mlx_nanogpt.tokenizer import cut_between_tokens
 
 
 def random_text(seed: int) -> str:
@@ -138,13 +138,14 @@ class Spy:
 
 
 @pytest.mark.parametrize("comma", [", ", ","])
-def test_a_text_whose_lines_end_in_punctuation_is_encoded_in_bounded_parts(comma):
-    text = jsonl(15_000).replace(", ", comma)
+def test_a_text_whose_lines_end_in_punctuation_is_encoded_in_bounded_parts(comma, monkeypatch):
+    part, text = 2**14, jsonl(1000).replace(", ", comma)
+    monkeypatch.setattr(tokenizer_module, "PART", part)
     whole = library_of(byte_pairs()).encode(text, add_special_tokens=False).ids
     tokenizer = BPETokenizer(byte_pairs().to_json())
     tokenizer.__dict__["_library"] = spy = Spy(tokenizer)
     assert tokenizer.encode(text).tolist() == whole
-    assert len(text) > 4 * PART and len(spy.lengths) > 4 and max(spy.lengths) < PART + 1000
+    assert len(text) > 4 * part and len(spy.lengths) > 4 and max(spy.lengths) < part + 1000
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 64])
