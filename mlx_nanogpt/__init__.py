@@ -62,6 +62,7 @@ from .training import (  # noqa: E402
     Evaluating,
     Event,
     Progress,
+    Sample,
     Saved,
     check_fits,
     make_optimizer,
