@@ -101,6 +101,11 @@ def progress(*columns: ProgressColumn) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def visible(text: str) -> str:
+    """`text` with what would steer a terminal written out: a tab as \\t."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def use_device(name: str) -> None:
     """Make `name` (auto, cpu or gpu) MLX's default device; auto leaves MLX's choice, the GPU if there is one."""
     if name == "gpu" and not mx.is_available(mx.gpu):

@@ -24,6 +24,7 @@ import mlx_nanogpt_cli
 from mlx_nanogpt import benchmark, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
 from mlx_nanogpt_cli.screen import describe_run
+from mlx_nanogpt_cli.train import _short
 
 NO_CORPUS = TINY[:-1]  # TINY without --data
 
@@ -137,6 +138,28 @@ def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(m
     assert "num_iter 4 (there 20), eval_iters 1 (there 200)." in result.out
     assert "The losses here are on play.txt, the published ones on tiny Shakespeare." in result.out
     assert "NanoLux" not in mlx_gpt("train", *TINY, "--num-iter=1").out  # not one epoch, of which the table tells
+
+
+def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt, monkeypatch):
+    out = mlx_gpt("train", *TINY, "--num-iter=6").out
+    lines = out[out.index("iteration  train") :].splitlines()[1:6]
+    assert [line.split()[0] for line in lines[::2]] == ["2", "4", "6"]
+    texts = [line.removeprefix(" " * 11) for line in lines[1::2]]
+    assert all(40 < len(text) <= 69 and text[0] != " " for text in texts)
+    tokens = gpt.generate(trained_run_of(2), [TOKENIZER.start_token], 60, TrainConfig.seed)
+    assert " / ".join(TOKENIZER.decode(tokens).split("\n")).startswith(texts[0].rstrip("\u2026"))
+
+
+def trained_run_of(iterations: int) -> gpt.GPT:
+    """The model of TINY after so many iterations."""
+    config = {"n_layer": 1, "eval_interval": 2, "eval_iters": 1, "num_iter": iterations, "seed": TrainConfig.seed}
+    return trained_run("shorter", **config).load_model()
+
+
+def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    line = _short(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
+    assert line.plain == " " * 11 + "To be / \\tor \\x1b[31mnot to \u2026"
 
 
 def test_a_resumed_run_says_where_it_goes_on(mlx_gpt):
