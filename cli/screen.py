@@ -63,8 +63,8 @@ TokenizerOption = Annotated[
     typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
 ]
 TEXTS = (
-    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of *.txt files, or - for standard "
-    "input; give it again to add another."
+    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of texts of any kind, or - for "
+    "standard input; give it again to add another."
 )
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -233,6 +233,18 @@ def describe_data(data: Dataset) -> str:
     return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
 
 
+def describe_files(sources: Sequence[str]) -> str:
+    """What was taken of each folder of texts among `sources`, and what was left."""
+    described = []
+    for source in filter(gpt.holds_texts, sources):
+        files = gpt.folder_files(source)
+        line = f"{len(files.taken):,} in {source}: {gpt.count_kinds(files.taken)}"
+        if left := len(files.left):
+            line += f"; left {left:,} that {'is' if left == 1 else 'are'} no text: {gpt.count_kinds(files.left)}"
+        described.append(line)
+    return "; ".join(described)
+
+
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     shape, train = run.gpt, run.train
     accumulated = f"{train.gradient_accumulation_steps} x " if train.gradient_accumulation_steps > 1 else ""
@@ -242,6 +254,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
         "Corpus": describe_data(data),
+        **({"Files": files} if (files := describe_files(data.corpus.sources)) else {}),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {step}, "

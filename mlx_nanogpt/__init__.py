@@ -37,6 +37,10 @@ from .corpus import (  # noqa: E402
     Corpus,
     CorpusIdentity,
     CorpusUnavailable,
+    FolderFiles,
+    count_kinds,
+    folder_files,
+    holds_texts,
     holds_tokens,
     load_corpus,
 )
