@@ -17,6 +17,7 @@ from .benchmark import (  # noqa: E402
     MATRIX_SIZE,
     PUBLISHED,
     SEED_TRAIN,
+    STEADY,
     BackendResult,
     BenchResult,
     SeedMetrics,
