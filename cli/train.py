@@ -1,5 +1,6 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
+import math
 import os
 import shlex
 import signal
@@ -44,6 +45,7 @@ from .screen import (
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 SHORT_SAMPLE_TOKENS = 60  # less than a context, where tokens are cheap, and than a line of characters
 INDENT = " " * 11  # of a short sample: below the losses of its row
+UNTRAINED = 1.0  # nats above a uniform guess; a model of random weights is less, one that was thrown out more
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -360,6 +362,18 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
             signal.signal(each, handler)
 
 
+def _went_wrong(run: Run, loss: float) -> str | None:
+    """What is to be said of a last validation loss that is above that of a uniform guess."""
+    guess = math.log(run.gpt.vocab_size)
+    if loss <= guess:
+        return None
+    above = f"The validation loss, {loss:.3g}, is above that of a uniform guess, {guess:.3g}"
+    lower = f"a lower --learning-rate than {run.train.learning_rate:g}"
+    if loss - guess < UNTRAINED:
+        return f"{above}: the model has learned nothing; try more --num-iter than {run.train.num_iter}, or {lower}."
+    return f"{above}: the training went wrong; try {lower}."
+
+
 def _conclude(run: Run, dataset: Dataset) -> None:
     history = run.history()
     console.print()
@@ -385,6 +399,8 @@ def _conclude(run: Run, dataset: Dataset) -> None:
             f"Nothing can do better on {run.corpus.name}'s validation split than {dataset.floor:.4f} nats per character, the "
             f"entropy of its grammar; this model is {above:.4f} above."
         )
+    if why := _went_wrong(run, history[-1].valid_loss):
+        console.print(why, style="yellow")
     best = min(history, key=lambda each: each.valid_loss)
     if best is not history[-1]:
         console.print(

@@ -18,6 +18,7 @@ import pytest
 import typer
 from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
 from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run, worsened_run
+from rich.console import Console
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
@@ -544,7 +545,7 @@ def test_the_best_weights_write_when_asked(mlx_gpt):
 def rows(out: str) -> dict[str, list[str]]:
     """The rows of the tables of `mlx-gpt eval`; those of a later table replace those of an earlier one."""
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    return {name: values for name, *values in cells}
+    return {name.removeprefix("> "): values for name, *values in cells}
 
 
 def expected_rows(run, tokens, train) -> dict[str, list[str]]:
@@ -586,6 +587,15 @@ def test_what_eval_pipes_has_no_control_codes_and_the_best_method_first(mlx_gpt,
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
     bits = [float(row[1]) for row in rows(out).values()]
     assert len(bits) == 5 and bits == sorted(bits)
+
+
+def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
+    names = [line.split("\u2502")[1].strip() for line in mlx_gpt("eval").out.splitlines() if line.startswith("\u2502")]
+    assert sorted(names) == ["> this model", "bigram", "uniform guess", "unigram", "xz -9e"]
+    console = Console(force_terminal=True, width=80)
+    monkeypatch.setattr(mlx_nanogpt_cli.eval, "console", console)
+    bold = [line for line in mlx_gpt("eval").out.splitlines() if "\x1b[1m" in line and "\u2502" in line]
+    assert len(bold) == 1 and "> this model" in bold[0]
 
 
 @pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
@@ -685,6 +695,27 @@ def test_the_end_of_a_training_says_nothing_of_the_best_weights_if_they_are_the_
     out = mlx_gpt("train", *TINY).out
     losses = [each.valid_loss for each in open_run(Path("runs/1")).history()]
     assert losses[-1] < losses[0] and "The lowest validation loss" not in out
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--learning-rate=1", "--num-iter=40"], r"the training went wrong; try a lower --learning-rate than 1\."),
+        (
+            ["--learning-rate=1e-9"],
+            r"the model has learned nothing; try more --num-iter than 4, or a lower --learning-rate than 1e-09\.",
+        ),
+    ],
+)
+def test_a_training_that_ends_above_a_uniform_guess_says_so(mlx_gpt, options, sentence):
+    result = mlx_gpt("train", *TINY, *options)
+    guess = f"{math.log(TOKENIZER.vocab_size):.3g}"
+    assert result.status == 0
+    assert re.search(rf"^The validation loss, [\d.]+, is above that of a uniform guess, {guess}: {sentence}$", result.out, re.M)
+
+
+def test_a_training_that_learned_something_says_nothing_of_a_guess(mlx_gpt):
+    assert "uniform guess" not in mlx_gpt("train", *TINY, "--learning-rate=0.01", "--num-iter=40").out
 
 
 # ---- mistakes
