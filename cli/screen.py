@@ -177,9 +177,10 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     try:
         data = data or read_data(run.corpus.sources)
     except UserError as error:
-        raise UserError(
-            f"the text of the run {run.path} is not where it was: {error}; name it with --data where it is now"
-        ) from error
+        problem = str(error).partition("; ")[0]  # its remedy is of no use here
+        piped = gpt.STANDARD_INPUT in run.corpus.sources
+        remedy = "pipe the same text in, or name its file with --data" if piped else "name it with --data where it is now"
+        raise UserError(f"the text of the run {run.path} is not where it was: {problem}; {remedy}") from error
     identity, fraction = _identity(data), run.train.train_fraction
     if not is_own(run, data):
         piped = gpt.STANDARD_INPUT in identity.sources
@@ -196,9 +197,8 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         )
     if data.train_fraction != fraction:
         raise UserError(
-            f"{identity.name} holds the text that the run {run.path} learned from, but {data.train_fraction} of it for "
-            f"training, where the run had {fraction}; give the text itself with --data, or prepare it again with "
-            f"--train-fraction {fraction}"
+            f"{identity.name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training, where the "
+            f"run had {fraction:g}; give the text itself with --data, or prepare it with --train-fraction {fraction:g}"
         )
     return data
 

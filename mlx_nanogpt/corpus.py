@@ -10,6 +10,7 @@ import os
 import ssl
 import stat
 import sys
+import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -272,13 +273,13 @@ def _tinyshakespeare() -> bytes:
         certificates = isinstance(reason, ssl.SSLCertVerificationError)
         remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({reason}); {remedy}, put the file "
-            f"at {cached}, or train on the built-in corpus with --data {PASTICHE}"
+            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason}); {remedy}, "
+            f"name a copy of it with --data, or choose the built-in --data {PASTICHE}"
         ) from error
     if not _is_tinyshakespeare(text):
         raise UserError(
-            f"what {TINYSHAKESPEARE_URL} sent is not tiny Shakespeare ({len(text):,} bytes with another sha256, perhaps "
-            f"a sign-in page of the network); it was thrown away: try again, or give another text with --data"
+            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes with another sha256); sign in to "
+            f"the network and try again, or name a copy with --data"
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -289,6 +290,10 @@ def _tinyshakespeare() -> bytes:
             f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
     return text
+
+
+def _host() -> str:
+    return urllib.parse.urlsplit(TINYSHAKESPEARE_URL).netloc
 
 
 def _is_tinyshakespeare(text: bytes) -> bool:
