@@ -104,6 +104,12 @@ def _show(result: BenchResult) -> None:
         f"Generation, text within the context: {_spread(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
         f"Generation, text beyond it: {_spread(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
     )
+    if unsteady := result.unsteady():
+        console.print(
+            f"\nWarning: half of the rounds differ by more than {gpt.STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "
+            f"say little; close other programs and measure again.",
+            style="yellow",
+        )
 
 
 def _spread(spread: Spread, factor: float, form: str) -> str:

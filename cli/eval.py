@@ -27,6 +27,7 @@ from .screen import (
     use_device,
 )
 
+MODEL = "> this model"  # the row that matters: the sign shows it in a pipe, too
 SPLITS = {"train": "training split", "valid": "validation split"}
 
 
@@ -124,7 +125,7 @@ def _measure(
         bar.remove_task(task)
         console.print(f"This model: {so_far.mean:.4f} nats per token, perplexity {so_far.perplexity:,.2f}")
         bar.add_task("Counting and compressing", total=None)
-        losses = {"this model": so_far}
+        losses = {MODEL: so_far}
         if train is not None:
             losses["bigram"] = gpt.bigram(train, tokens, vocab_size)
             losses["unigram"] = gpt.unigram(train, tokens, vocab_size)
@@ -144,5 +145,5 @@ def _table(rows: dict[str, tuple[SplitLoss | None, float]]) -> Table:
         table.add_column(name, justify="right")
     for name, (loss, bits) in sorted(rows.items(), key=lambda row: row[1][1]):
         mean, perplexity = ("-", "-") if loss is None else (f"{loss.mean:.4f}", f"{loss.perplexity:,.2f}")
-        table.add_row(name, mean, f"{bits:.4f}", perplexity)
+        table.add_row(name, mean, f"{bits:.4f}", perplexity, style="bold" if name == MODEL else None)
     return table

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, TrainConfig
 
-from .screen import TEXTS, TokenizerOption, TrainFractionOption, console, named_tokenizer, progress
+from .screen import TEXTS, TokenizerOption, TrainFractionOption, console, describe_files, named_tokenizer, progress
 
 
 def prepare(
@@ -46,4 +46,6 @@ def prepare(
         f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "
         f"{done.vocab_size:,}"
     )
+    if files := describe_files(data):
+        console.print(f"Files: {files}")
     console.print(f"\nNext: mlx-gpt train --data {shlex.quote(str(done.path))}", soft_wrap=True)

@@ -9,9 +9,9 @@ from .screen import console, tokens_per_step
 
 def presets() -> None:
     """List the settings that mlx-gpt train can start from."""
-    table = Table()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))  # a line for each, in 80 columns
     table.add_column("Preset", no_wrap=True)
-    table.add_column("What it is")
+    table.add_column("What it is", no_wrap=True)
     for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, preset in gpt.PRESETS.items():

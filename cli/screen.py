@@ -63,8 +63,8 @@ TokenizerOption = Annotated[
     typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
 ]
 TEXTS = (
-    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of *.txt files, or - for standard "
-    "input; give it again to add another."
+    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of texts of any kind, or - for "
+    "standard input; give it again to add another."
 )
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -99,6 +99,11 @@ def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[g
 def progress(*columns: ProgressColumn) -> Progress:
     """A progress display that leaves no trace, and none at all where nobody watches."""
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def visible(text: str) -> str:
+    """`text` with what would steer a terminal written out: a tab as \\t."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def use_device(name: str) -> None:
@@ -172,9 +177,10 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     try:
         data = data or read_data(run.corpus.sources)
     except UserError as error:
-        raise UserError(
-            f"the text of the run {run.path} is not where it was: {error}; name it with --data where it is now"
-        ) from error
+        problem = str(error).partition("; ")[0]  # its remedy is of no use here
+        piped = gpt.STANDARD_INPUT in run.corpus.sources
+        remedy = "pipe the same text in, or name its file with --data" if piped else "name it with --data where it is now"
+        raise UserError(f"the text of the run {run.path} is not where it was: {problem}; {remedy}") from error
     identity, fraction = _identity(data), run.train.train_fraction
     if not is_own(run, data):
         piped = gpt.STANDARD_INPUT in identity.sources
@@ -191,9 +197,8 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         )
     if data.train_fraction != fraction:
         raise UserError(
-            f"{identity.name} holds the text that the run {run.path} learned from, but {data.train_fraction} of it for "
-            f"training, where the run had {fraction}; give the text itself with --data, or prepare it again with "
-            f"--train-fraction {fraction}"
+            f"{identity.name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training, where the "
+            f"run had {fraction:g}; give the text itself with --data, or prepare it with --train-fraction {fraction:g}"
         )
     return data
 
@@ -228,6 +233,18 @@ def describe_data(data: Dataset) -> str:
     return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
 
 
+def describe_files(sources: Sequence[str]) -> str:
+    """What was taken of each folder of texts among `sources`, and what was left."""
+    described = []
+    for source in filter(gpt.holds_texts, sources):
+        files = gpt.folder_files(source)
+        line = f"{len(files.taken):,} in {source}: {gpt.count_kinds(files.taken)}"
+        if left := len(files.left):
+            line += f"; left {left:,} that {'is' if left == 1 else 'are'} no text: {gpt.count_kinds(files.left)}"
+        described.append(line)
+    return "; ".join(described)
+
+
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     shape, train = run.gpt, run.train
     accumulated = f"{train.gradient_accumulation_steps} x " if train.gradient_accumulation_steps > 1 else ""
@@ -237,6 +254,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         "Versions": versions(),
         "Backend": describe_backend(train.backend),
         "Corpus": describe_data(data),
+        **({"Files": files} if (files := describe_files(data.corpus.sources)) else {}),
         "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {step}, "

@@ -1,23 +1,27 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
+import math
 import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
 from mlx_nanogpt.checkpoint import MAY_CHANGE
 
+from .forecast import Forecast
 from .screen import (
     INTERRUPTED,
     TEXTS,
@@ -36,9 +40,13 @@ from .screen import (
     seed_table,
     tokens_per_step,
     use_device,
+    visible,
 )
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
+SHORT_SAMPLE_TOKENS = 60  # less than a context, where tokens are cheap, and than a line of characters
+INDENT = " " * 11  # of a short sample: below the losses of its row
+UNTRAINED = 1.0  # nats above a uniform guess; a model of random weights is less, one that was thrown out more
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -275,30 +283,56 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
         console.print(_row(evaluation))
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
         TextColumn("{task.fields[status]}"),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
     )
-    since = history[-1].iteration if history else 0
+    since, position = history[-1].iteration if history else 0, run.position()
+    forecast = Forecast(run.gpt, run.train, history, position.iteration)
+    seconds_before = sum(each.train_seconds + each.eval_seconds for each in history) + position.train_seconds
     with _stop_request() as should_stop, progress(*columns) as bar:
-        task = bar.add_task("Training", total=run.train.num_iter, completed=run.position().iteration, status="")
-        for event in gpt.train(run, dataset, should_stop):
+        task = bar.add_task("Starting", total=None, status="", end=None)
+        started = before = time.monotonic()
+        for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS):
+            now = time.monotonic()
+            forecast.note(event, now - before)
+            before = now
             match event:
                 case gpt.Progress():
                     speed = (event.iteration - since) * tokens_per_step(run.gpt, run.train) / event.train_seconds
-                    status = f"loss {event.loss:.3f}, {speed:,.0f} tokens/s"
-                    bar.update(task, description="Training", completed=event.iteration, status=status)
+                    step = f"Step {event.iteration:,}/{run.train.num_iter:,}"
+                    bar.update(task, description=step, status=f"loss {event.loss:.3f}, {speed:,.0f} tokens/s")
                 case gpt.Evaluating():
-                    batches = f"2 x {run.train.eval_iters:,} batches"
-                    bar.update(task, description="Evaluating", completed=event.iteration, status=batches)
+                    status = f"evaluating: {event.windows / event.total:.0%}"
+                    bar.update(task, description=f"Step {event.iteration:,}/{run.train.num_iter:,}", status=status)
                 case gpt.Evaluation():
                     since = event.iteration
                     console.print(_row(event))
+                case gpt.Sample():
+                    console.print(_short(run.tokenizer.stream(event.tokens)))
                 case gpt.Done():
                     return event
+            if (remaining := forecast.remaining()) is not None:
+                elapsed = seconds_before + now - started
+                bar.update(task, completed=elapsed, total=elapsed + remaining, end=now + remaining)
     raise AssertionError("training ends with Done")
+
+
+class TimeLeftColumn(ProgressColumn):
+    """Counts down to the task's field `end`, in seconds of the monotonic clock."""
+
+    def render(self, task: Task) -> Text:
+        end = task.fields["end"]
+        left = "-:--:--" if end is None else timedelta(seconds=round(max(end - time.monotonic(), 0)))
+        return Text(f"{left} left", style="progress.remaining")
+
+
+def _short(pieces: Iterable[str]) -> Text:
+    """A sample as one line that fits the screen."""
+    line = Text(INDENT + visible(" / ".join("".join(pieces).split("\n"))), style="dim")
+    line.truncate(console.width, overflow="ellipsis")
+    return line
 
 
 def _row(evaluation: gpt.Evaluation) -> str:
@@ -332,6 +366,18 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
             signal.signal(each, handler)
 
 
+def _went_wrong(run: Run, loss: float) -> str | None:
+    """What is to be said of a last validation loss that is above that of a uniform guess."""
+    guess = math.log(run.gpt.vocab_size)
+    if loss <= guess:
+        return None
+    above = f"The validation loss, {loss:.3g}, is above that of a uniform guess, {guess:.3g}"
+    lower = f"a lower --learning-rate than {run.train.learning_rate:g}"
+    if loss - guess < UNTRAINED:
+        return f"{above}: the model has learned nothing; try more --num-iter than {run.train.num_iter}, or {lower}."
+    return f"{above}: the training went wrong; try {lower}."
+
+
 def _conclude(run: Run, dataset: Dataset) -> None:
     history = run.history()
     console.print()
@@ -357,6 +403,8 @@ def _conclude(run: Run, dataset: Dataset) -> None:
             f"Nothing can do better on {run.corpus.name}'s validation split than {dataset.floor:.4f} nats per character, the "
             f"entropy of its grammar; this model is {above:.4f} above."
         )
+    if why := _went_wrong(run, history[-1].valid_loss):
+        console.print(why, style="yellow")
     best = min(history, key=lambda each: each.valid_loss)
     if best is not history[-1]:
         console.print(

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import get_args
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten
 
 from .checkpoint import Evaluation, create_run, package_versions
@@ -38,6 +39,7 @@ SEED_FREE = ("vocab_size", "seed", "backend", "dropout")  # what the settings le
 EVALUATED_WINDOWS = 256
 GENERATED_TOKENS = 500
 GENERATION_ROUNDS = 5
+STEADY = 1.2  # at most, the upper quartile of the rounds over the lower: then their median is right within a tenth or so
 ROUNDS = 12  # of each measurement
 ROUND_SECONDS = 0.5
 MATRIX_SIZE = 1024
@@ -74,16 +76,22 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some rounds of a measurement, the smallest and the largest, and how many rounds there were."""
+    """The median of some rounds of a measurement, the smallest and the largest, and how many rounds there were.
+
+    `steady` says whether the middle half of them lies close together. A slow round or two leave the median as it is; where
+    half of them differ by more than `STEADY`, the machine was not free, and the figure says little.
+    """
 
     median: float
     min: float
     max: float
     rounds: int
+    steady: bool
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        return cls(statistics.median(values), min(values), max(values), len(values))
+        lower, upper = np.quantile(values, (0.25, 0.75))
+        return cls(statistics.median(values), min(values), max(values), len(values), bool(upper <= STEADY * lower))
 
 
 @dataclass(frozen=True)
@@ -124,6 +132,16 @@ class BenchResult:
     backends: list[BackendResult]
     cached_tokens_per_second: Spread  # while the text fits the context
     reread_tokens_per_second: Spread  # beyond it
+
+    def unsteady(self) -> list[str]:
+        """The measurements whose rounds are not steady, in words."""
+        spreads = {"matrix product": self.matrix_flops}
+        for each in self.backends:
+            spreads[f"{each.backend} step"] = each.step_seconds
+            spreads[f"{each.backend} evaluation"] = each.evaluation_seconds_per_window
+        spreads["generation within the context"] = self.cached_tokens_per_second
+        spreads["generation beyond it"] = self.reread_tokens_per_second
+        return [name for name, spread in spreads.items() if not spread.steady]
 
 
 @dataclass(frozen=True)

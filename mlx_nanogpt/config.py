@@ -149,21 +149,21 @@ _NANOGPT = {
 _SHAKESPEARE_CHAR = _NANOGPT | {"warmup_iters": 100, "min_lr": 1e-4, "beta2": 0.99, "eval_interval": 250}
 
 PRESETS = {
-    "nanolux": Preset("NanoLux's benchmark, with its long evaluation", {"eval_iters": 1000}),
+    "nanolux": Preset("NanoLux's benchmark", {"eval_iters": 1000}),
     "laptop": Preset(
-        "nanoGPT's for the CPU of a laptop",
+        "nanoGPT's for a laptop",
         _SHAKESPEARE_CHAR
         | {"n_layer": 4, "n_embd": 128, "head_size": 32}
         | {"num_iter": 2000, "lr_decay_iters": 2000, "batch_size": 12, "eval_iters": 20},
     ),
     "baby": Preset(
-        "nanoGPT's baby GPT, for a GPU",
+        "nanoGPT's baby, on a GPU",
         _SHAKESPEARE_CHAR
         | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2}
         | {"lr_decay_iters": 5000, "batch_size": 64},
     ),
     "gpt2": Preset(
-        "GPT-2 124M as nanoGPT trains it",
+        "nanoGPT's GPT-2, 124M",
         _NANOGPT
         | {"tokenizer": "gpt2", "vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
         | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}

@@ -9,8 +9,11 @@ import http.client
 import os
 import re
 import ssl
+import stat
 import sys
+import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +32,8 @@ DOWNLOAD_TIMEOUT = 10.0  # seconds of silence
 STANDARD_INPUT = "-"
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 TOKEN_FILES = ("train.bin", "val.bin")  # of a folder of tokens, under nanoGPT's names
+MODEL_FILES = ("config.json", "tokenizer.json")  # of a folder of a run or of an exported model
+MOST_KINDS = 5  # listed by name
 PIECE = 2**20  # bytes of text read at a time
 
 
@@ -79,12 +84,20 @@ class Corpus:
         return CorpusIdentity(self.sources, hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
 
 
+@dataclass(frozen=True)
+class FolderFiles:
+    """The files below a folder, in the order of their names: those that are text, and those that were left."""
+
+    taken: tuple[Path, ...]
+    left: tuple[Path, ...]
+
+
 def load_corpus(*sources: str) -> Corpus:
     """The texts of `sources`, one after the other, exactly as they are.
 
-    A source is "tinyshakespeare", "pastiche", "-" for standard input, the path of a UTF-8 text file, or a folder: all
-    `*.txt` files below it in the order of their names, but the hidden ones. Raises `CorpusUnavailable` where a download is
-    needed and fails, `UserError` for any other text that cannot be used.
+    A source is "tinyshakespeare", "pastiche", "-" for standard input, the path of a UTF-8 text file, or a folder: what
+    `folder_files` takes of it. Raises `CorpusUnavailable` where a download is needed and fails, `UserError` for any other
+    text that cannot be used.
     """
     floor = pastiche.write().floor if sources == (PASTICHE,) else None
     return Corpus(sources, "".join(read_pieces(sources)), floor)
@@ -111,6 +124,11 @@ def holds_tokens(source: str) -> bool:
     return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
 
 
+def holds_texts(source: str) -> bool:
+    """Whether `source` is a folder whose texts are read, those of `folder_files`."""
+    return source not in (TINYSHAKESPEARE, PASTICHE, STANDARD_INPUT) and os.path.isdir(source) and not holds_tokens(source)
+
+
 def _name(source: str) -> str:
     return "standard input" if source == STANDARD_INPUT else source
 
@@ -133,7 +151,7 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
                 yield from _decoded(file, str(path))
 
 
-def _files(path: str) -> list[Path]:
+def _files(path: str) -> Sequence[Path]:
     """The text files that the path of a file or of a folder stands for."""
     if not os.path.isdir(path):
         return [Path(path)]
@@ -142,6 +160,19 @@ def _files(path: str) -> list[Path]:
             f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text; give it alone to mlx-gpt train --data, or name "
             f"text files"
         )
+    files = folder_files(path)
+    if not files.taken:
+        held = f"nothing but {count_kinds(files.left)}" if files.left else "no file"
+        raise UserError(f"{path} holds no text ({held}); name a text file, or a folder of some, with --data")
+    return files.taken
+
+
+def folder_files(path: str) -> FolderFiles:
+    """The files below the folder `path`, apart by whether their first `PIECE` bytes are UTF-8 text.
+
+    What is hidden is passed over, and so are folders of tokens, runs and exported models, which hold text that nobody means.
+    Raises `UserError` for what cannot be read, for what is no file, such as a pipe, and for a `*.txt` file that is no text.
+    """
 
     def refuse(error: OSError) -> None:
         raise _unreadable(Path(error.filename), error)
@@ -149,11 +180,49 @@ def _files(path: str) -> list[Path]:
     found = []
     for folder, below, names in os.walk(path, onerror=refuse):
         # what is hidden are an editor's copies and, on a Mac's external disks, binary "._" companions
-        below[:] = [each for each in below if not each.startswith(".")]
-        found += [Path(folder, each) for each in names if each.endswith(".txt") and not each.startswith(".")]
-    if not found:
-        raise UserError(f"{path} holds no *.txt file; name the text file itself with --data")
-    return sorted(found)
+        below[:] = [each for each in below if not (each.startswith(".") or _is_ours(Path(folder, each)))]
+        found += [Path(folder, each) for each in names if not each.startswith(".")]
+    taken, left = [], []
+    for file in sorted(found):
+        (taken if _is_text(file) else left).append(file)
+    return FolderFiles(tuple(taken), tuple(left))
+
+
+def count_kinds(files: Sequence[Path]) -> str:
+    """How many there are of each kind, the most frequent first: "12 .md, 2 .py"."""
+    counts = Counter(_kind(file) for file in files).most_common()
+    listed = [f"{count} {kind}" for kind, count in counts[:MOST_KINDS]]
+    if rest := sum(count for _, count in counts[MOST_KINDS:]):
+        listed.append(f"{rest} of other kinds")
+    return ", ".join(listed)
+
+
+def _kind(file: Path) -> str:
+    if file.stat().st_size == 0:
+        return "empty"
+    return file.suffix.lower() or "without a suffix"
+
+
+def _is_ours(folder: Path) -> bool:
+    return holds_tokens(str(folder)) or all((folder / name).is_file() for name in MODEL_FILES)
+
+
+def _is_text(file: Path) -> bool:
+    """Whether a file of a folder is text, as far as its first piece tells; one that its name calls text has to be."""
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
+            raise UserError(f"{file} is no file but a pipe, a socket or a device; take it out of the folder")
+        with file.open("rb") as opened:
+            piece = opened.read(PIECE)
+            whole = len(piece) < PIECE
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(piece, final=whole)
+        is_text = bool(text) and "\0" not in text
+    except UnicodeDecodeError:
+        is_text = False
+    return is_text or (file.suffix.lower() == ".txt" and bool(piece))
 
 
 def _own_standard_input() -> BinaryIO:
@@ -196,8 +265,8 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
 
 def _unreadable(path: Path | str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE} or a UTF-8 text file, a folder of "
-        f"*.txt files, or {STANDARD_INPUT} for standard input"
+        f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE}, a UTF-8 text file, a folder "
+        f"of texts, or {STANDARD_INPUT} for standard input"
     )
 
 
@@ -218,13 +287,13 @@ def _tinyshakespeare() -> bytes:
         certificates = isinstance(reason, ssl.SSLCertVerificationError)
         remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {TINYSHAKESPEARE_URL} ({reason}); {remedy}, put the file "
-            f"at {cached}, or train on the built-in corpus with --data {PASTICHE}"
+            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason}); {remedy}, "
+            f"name a copy of it with --data, or choose the built-in --data {PASTICHE}"
         ) from error
     if not _is_tinyshakespeare(text):
         raise UserError(
-            f"what {TINYSHAKESPEARE_URL} sent is not tiny Shakespeare ({len(text):,} bytes with another sha256, perhaps "
-            f"a sign-in page of the network); it was thrown away: try again, or give another text with --data"
+            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes with another sha256); sign in to "
+            f"the network and try again, or name a copy with --data"
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -237,6 +306,10 @@ def _tinyshakespeare() -> bytes:
             f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
     return text
+
+
+def _host() -> str:
+    return urllib.parse.urlsplit(TINYSHAKESPEARE_URL).netloc
 
 
 def _is_tinyshakespeare(text: bytes) -> bool:

@@ -2,7 +2,7 @@
 from all of it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -19,6 +19,7 @@ LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
+Estimate = Callable[[np.ndarray, int], Iterator["SplitLoss"]]
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,30 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
 
     The model's mode is put back as it was, so a training step may run before and after. Both calls belong in one thread.
     """
+    estimate = make_estimate(model, backend)
+    return lambda tokens, count: mean_loss(list(estimate(tokens, count)))
+
+
+def make_estimate(model: GPT, backend: Backend) -> Estimate:
+    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, one batch after the other;
+    `mean_loss` of them all is what `make_evaluate` gives.
+
+    The model's mode is put back as it was when the records end. All calls belong in one thread.
+    """
     block_size = model.config.block_size
     losses = _make_losses(model, backend)
 
-    def evaluate(tokens: np.ndarray, count: int) -> float:
+    def estimate(tokens: np.ndarray, count: int) -> Iterator[SplitLoss]:
         starts = evaluation_starts(tokens, count, block_size)
         groups = np.array_split(starts, -(-count // _windows_per_batch(model)))
-        batches = (windows(tokens, group, block_size) for group in groups)
-        return sum(each.nats for each in losses(batches)) / (count * block_size)
+        return losses(windows(tokens, group, block_size) for group in groups)
 
-    return evaluate
+    return estimate
+
+
+def mean_loss(batches: Sequence[SplitLoss]) -> float:
+    """Nats per token over all `batches`, at least one."""
+    return sum(each.nats for each in batches) / sum(each.tokens for each in batches)
 
 
 def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:

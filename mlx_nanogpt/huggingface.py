@@ -133,7 +133,7 @@ def gpt2_tokenizer() -> BPETokenizer:
     """
     own = cache_dir() / "gpt2"
     if not os.path.isdir(own):
-        own = _fetched(GPT2, [TOKENIZER], f"put {HUB}/{GPT2}/resolve/main/{TOKENIZER} at {own / TOKENIZER}")
+        own = _fetched(GPT2, [TOKENIZER], f"put its {TOKENIZER} at {own / TOKENIZER}")
     return tokenizer_of_folder(own)
 
 
@@ -145,7 +145,7 @@ def _downloaded(source: str) -> Path:
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
         raise UserError(f"{source} is not a folder; name one in the layout of GPT-2, a run, or a model on {HUB}")
     return _fetched(
-        name, HUB_FILES, f"correct the name, or put its {CONFIG}, {WEIGHTS} and {TOKENIZER} into a folder and name that"
+        name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}"
     )
 
 
@@ -158,7 +158,7 @@ def _fetched(name: str, files: list[str], otherwise: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own, and those of all it stands on
-        reason = textwrap.shorten(f"{type(error).__name__}: {error}", 100, placeholder=" ...")
+        reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
         raise UserError(
             f"{HUB}/{name} could not be fetched ({reason}); connect to the network, or {otherwise}"
         ) from error

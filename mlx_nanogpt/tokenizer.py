@@ -20,7 +20,7 @@ from .errors import UserError
 
 TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
 
-LISTED = 20  # characters in a message
+LISTED = 10  # characters in a message
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only

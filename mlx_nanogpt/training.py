@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from .checkpoint import Evaluation, Position, Run, Writer, since_best
 from .config import GPTConfig, TrainConfig
 from .data import Dataset, check_splits, training_batch
 from .errors import UserError
-from .evaluation import make_evaluate
+from .evaluation import Estimate, make_estimate, mean_loss
+from .generation import generate
 from .machine import machine
 from .model import GPT
 
 REPORT_INTERVAL = 10  # steps between two looks at the loss
+REPORT_SECONDS = 0.25  # at least, between two records of an evaluation
 
 Step = Callable[[mx.array, mx.array], mx.array]
 
@@ -42,9 +44,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluating:
-    """An evaluation begins."""
+    """An evaluation is under way: `windows` of its `total` are done, of both splits together. At its beginning it is 0."""
 
     iteration: int
+    windows: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Saved:
     """A checkpoint was written."""
 
     iteration: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model writes by now: the ids of the tokens, drawn one after the other from an empty prompt."""
+
+    iteration: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,7 @@ class Done:
     path: Path
 
 
-Event = Progress | Evaluating | Evaluation | Saved | Done
+Event = Progress | Evaluating | Evaluation | Saved | Sample | Done
 
 
 class Diverged(UserError):
@@ -207,21 +219,26 @@ def start_from(run: Run, model: GPT) -> None:
         writer.save(model, optimizer, Position())
 
 
-def train(run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def train(
+    run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0
+) -> Iterator[Event]:
     """Move `run` from where its checkpoint is (or the beginning) to its last iteration; yield what happens.
 
     Every `eval_interval` iterations and at the end both splits of `data` are evaluated and a checkpoint is written; with
-    a `patience` that may be the end. `should_stop` is asked before every step; once it says yes, a checkpoint is written
-    and the stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file
-    cannot be written or another process trains the same run, `Diverged` if the loss is not finite.
+    a `patience` that may be the end. Where it goes on, a sample of `sample_tokens` tokens follows, if that is not 0; samples
+    change nothing of the run. `should_stop` is asked before every step; once it says yes, a checkpoint is written and the
+    stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file cannot be
+    written or another process trains the same run, `Diverged` if the loss is not finite.
     """
     check_fits(run.gpt, run.train, data)
     with run.locked() as writer:
         writer.write_config()  # with what `extended` changed, and the versions that go on with it
-        yield from _train(run, writer, data, should_stop)
+        yield from _train(run, writer, data, should_stop, sample_tokens)
 
 
-def _train(run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bool]) -> Iterator[Event]:
+def _train(
+    run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bool], sample_tokens: int
+) -> Iterator[Event]:
     config, block_size = run.train, run.gpt.block_size
     windows_per_step = config.batch_size * config.gradient_accumulation_steps
 
@@ -231,7 +248,7 @@ def _train(run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bo
     optimizer.init(model.trainable_parameters())
     position = run.restore(model, optimizer)
     step = make_step(model, optimizer, config)
-    evaluate = make_evaluate(model, config.backend)
+    estimate = make_estimate(model, config.backend)
     state = [model.state, optimizer.state, mx.random.state]
     mx.eval(state)
 
@@ -277,10 +294,10 @@ def _train(run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bo
             yield Done(iteration, "interrupted", writer.path)
             return
 
-        yield Evaluating(iteration)
-        started = time.perf_counter()
         count = config.eval_iters * config.batch_size
-        losses = [evaluate(part, count) for part in (data.train, data.valid)]
+        yield Evaluating(iteration, 0, 2 * count)
+        started = time.perf_counter()
+        losses = yield from _evaluate(estimate, data, count, iteration, block_size)
         eval_seconds = time.perf_counter() - started
         if not all(map(math.isfinite, losses)):
             raise _diverged(run, iteration, position)
@@ -301,7 +318,35 @@ def _train(run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bo
         yield Saved(iteration)
         evaluated = iteration
         train_seconds = 0.0
+        if sample_tokens and evaluated < config.num_iter and not impatient():
+            yield Sample(iteration, _sample(run, model, sample_tokens))
     yield Done(iteration, "impatient" if evaluated < config.num_iter else "finished", writer.path)
+
+
+def _evaluate(
+    estimate: Estimate, data: Dataset, count: int, iteration: int, block_size: int
+) -> Generator[Evaluating, None, list[float]]:
+    """The mean losses over `count` windows of each split, once all records of how far it is are read."""
+    told, windows, losses = time.perf_counter(), 0, []
+    for tokens in (data.train, data.valid):
+        batches = []
+        for batch in estimate(tokens, count):
+            batches.append(batch)
+            windows += batch.tokens // block_size
+            if time.perf_counter() - told >= REPORT_SECONDS:
+                yield Evaluating(iteration, windows, 2 * count)
+                told = time.perf_counter()
+        losses.append(mean_loss(batches))
+    return losses
+
+
+def _sample(run: Run, model: GPT, count: int) -> tuple[int, ...]:
+    """`count` tokens that the model writes from an empty prompt, by random numbers of their own; its mode is put back."""
+    was_training = model.training
+    try:
+        return tuple(generate(model, [run.tokenizer.start_token], count, run.train.seed))
+    finally:
+        model.train(was_training)
 
 
 def _diverged(run: Run, iteration: int, saved: Position) -> Diverged:

@@ -124,9 +124,9 @@ def worsened_run(**changes) -> gpt.Run:
     return run
 
 
-def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False) -> list[gpt.Event]:
+def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0) -> list[gpt.Event]:
     """Train `run` to its end, or until it should stop; what happened."""
-    return list(gpt.train(run, DATA, should_stop))
+    return list(gpt.train(run, DATA, should_stop, sample_tokens))
 
 
 def asked(times: int) -> Callable[[], bool]:

@@ -42,6 +42,21 @@ def test_a_departure_is_named_with_both_values(gpt, train, name):
     assert seed_differences(GPTConfig(**gpt), TrainConfig(**{"eval_iters": 1000} | train)) == {name: (here, there)}
 
 
+@pytest.mark.parametrize(
+    "values, steady",
+    [
+        ([1.0], True),
+        ([1.0] * 11 + [9.0], True),  # one slow round: the median does not feel it
+        ([1.0] * 6 + [1.19] * 6, True),
+        ([1.0] * 6 + [1.3] * 6, False),
+        ([1.0, 1.1, 1.4, 2.0, 3.0], False),
+    ],
+)
+def test_a_figure_is_steady_if_the_middle_half_of_its_rounds_lies_within_a_fifth(values, steady):
+    assert gpt.Spread.of(values).steady is steady
+    assert gpt.Spread.of([1000 / value for value in values]).steady is steady  # a rate as well as a time
+
+
 # ---- the benchmark itself, on a protocol small enough for a test
 
 
@@ -114,6 +129,29 @@ def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol,
     written = json.loads(Path("bench.json").read_text())
     assert written["corpus"] == "pastiche" and written["machine"]["cores"] >= 1
     assert written["backends"][0]["step_seconds"]["rounds"] == 2
+
+
+def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_gpt, monkeypatch):
+    def rounds(work) -> list[float]:
+        evaluated = work(1)  # nothing else returns something
+        return [1.0, 1.0, 2.0, 2.0] if evaluated else [1.0, 1.0]
+
+    monkeypatch.setattr(benchmark, "_rounds", rounds)
+    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
+    out = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=bench.json").out
+    warning = next(line for line in out.splitlines() if line.startswith("Warning: "))
+    assert warning == (
+        "Warning: half of the rounds differ by more than 20% in compiled evaluation, eager evaluation. These figures say "
+        "little; close other programs and measure again."
+    )
+    compiled = json.loads(Path("bench.json").read_text())["backends"][0]
+    assert not compiled["evaluation_seconds_per_window"]["steady"] and compiled["step_seconds"]["steady"]
+
+
+def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
+    monkeypatch.setattr(benchmark, "_rounds", lambda work: [1.0, 1.1])
+    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
+    assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
 
 
 def test_a_result_that_cannot_be_written_is_a_sentence(small_protocol, mlx_gpt):

@@ -18,13 +18,16 @@ import pytest
 import typer
 from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
 from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run, worsened_run
+from rich.console import Console
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
 from mlx_nanogpt import benchmark, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
 from mlx_nanogpt_cli.screen import describe_run
+from mlx_nanogpt_cli.train import _short
 
+HOST = NOBODY.split("/")[2]
 NO_CORPUS = TINY[:-1]  # TINY without --data
 
 
@@ -83,7 +86,7 @@ def test_every_option_has_an_effect(mlx_gpt):
 
 def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
     result = mlx_gpt("train", *NO_CORPUS, "--data=tinyshakespeare")
-    assert is_a_sentence(result) and NOBODY in result.err and "--data pastiche" in result.err
+    assert is_a_sentence(result) and HOST in result.err and "--data pastiche" in result.err
     assert not Path("runs").exists()
 
 
@@ -137,6 +140,28 @@ def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(m
     assert "num_iter 4 (there 20), eval_iters 1 (there 200)." in result.out
     assert "The losses here are on play.txt, the published ones on tiny Shakespeare." in result.out
     assert "NanoLux" not in mlx_gpt("train", *TINY, "--num-iter=1").out  # not one epoch, of which the table tells
+
+
+def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt, monkeypatch):
+    out = mlx_gpt("train", *TINY, "--num-iter=6").out
+    lines = out[out.index("iteration  train") :].splitlines()[1:6]
+    assert [line.split()[0] for line in lines[::2]] == ["2", "4", "6"]
+    texts = [line.removeprefix(" " * 11) for line in lines[1::2]]
+    assert all(40 < len(text) <= 69 and text[0] != " " for text in texts)
+    tokens = gpt.generate(trained_run_of(2), [TOKENIZER.start_token], 60, TrainConfig.seed)
+    assert " / ".join(TOKENIZER.decode(tokens).split("\n")).startswith(texts[0].rstrip("\u2026"))
+
+
+def trained_run_of(iterations: int) -> gpt.GPT:
+    """The model of TINY after so many iterations."""
+    config = {"n_layer": 1, "eval_interval": 2, "eval_iters": 1, "num_iter": iterations, "seed": TrainConfig.seed}
+    return trained_run("shorter", **config).load_model()
+
+
+def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    line = _short(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
+    assert line.plain == " " * 11 + "To be / \\tor \\x1b[31mnot to \u2026"
 
 
 def test_a_resumed_run_says_where_it_goes_on(mlx_gpt):
@@ -219,7 +244,7 @@ def test_data_on_the_command_line_goes_before_the_files(mlx_gpt):
 def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):
     Path("mine.toml").write_text('data = "tinyshakespeare"')
     result = mlx_gpt("train", *NO_CORPUS, "--config=mine.toml")
-    assert is_a_sentence(result) and NOBODY in result.err and not Path("runs").exists()
+    assert is_a_sentence(result) and HOST in result.err and not Path("runs").exists()
 
 
 def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
@@ -289,7 +314,8 @@ def test_every_preset_is_listed(mlx_gpt, monkeypatch):
         "124,337,664 .* 12/12/768/1024 .* 491,520 .* 600,000",
     ):
         assert re.search(row, out), row  # fmt: skip
-    assert all(re.search(rf"^│ {name} ", out, re.M) for name in PRESETS)
+    header, *listed = out.split("Parameters for the")[0].splitlines()[1:]
+    assert [line.split()[0] for line in listed] == list(PRESETS) and "\u2026" not in out
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -523,7 +549,7 @@ def test_the_best_weights_write_when_asked(mlx_gpt):
 def rows(out: str) -> dict[str, list[str]]:
     """The rows of the tables of `mlx-gpt eval`; those of a later table replace those of an earlier one."""
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    return {name: values for name, *values in cells}
+    return {name.removeprefix("> "): values for name, *values in cells}
 
 
 def expected_rows(run, tokens, train) -> dict[str, list[str]]:
@@ -565,6 +591,15 @@ def test_what_eval_pipes_has_no_control_codes_and_the_best_method_first(mlx_gpt,
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out)
     bits = [float(row[1]) for row in rows(out).values()]
     assert len(bits) == 5 and bits == sorted(bits)
+
+
+def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
+    names = [line.split("\u2502")[1].strip() for line in mlx_gpt("eval").out.splitlines() if line.startswith("\u2502")]
+    assert sorted(names) == ["> this model", "bigram", "uniform guess", "unigram", "xz -9e"]
+    console = Console(force_terminal=True, width=80)
+    monkeypatch.setattr(mlx_nanogpt_cli.eval, "console", console)
+    bold = [line for line in mlx_gpt("eval").out.splitlines() if "\x1b[1m" in line and "\u2502" in line]
+    assert len(bold) == 1 and "> this model" in bold[0]
 
 
 @pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
@@ -664,6 +699,27 @@ def test_the_end_of_a_training_says_nothing_of_the_best_weights_if_they_are_the_
     out = mlx_gpt("train", *TINY).out
     losses = [each.valid_loss for each in open_run(Path("runs/1")).history()]
     assert losses[-1] < losses[0] and "The lowest validation loss" not in out
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--learning-rate=1", "--num-iter=40"], r"the training went wrong; try a lower --learning-rate than 1\."),
+        (
+            ["--learning-rate=1e-9"],
+            r"the model has learned nothing; try more --num-iter than 4, or a lower --learning-rate than 1e-09\.",
+        ),
+    ],
+)
+def test_a_training_that_ends_above_a_uniform_guess_says_so(mlx_gpt, options, sentence):
+    result = mlx_gpt("train", *TINY, *options)
+    guess = f"{math.log(TOKENIZER.vocab_size):.3g}"
+    assert result.status == 0
+    assert re.search(rf"^The validation loss, [\d.]+, is above that of a uniform guess, {guess}: {sentence}$", result.out, re.M)
+
+
+def test_a_training_that_learned_something_says_nothing_of_a_guess(mlx_gpt):
+    assert "uniform guess" not in mlx_gpt("train", *TINY, "--learning-rate=0.01", "--num-iter=40").out
 
 
 # ---- mistakes

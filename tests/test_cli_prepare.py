@@ -59,12 +59,29 @@ def test_a_file_more_in_a_folder_is_another_text(mlx_gpt, halves):
     assert is_a_sentence(result) and "learned from another text than halves holds now" in result.err
 
 
+def test_what_was_taken_of_a_folder_and_what_was_left_is_said(mlx_gpt, halves):
+    for name, content in {"c.md": b"to be", "d.png": b"\0", "e.png": b"\0"}.items():
+        (Path("halves") / name).write_bytes(content)
+    said = "3 in halves: 2 .txt, 1 .md; left 2 that are no text: 2 .png"
+    assert f"  Files     {said}\n" in mlx_gpt("train", *TINY, "--data=halves").out
+    assert f"\nFiles: {said}\n" in mlx_gpt("prepare", "--data=halves", "--out=tokens").out
+    assert "Files" not in mlx_gpt("train", *TINY, "--data=tokens").out
+
+
+def test_a_run_kept_in_the_folder_of_its_text_is_resumed(mlx_gpt, halves):
+    for _ in range(2):
+        assert mlx_gpt("train", *TINY, "--data=.").status == 0
+    first, second = (open_run(Path("runs") / number) for number in "12")
+    assert first.corpus == second.corpus
+    assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6").status == 0
+
+
 def test_a_run_on_standard_input_needs_the_same_text_again(mlx_gpt, monkeypatch):
     pipe(monkeypatch, TEXT)
     assert mlx_gpt("train", *TINY, "--data=-").status == 0
     pipe(monkeypatch, "")
     result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
-    assert is_a_sentence(result) and "standard input is empty; pipe" in result.err and "same text again" in result.err
+    assert is_a_sentence(result) and "standard input is empty; pipe the same text in" in result.err
     pipe(monkeypatch, TEXT[::-1])
     result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
     assert is_a_sentence(result) and "standard input holds now; pipe the same text into it" in result.err

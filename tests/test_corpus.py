@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -9,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import TINY, trained_run
 
-from mlx_nanogpt import CorpusUnavailable, UserError, corpus, load_corpus
+from mlx_nanogpt import CorpusUnavailable, UserError, corpus, count_kinds, folder_files, load_corpus, prepare
 from mlx_nanogpt.files import cache_dir
 
 CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in its place
@@ -158,7 +159,7 @@ def make_bad_file(content: bytes | None) -> str:
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (None, r"holds no \*\.txt file"),
+        (None, r"holds no text \(no file\); name a text file, or a folder of some, with --data"),
         (b"", "is empty"),
         (b"MZ\0\1", "not text: there is a zero byte at 2"),
         ("one\ntwo\ncafé\n".encode("latin-1"), r"not UTF-8: byte 0xe9 at 11 \(line 3\)"),
@@ -171,7 +172,7 @@ def test_a_file_that_is_no_text_says_why_and_where(content, reason):
 
 
 def test_a_missing_file_names_what_data_takes():
-    with pytest.raises(UserError, match="nowhere.txt cannot be read .*--data takes tinyshakespeare, pastiche or"):
+    with pytest.raises(UserError, match="nowhere.txt cannot be read .*--data takes tinyshakespeare, pastiche, a UTF-8"):
         load_corpus("nowhere.txt")
 
 
@@ -200,10 +201,46 @@ def test_texts_are_joined_exactly_as_they_are():
 
 
 def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
-    (folder / "notes.md").write_bytes(b"\xff\0")
-    (folder / "empty.txt").write_bytes(b"")
-    texts = load_corpus("texts")
-    assert texts.text == "zeddash 🦓bee\r\n" and texts.sources == ("texts",)
+    (folder / "Makefile").write_bytes(b"all:\n")
+    (folder / "notes.md").write_bytes("# caf\u00e9\n".encode())
+    for name, content in {"photo.png": b"\x89PNG\0", "latin.md": b"caf\xe9", "cut.md": b"caf\xc3", "empty.txt": b""}.items():
+        (folder / name).write_bytes(content)
+    texts, files = load_corpus("texts"), folder_files("texts")
+    assert texts.text == "all:\nzeddash 🦓bee\r\n# café\n" and texts.sources == ("texts",)
+    assert [str(each) for each in files.taken] == [
+        f"texts/{name}" for name in ("Makefile", "a/z.txt", "a-b.txt", "b.txt", "notes.md")
+    ]
+    assert count_kinds(files.taken) == "3 .txt, 1 without a suffix, 1 .md"
+    assert count_kinds(files.left) == "2 .md, 1 empty, 1 .png"
+
+
+def test_a_file_of_a_folder_is_judged_by_its_first_piece(folder, monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 4)
+    (folder / "c.md").write_bytes("caf\u00e9s".encode())  # the first piece ends within a character
+    assert load_corpus("texts").text.endswith("cafés")
+    (folder / "c.md").write_bytes(b"cafes\xff")
+    with pytest.raises(UserError, match="texts/c.md is not UTF-8"):
+        load_corpus("texts")
+
+
+def test_many_kinds_are_counted_and_the_most_frequent_named(folder):
+    for i in range(7):
+        (folder / f"x.{i}").write_text("text")
+    assert count_kinds(folder_files("texts").taken) == "3 .txt, 1 .0, 1 .1, 1 .2, 1 .3, 3 of other kinds"
+
+
+def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(folder):
+    os.mkfifo(folder / "pipe")
+    (folder / "c.md").symlink_to("pipe")
+    with pytest.raises(UserError, match="texts/c.md is no file but a pipe, a socket or a device; take it out of the"):
+        load_corpus("texts")
+
+
+def test_what_this_program_wrote_into_a_folder_is_not_its_text(folder):
+    before = load_corpus("texts").text
+    trained_run(folder / "run")
+    list(prepare(["play.txt"], folder / "tokens"))
+    assert load_corpus("texts").text == before
 
 
 def test_hidden_files_of_a_folder_are_not_its_texts(folder):
@@ -213,12 +250,13 @@ def test_hidden_files_of_a_folder_are_not_its_texts(folder):
     assert load_corpus("texts").text == "zeddash 🦓bee\r\n"
 
 
-def test_a_folder_without_text_says_so(folder):
+def test_a_folder_without_text_says_so_and_what_it_holds(folder):
     (Path("empty") / "below").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"empty holds no \*\.txt file"):
+    with pytest.raises(UserError, match=r"empty holds no text \(no file\); name a text file"):
         load_corpus("texts", "empty")
-    (Path("empty") / "nothing.txt").write_bytes(b"")
-    with pytest.raises(UserError, match="empty is empty"):
+    for name, content in {"a.png": b"\0", "b.PNG": b"\0", "nothing.txt": b""}.items():
+        (Path("empty") / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"empty holds no text \(nothing but 2 .png, 1 empty\); name a text file"):
         load_corpus("empty")
 
 
