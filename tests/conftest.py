@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
 atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
@@ -29,10 +30,14 @@ import pytest  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 import mlx_nanogpt_cli  # noqa: E402
-from mlx_nanogpt import corpus, cpu, cpu_ops  # noqa: E402
+from mlx_nanogpt import corpus  # noqa: E402
+from mlx_nanogpt import machine as hardware  # noqa: E402
 from mlx_nanogpt.files import cache_dir  # noqa: E402
+from mlx_nanogpt.linux_cpu import machine as linux_cpu, operations  # noqa: E402
 
-only_here = pytest.mark.skipif(not cpu.in_use(), reason="only MLX's CPU backend on Linux runs this")
+only_here = pytest.mark.skipif(
+    not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
+)
 # The logits of tiny models reach 5, and sums have up to 64 terms: in float32 two of them differ by up to twice
 # 64 * 2^-24 * 5. A LayerNorm without its eps is off by 1e-4, what else may be forgotten by more.
 LOGIT_ROUNDING = 4e-5
@@ -71,22 +76,33 @@ def isolated(tmp_path, monkeypatch):
     mx.set_default_device(device)
 
 
+# ---- what computes
+
+
+@pytest.fixture(params=["mlx", pytest.param("linux_cpu", marks=only_here)])
+def machine(request, monkeypatch):
+    """MLX as a Mac has it (though here on whatever device there is), and MLX's CPU backend on Linux in its own way."""
+    if request.param == "mlx":
+        monkeypatch.setattr(hardware, "sys", SimpleNamespace(platform="darwin"))
+    return hardware.machine()
+
+
 # ---- what is chosen by size, and tests are too small to choose
 
 
 @pytest.fixture(params=[0, 10**9], ids=["views", "plain"])
 def broadcasts(request, monkeypatch):
     """Operands broadcast as in a large array, and as in a small one."""
-    monkeypatch.setattr(cpu_ops, "SMALL_ARRAY", request.param)
-    cpu_ops._mask.cache_clear()
+    monkeypatch.setattr(operations, "SMALL_ARRAY", request.param)
+    operations._mask.cache_clear()
     yield
-    cpu_ops._mask.cache_clear()
+    operations._mask.cache_clear()
 
 
 @pytest.fixture(params=[10**9, 0], ids=["folded", "whole"])
 def form_of_inference(request, monkeypatch):
     """Models evaluated and generating as a small one does, and as a large one."""
-    monkeypatch.setattr(cpu, "SMALL_MODEL", request.param)
+    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", request.param)
 
 
 both_forms = pytest.mark.usefixtures("form_of_inference")

@@ -8,7 +8,9 @@ import pytest
 from conftest import TOKENS, arrays, both_forms, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import UserError, cpu, evaluation
+from mlx_nanogpt import UserError, evaluation
+from mlx_nanogpt import machine as hardware
+from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
 from mlx_nanogpt.model import token_losses
 
@@ -85,7 +87,7 @@ def test_a_failed_evaluation_leaves_the_mode_as_it_was():
 def test_a_model_that_cannot_be_folded_keeps_its_mode(monkeypatch):
     model = lively_model(tiny_gpt())
     evaluate = gpt.make_evaluate(model, "compiled")
-    monkeypatch.setattr(evaluation, "folded", lambda model: 1 / 0)
+    monkeypatch.setattr(linux_cpu, "folded", lambda model: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluate(TOKENS, 50)
     assert model.training
@@ -96,7 +98,7 @@ def test_an_evaluation_never_writes_to_the_model(monkeypatch):
     model = lively_model(tiny_gpt())
     evaluate, before = gpt.make_evaluate(model, "compiled"), arrays(model.parameters())
     for limit in (0, 10**9):
-        monkeypatch.setattr(cpu, "SMALL_MODEL", limit)
+        monkeypatch.setattr(linux_cpu, "SMALL_MODEL", limit)
         evaluate(TOKENS, 50)
         assert same(before, arrays(model.parameters()))
         evaluate = gpt.make_evaluate(model, "compiled")
@@ -154,7 +156,7 @@ def test_the_loss_of_a_split_does_not_depend_on_streams_and_groups(monkeypatch):
     for count in (1, 2, 3):
         streams = tuple(mx.new_stream(mx.default_device()) for _ in range(count))
         for tokens_per_batch in (1, 24, 100, 10**6):
-            monkeypatch.setattr(cpu, "streams", lambda: streams)
+            monkeypatch.setattr(type(hardware.machine()), "streams", lambda _: streams)
             monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: tokens_per_batch)
             seen.append(whole(model, TOKENS[:1001]))
     assert {each.tokens for each in seen} == {1000}
@@ -176,11 +178,8 @@ def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
     assert all(a.nats < b.nats for a, b in zip(records, records[1:]))
 
 
-@pytest.mark.parametrize("linux_cpu, most", [(True, 2048), (False, 16_384)])
-def test_a_batch_holds_as_many_tokens_as_keep_the_device_busy_where_the_vocabulary_is_small(
-    monkeypatch, linux_cpu, most
-):
-    monkeypatch.setattr(cpu, "in_use", lambda: linux_cpu)
+def test_a_batch_holds_as_many_tokens_as_keep_the_device_busy_where_the_vocabulary_is_small(machine):
+    most = machine.eval_tokens
     assert [evaluation._tokens_per_batch(vocab_size) for vocab_size in (1, 65, 8192)] == [most] * 3
     assert evaluation._tokens_per_batch(50_257) == min(most, 2670)  # 512 MiB of logits
 
@@ -191,9 +190,9 @@ def test_a_large_vocabulary_has_no_more_logits_in_a_batch_than_are_allowed(monke
     expected = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
     monkeypatch.setattr(evaluation, "LOGITS_PER_BATCH", 44 * model.config.vocab_size)
     monkeypatch.setattr(
-        evaluation,
+        type(hardware.machine()),
         "token_losses",
-        lambda model, idx, targets: sizes.append(idx.size) or token_losses(model, idx, targets),
+        lambda _, model, idx, targets: sizes.append(idx.size) or token_losses(model, idx, targets),
     )
     found = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
     assert found == pytest.approx(expected, rel=1e-6) and max(sizes) <= 40 < sum(sizes)

@@ -12,8 +12,9 @@ import pytest
 from conftest import LOGIT_ROUNDING, arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
 
-from mlx_nanogpt import GPT, GPTConfig, cpu, loss_fn
-from mlx_nanogpt.layers import causal_attention
+from mlx_nanogpt import GPT, GPTConfig, loss_fn
+from mlx_nanogpt.linux_cpu import operations
+from mlx_nanogpt.model import causal_attention
 
 CONFIG = tiny_gpt(vocab_size=11)
 RNG = np.random.default_rng(0)
@@ -68,9 +69,10 @@ def weights_of(model: GPT) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("length", [1, 5, CONFIG.block_size])
 @pytest.mark.parametrize("head_size", [4, 8, 16])
-def test_the_logits_are_those_of_the_formulas(length, head_size):
+def test_the_logits_are_those_of_the_formulas(machine, length, head_size):
     config = tiny_gpt(vocab_size=11, head_size=head_size)
     model = lively_model(config)
+    machine.prepare(model)
     logits = np.array(model(mx.array(IDX[:, :length])))
     assert logits.shape == (3, length, 11)
     np.testing.assert_allclose(
@@ -87,9 +89,10 @@ def test_the_logits_are_those_of_the_formulas_at_the_default_shape():
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
-def test_every_variant_is_that_of_the_formulas(bias, tied, activation):
+def test_every_variant_is_that_of_the_formulas(machine, bias, tied, activation):
     config = tiny_gpt(vocab_size=11, bias=bias, tied=tied, activation=activation)
     model = lively_model(config)
+    machine.prepare(model)
     expected = reference_logits(weights_of(model), config, IDX)
     np.testing.assert_allclose(np.array(model(mx.array(IDX))), expected, atol=LOGIT_ROUNDING)
 
@@ -113,19 +116,22 @@ def test_gpt_2_has_as_many_parameters_as_published():
     assert GPT(GPTConfig(**shape, bias="all", tied=True, activation="gelu")).num_parameters() == 124_439_808
 
 
-def test_the_loss_is_the_mean_cross_entropy():
+def test_the_loss_is_the_mean_cross_entropy(machine):
     model = lively_model(CONFIG)
-    loss = loss_fn(model, mx.array(IDX), mx.array(TARGETS)).item()
-    assert loss == pytest.approx(reference_loss(weights_of(model), CONFIG, IDX, TARGETS), abs=1e-5)
+    machine.prepare(model)
+    expected = reference_loss(weights_of(model), CONFIG, IDX, TARGETS)
+    for loss in (loss_fn, machine.mean_loss):
+        assert loss(model, mx.array(IDX), mx.array(TARGETS)).item() == pytest.approx(expected, abs=1e-5)
 
 
 PARAMETERS = [name for name, _ in tree_flatten(GPT(CONFIG).trainable_parameters())]
 
 
-@pytest.fixture(scope="module")
-def gradients():
+@pytest.fixture
+def gradients(machine):
     model = lively_model(CONFIG)
-    _, grads = nn.value_and_grad(model, loss_fn)(model, mx.array(IDX), mx.array(TARGETS))
+    machine.prepare(model)
+    _, grads = nn.value_and_grad(model, machine.mean_loss)(model, mx.array(IDX), mx.array(TARGETS))
     return weights_of(model), arrays(grads)
 
 
@@ -134,37 +140,30 @@ ATTENTION_ROUNDING = 1e-4
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
-def test_attention_is_the_same_in_all_three_forms(shape, monkeypatch):
-    """Linux' CPU has one; elsewhere the head size decides between MLX's fused attention (64) and the one in the open (4)."""
+def test_attention_is_the_same_in_all_three_forms(shape):
+    """The head size decides between MLX's fused attention (64) and the one in the open (4); Linux' CPU has another."""
     q, k, v, cotangent = (mx.random.normal(shape, key=mx.random.key(i)) for i in range(4))
 
-    def results() -> list[mx.array]:
-        loss = lambda q, k, v: (causal_attention(q, k, v, 0.5) * cotangent).sum()  # noqa: E731
-        return [causal_attention(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
+    def results(attention) -> list[mx.array]:
+        loss = lambda q, k, v: (attention(q, k, v, 0.5) * cotangent).sum()  # noqa: E731
+        return [attention(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
 
-    monkeypatch.setattr(cpu, "in_use", lambda: True)
-    here = results()
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    for a, b in zip(here, results(), strict=True):
+    for a, b in zip(results(causal_attention), results(operations.causal_attention), strict=True):
         assert mx.allclose(a, b, rtol=1e-4, atol=ATTENTION_ROUNDING)
 
 
 @pytest.mark.parametrize("Tq", [1, 3])
-@pytest.mark.parametrize("head_size", [4, 64])
-@pytest.mark.parametrize("in_use", [True, False])
-def test_the_newest_queries_see_what_they_see_among_all(in_use, head_size, Tq, monkeypatch):
-    monkeypatch.setattr(cpu, "in_use", lambda: in_use)
-    q, k, v = (mx.random.normal((2, 3, 5, head_size), key=mx.random.key(i)) for i in range(3))
-    among_all = causal_attention(q, k, v, 0.3)[:, :, -Tq:]
-    assert mx.allclose(causal_attention(q[:, :, -Tq:], k, v, 0.3), among_all, atol=ATTENTION_ROUNDING)
+def test_the_newest_queries_see_what_they_see_among_all(Tq):
+    q, k, v = (mx.random.normal((2, 3, 5, 4), key=mx.random.key(i)) for i in range(3))
+    among_all = operations.causal_attention(q, k, v, 0.3)[:, :, -Tq:]
+    newest = operations.causal_attention(q[:, :, -Tq:], k, v, 0.3)
+    assert mx.allclose(newest, among_all, atol=ATTENTION_ROUNDING)
 
 
 @pytest.mark.parametrize("head_size", [8, 64])
-@pytest.mark.parametrize("in_use", [True, False])
-def test_the_next_logits_are_the_last_of_all(in_use, head_size, monkeypatch):
-    """Though the last block computes no others."""
-    monkeypatch.setattr(cpu, "in_use", lambda: in_use)
+def test_the_next_logits_are_the_last_of_all(machine, head_size):
     model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size)).eval()
+    machine.prepare(model)
     for T in range(1, CONFIG.block_size + 1):
         idx = mx.array(IDX[:, :T])
         assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=LOGIT_ROUNDING)
@@ -198,8 +197,9 @@ def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
 
 
 @pytest.mark.parametrize("position", range(1, CONFIG.block_size))
-def test_no_future_token_changes_a_past_logit(position):
+def test_no_future_token_changes_a_past_logit(machine, position):
     model = lively_model(CONFIG)
+    machine.prepare(model)
     changed = IDX.copy()
     changed[:, position:] = (changed[:, position:] + 1 + RNG.integers(10, size=changed[:, position:].shape)) % 11
     before, after = np.array(model(mx.array(IDX))), np.array(model(mx.array(changed)))
@@ -207,8 +207,9 @@ def test_no_future_token_changes_a_past_logit(position):
     assert (np.abs(before - after)[:, position:].max(-1) > 1e-3).all()  # and every later one may change
 
 
-def test_no_sequence_of_a_batch_sees_another():
+def test_no_sequence_of_a_batch_sees_another(machine):
     model = lively_model(CONFIG)
+    machine.prepare(model)
     together = np.array(model(mx.array(IDX)))
     for row, logits in zip(IDX, together):
         np.testing.assert_allclose(np.array(model(mx.array(row[None])))[0], logits, atol=LOGIT_ROUNDING)

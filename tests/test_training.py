@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 import time
 from itertools import groupby
 
@@ -18,6 +19,8 @@ from conftest import (
     asked,
     checkpoint_arrays,
     finish,
+    lively_model,
+    only_here,
     same,
     tiny_gpt,
     tiny_run,
@@ -26,7 +29,9 @@ from conftest import (
 )
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import cpu, evaluation, training
+from mlx_nanogpt import evaluation, training
+from mlx_nanogpt import machine as hardware
+from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.data import training_batch
 
 
@@ -366,7 +371,7 @@ def test_a_sample_is_what_the_model_writes_by_then():
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
 @pytest.mark.parametrize("size", [0, 10**9])
 def test_samples_change_nothing_of_a_run(monkeypatch, size, backend):
-    monkeypatch.setattr(cpu, "SMALL_MODEL", size)  # generating in a model of its own, and in the live one
+    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", size)  # generating in a model of its own, and in the live one
     with_samples, without = (tiny_run(dropout=0.2, num_iter=12, backend=backend) for _ in range(2))
     assert len(samples(finish(with_samples, sample_tokens=20))) == 2
     finish(without)
@@ -380,6 +385,27 @@ def test_the_seconds_of_a_sample_count_as_none_of_the_runs(monkeypatch):
     run = tiny_run()
     assert len(samples(finish(run, sample_tokens=1))) == 1
     assert run.history()[-1].train_seconds + run.history()[-1].eval_seconds < 0.5
+
+
+# ---- what computes
+
+
+@only_here
+def test_a_step_is_the_same_where_another_machine_computes(broadcasts, monkeypatch):
+    """Where this machine's shortcuts are not taken, as on a Mac, the same batch gives the same step."""
+
+    def weights_after_a_step() -> dict[str, np.ndarray]:
+        model, idx = lively_model(tiny_gpt()), mx.arange(32).reshape(4, 8) % 10
+        optimizer = gpt.make_optimizer(gpt.TrainConfig())
+        optimizer.init(model.trainable_parameters())
+        mx.eval(gpt.make_step(model, optimizer, tiny_train())(idx, (idx + 1) % 10), model.state)
+        return arrays(model.parameters())
+
+    here = weights_after_a_step()
+    monkeypatch.setattr(hardware, "sys", SimpleNamespace(platform="darwin"))
+    there = weights_after_a_step()
+    # Adam's first step is as long as its learning rate in every direction, whatever the size of the gradient
+    assert all(np.mean(np.abs(here[name] - there[name]) < 1e-5) > 0.99 for name in here)
 
 
 # ---- stop and go on

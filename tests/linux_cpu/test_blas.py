@@ -11,8 +11,8 @@ import pytest
 from conftest import python
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import blas
 from mlx_nanogpt.files import cache_dir
+from mlx_nanogpt.linux_cpu import blas
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX brings its own BLAS elsewhere")
 

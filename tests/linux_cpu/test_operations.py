@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import only_here
 
-from mlx_nanogpt import cpu, cpu_ops, layers
+from mlx_nanogpt.linux_cpu import layers, operations
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # a Mac's subnormal numbers, say, may be others
 
@@ -24,57 +24,54 @@ def results(function, *arrays: mx.array) -> list[mx.array]:
     return [y, *mx.grad(lambda *arrays: (function(*arrays) * cotangent).sum(), argnums=range(len(arrays)))(*arrays)]
 
 
-def assert_the_same_elsewhere(monkeypatch, function, *arrays: mx.array) -> None:
-    """`function` of layers.py gives the same with what is here and with MLX's own."""
-    monkeypatch.setattr(cpu, "in_use", lambda: True)
-    here = results(function, *arrays)
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    for a, b in zip(here, results(function, *arrays), strict=True):
+def assert_the_same(own, mlx, *arrays: mx.array) -> None:
+    """`own` gives the same as `mlx`, MLX's own form."""
+    for a, b in zip(results(own, *arrays), results(mlx, *arrays), strict=True):
         assert a.shape == b.shape and mx.allclose(a, b, rtol=1e-4, atol=3e-5)
 
 
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_linear_layer_is_that_of_mlx(bias, monkeypatch):
-    layer = layers.Linear(5, 3, bias=bias)
+def with_parameters(layer: nn.Module):
+    """The function of an input and of the weight and bias of `layer`."""
 
     def apply(x, *parameters):
         layer.update(dict(zip(("weight", "bias"), parameters)))
         return layer(x)
 
-    assert_the_same_elsewhere(monkeypatch, apply, draw(7, 5), draw(3, 5, seed=1), *[draw(3, seed=2)] * bias)
+    return apply
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_layer_norm_is_that_of_mlx(bias, monkeypatch):
-    layer = layers.LayerNorm(5, bias=bias)
+def test_a_linear_layer_is_that_of_mlx(bias):
+    own, mlx = (with_parameters(kind(5, 3, bias=bias)) for kind in (layers.Linear, nn.Linear))
+    assert_the_same(own, mlx, draw(7, 5), draw(3, 5, seed=1), *[draw(3, seed=2)] * bias)
 
-    def apply(x, *parameters):
-        layer.update(dict(zip(("weight", "bias"), parameters)))
-        return layer(x)
 
-    assert_the_same_elsewhere(monkeypatch, apply, 3 + 2 * draw(7, 5), draw(5, seed=1), *[draw(5, seed=2)] * bias)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_norm_is_that_of_mlx(bias):
+    own, mlx = (with_parameters(kind(5, bias=bias)) for kind in (layers.LayerNorm, nn.LayerNorm))
+    assert_the_same(own, mlx, 3 + 2 * draw(7, 5), draw(5, seed=1), *[draw(5, seed=2)] * bias)
 
 
 @pytest.mark.parametrize("C", [64, 96])  # 1/C is a float32, or is rounded to one
 def test_a_layer_norm_of_numbers_far_from_zero_keeps_its_digits(C):
     x = np.array(1000 + draw(8, C)).astype(np.float64)
     mean, deviation = x.mean(-1, keepdims=True), np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    y = np.array(cpu_ops.layer_norm(mx.array(x), mx.ones(C), None, 1e-5))
+    y = np.array(operations.layer_norm(mx.array(x), mx.ones(C), None, 1e-5))
     # the C products and C - 1 sums of a mean are off by C * 2^-24 of it at most in float32, in whatever order, and a
     # rounded 1/C by one more: 5e-3 of a deviation here, a twentieth of what a difference of mean squares loses
     assert np.all(np.abs(y - (x - mean) / deviation) < (C + 1) * 2**-24 * mean / deviation)
 
 
-def test_relu_is_that_of_mlx_for_every_kind_of_number(monkeypatch):
+def test_relu_is_that_of_mlx_for_every_kind_of_number():
     numbers = [0.0, -0.0, 1e-45, -1e-45, 1e-38, 1e38, -1e38, math.inf, -math.inf, 1.0, -1.0]
-    assert_the_same_elsewhere(monkeypatch, layers.relu, mx.array(numbers))
+    assert_the_same(operations.relu, nn.relu, mx.array(numbers))
 
 
-def test_gelu_is_that_of_mlx(monkeypatch):
+def test_gelu_is_that_of_mlx():
     numbers = mx.array([0.0, -0.0, 1e-20, -1e-20, 100.0, -100.0])
-    assert_the_same_elsewhere(monkeypatch, layers.gelu, mx.concatenate([mx.linspace(-12, 12, 1001), numbers]))
+    assert_the_same(operations.gelu, nn.gelu_approx, mx.concatenate([mx.linspace(-12, 12, 1001), numbers]))
     large = mx.array([1e10, -1e10])
-    assert mx.allclose(cpu_ops.gelu(large), nn.gelu_approx(large))
+    assert mx.allclose(operations.gelu(large), nn.gelu_approx(large))
 
 
 def test_attention_holds_scores_of_any_size():
@@ -84,35 +81,24 @@ def test_attention_holds_scores_of_any_size():
     s = np.array(q @ k.swapaxes(-1, -2))[0, 0].astype(np.float64)
     s[np.triu_indices(6, 1)] = -np.inf
     p = np.exp(s - s.max(-1, keepdims=True))
-    assert np.allclose(np.array(cpu_ops.causal_attention(q, k, v, 1.0))[0, 0], p / p.sum(-1, keepdims=True), atol=1e-4)
+    assert np.allclose(np.array(operations.causal_attention(q, k, v, 1.0))[0, 0], p / p.sum(-1, keepdims=True), atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [mx.uint16, mx.int32])
-def test_cross_entropy_is_that_of_mlx(dtype, monkeypatch):
+def test_cross_entropy_is_that_of_mlx(dtype):
     targets = mx.array([[0, 10, 3], [3, 3, 9]], dtype=dtype)
-    assert_the_same_elsewhere(monkeypatch, lambda z: layers.cross_entropy(z, targets), 30 * draw(2, 3, 11))
-
-
-def test_a_large_vocabulary_takes_no_more_memory_than_mlx_needs(monkeypatch):
-    """Its logits are most of what a training holds."""
-    logits, targets = draw(16, cpu_ops.LARGEST_VOCABULARY + 1), mx.arange(16)
-
-    def peak_memory() -> int:
-        mx.eval(logits, targets)
-        mx.reset_peak_memory()
-        mx.eval(mx.grad(lambda z: layers.cross_entropy(z, targets).sum())(logits))
-        return mx.get_peak_memory()
-
-    here = peak_memory()
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    assert here <= peak_memory()
+    own, mlx = (
+        lambda z, function=function: function(z, targets)
+        for function in (operations.cross_entropy, nn.losses.cross_entropy)
+    )
+    assert_the_same(own, mlx, 30 * draw(2, 3, 11))
 
 
 def test_a_gradient_runs_on_the_stream_of_its_operation():
     """MLX's own custom functions would run it on the stream that is the default by then."""
     streams = []
 
-    @cpu_ops.with_gradient(lambda x, dy, y: streams.append(mx.default_stream(mx.default_device())) or dy)
+    @operations.with_gradient(lambda x, dy, y: streams.append(mx.default_stream(mx.default_device())) or dy)
     def operation(x: mx.array) -> mx.array:
         return x * 1
 
@@ -131,16 +117,16 @@ def test_a_gradient_runs_on_the_stream_of_its_operation():
 )
 def test_what_is_spread_is_what_numpy_broadcasts(shape, target):
     x = draw(*shape)
-    spread = mx.compile(lambda x: mx.zeros(target) + cpu_ops.spread(x, target))(x)
+    spread = mx.compile(lambda x: mx.zeros(target) + operations.spread(x, target))(x)
     assert np.array_equal(np.array(spread), np.broadcast_to(np.array(x), target))
-    assert mx.array_equal(cpu_ops.unfused(x), x)
+    assert mx.array_equal(operations.unfused(x), x)
 
 
 def test_what_does_not_fit_is_not_spread():
     """A view would read past the end."""
     for shape, target in (((3,), (7, 5)), ((7, 3), (3,)), ((2, 1), (3, 4))):
         with pytest.raises(ValueError):
-            cpu_ops.spread(draw(*shape), target)
+            operations.spread(draw(*shape), target)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -148,13 +134,13 @@ def test_exp2_is_that_of_numpy_wherever_it_is_needed(compiled):
     halves = np.arange(-127, 120) + 0.5  # as near to one whole number as to the next
     x = np.concatenate([np.linspace(-127, 120, 100_001), halves]).astype(np.float32)
     expected = np.exp2(x.astype(np.float64))
-    exp2 = mx.compile(cpu_ops.exp2) if compiled else cpu_ops.exp2
+    exp2 = mx.compile(operations.exp2) if compiled else operations.exp2
     error = np.abs(np.array(exp2(mx.array(x))) - expected)
     assert np.all(error < 3e-7 * expected + 1e-38)
 
 
 def test_exp2_of_what_is_masked_is_exactly_zero():
-    assert cpu_ops.exp2(mx.array([-math.inf, -1e30, -200.0, -127.0])).tolist() == [0.0] * 4
+    assert operations.exp2(mx.array([-math.inf, -1e30, -200.0, -127.0])).tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -163,14 +149,14 @@ def test_attention_does_not_lose_what_is_not_a_number(where, sign):
     """A training that diverges has to be seen."""
     arrays = {name: draw(1, 1, 3, 4, seed=i) for i, name in enumerate("qkv")}
     arrays[where][0, 0, 2] = mx.array(np.copysign(np.float32(np.nan), sign))  # the last token's
-    assert mx.isnan(cpu_ops.causal_attention(**arrays, scale=0.5)[0, 0, 2]).all()
+    assert mx.isnan(operations.causal_attention(**arrays, scale=0.5)[0, 0, 2]).all()
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_no_other_operation_loses_it(sign):
     x = draw(3, 4)
     x[2, 1] = mx.array(np.copysign(np.float32(np.nan), sign))
-    assert mx.isnan(cpu_ops.cross_entropy(x, mx.array([0, 1, 2]))).tolist() == [False, False, True]
-    for function in (cpu_ops.gelu, cpu_ops.relu):
+    assert mx.isnan(operations.cross_entropy(x, mx.array([0, 1, 2]))).tolist() == [False, False, True]
+    for function in (operations.gelu, operations.relu):
         assert mx.isnan(function(x)).tolist() == mx.isnan(x).tolist()
-    assert mx.isnan(cpu_ops.layer_norm(x, mx.ones(4), None, 1e-5)).all(axis=-1).tolist() == [False, False, True]
+    assert mx.isnan(operations.layer_norm(x, mx.ones(4), None, 1e-5)).all(axis=-1).tolist() == [False, False, True]

@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 from conftest import LOGIT_ROUNDING, arrays, lively_model, only_here, tiny_gpt
 
-from mlx_nanogpt import cpu, folding, generate
-from mlx_nanogpt.folding import folded, for_inference
-from mlx_nanogpt.layers import Linear
+import mlx_nanogpt as gpt
+from mlx_nanogpt import generate
+from mlx_nanogpt.linux_cpu import folding
+from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.linux_cpu.folding import folded
+from mlx_nanogpt.linux_cpu.layers import Linear
 from mlx_nanogpt.model import LayerCache
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # nothing else runs it
+
+
+
+def prepared(config) -> gpt.GPT:
+    """A model of the layers that are folded."""
+    model = lively_model(config)
+    linux_cpu.LinuxCPU().prepare(model)
+    return model
+
 
 IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 
@@ -20,7 +32,7 @@ IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
 def test_a_folded_model_has_the_same_logits(bias, tied, activation):
-    model = lively_model(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
+    model = prepared(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
     twin = folded(model)
     assert mx.allclose(twin(IDX), model(IDX), atol=LOGIT_ROUNDING)
     caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]
@@ -38,7 +50,7 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
             seen.append(x)
             return super().__call__(x)
 
-    twin = folded(lively_model(tiny_gpt(vocab_size=9)))
+    twin = folded(prepared(tiny_gpt(vocab_size=9)))
     twin.ln_f = Spy(twin.ln_f.eps)
     for block in twin.h:
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
@@ -49,7 +61,7 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
 
 
 def test_folding_leaves_the_model_and_the_random_state_as_they_were():
-    model = lively_model(tiny_gpt(tied=True))
+    model = prepared(tiny_gpt(tied=True))
     before, state = arrays(model.parameters()), np.array(mx.random.state[0])
     mx.eval(folded(model).parameters())
     assert model.training and model.config == tiny_gpt(tied=True)
@@ -58,7 +70,7 @@ def test_folding_leaves_the_model_and_the_random_state_as_they_were():
 
 
 def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
-    model = lively_model(tiny_gpt(vocab_size=9))
+    model = prepared(tiny_gpt(vocab_size=9))
     twin = folded(model)
     before = np.array(twin(IDX))
     model.wte.weight = model.wte.weight + 1
@@ -76,20 +88,14 @@ def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
     ids=["quantised", "bfloat16", "another norm"],
 )
 def test_a_model_of_other_parts_is_not_folded_and_writes_all_the_same(change):
-    model = lively_model(tiny_gpt(vocab_size=32, n_embd=32)).eval()
+    model = prepared(tiny_gpt(vocab_size=32, n_embd=32)).eval()
     change(model)
-    assert for_inference(model) is model
+    assert linux_cpu.LinuxCPU().inference_copy(model) is model
     assert len(list(generate(model, [1], 12, seed=1))) == 12
 
 
 def test_small_models_are_folded_and_large_ones_are_not(monkeypatch):
-    model = lively_model(tiny_gpt())
-    assert isinstance(for_inference(model).ln_f, folding.Scale)
-    monkeypatch.setattr(cpu, "SMALL_MODEL", model.num_parameters() - 1)
-    assert for_inference(model) is model
-
-
-def test_elsewhere_no_model_is_folded(monkeypatch):
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    model = lively_model(tiny_gpt())
-    assert for_inference(model) is model
+    model, machine = prepared(tiny_gpt()), linux_cpu.LinuxCPU()
+    assert isinstance(machine.inference_copy(model).ln_f, folding.Scale)
+    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", model.num_parameters() - 1)
+    assert machine.inference_copy(model) is model

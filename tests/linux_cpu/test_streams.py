@@ -1,4 +1,4 @@
-"""The promises of the threads behind MLX's CPU backend on Linux: the same results as elsewhere, faster."""
+"""The promises of the threads behind MLX's CPU backend on Linux: the same results, faster."""
 
 import os
 import resource
@@ -12,7 +12,8 @@ import pytest
 from conftest import arrays, lively_model, only_here, tiny_gpt, tiny_train
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import cpu
+from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.linux_cpu.streams import in_parallel, part_edges, streams
 
 
 @only_here
@@ -21,7 +22,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     model = lively_model(tiny_gpt())
     idx, targets = mx.random.randint(0, 10, (2, batch_size, 8))
     (loss, gradient), (parts_loss, parts_gradient) = (
-        nn.value_and_grad(model, each)(model, idx, targets) for each in (gpt.loss_fn, cpu.in_parallel(gpt.loss_fn))
+        nn.value_and_grad(model, each)(model, idx, targets) for each in (gpt.loss_fn, in_parallel(gpt.loss_fn))
     )
     # each is a mean of up to 5 * 8 float32 numbers, which in any order is off by 40 * 2^-24 of it at most
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
@@ -33,7 +34,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 12, 31, 32, 33])
 def test_no_two_parts_of_a_batch_have_the_same_size(batch_size, most):
     """Or mx.compile would take the constants of one for those of the other."""
-    edges = cpu.part_edges(batch_size, most)
+    edges = part_edges(batch_size, most)
     sizes = np.diff(edges)
     assert edges[0] == 0 and edges[-1] == batch_size
     assert len(sizes) <= most and len(set(sizes)) == len(sizes) and min(sizes) > 0
@@ -50,7 +51,7 @@ def test_threads_that_work_are_not_interrupted_by_those_that_wake_up():
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
             allowed.append(True)
-        cpu.streams()
+        streams()
         policies.append(os.sched_getscheduler(0))
         child = threading.Thread(target=lambda: policies.append(os.sched_getscheduler(0)))
         child.start()
@@ -71,7 +72,7 @@ def test_the_memory_of_a_step_is_there_for_the_next():
     def evaluate() -> None:
         mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(16)])  # 4 MB each
 
-    cpu.streams()
+    streams()
     evaluate()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):
@@ -102,23 +103,6 @@ def test_every_thread_has_streams_of_its_own(broadcasts):
     assert not failures
 
 
-def test_training_elsewhere_takes_the_same_way(broadcasts, monkeypatch):
-    """Where this machine's shortcuts are not taken, as on a Mac, the same batch gives the same step."""
-
-    def weights_after_a_step() -> dict[str, np.ndarray]:
-        model, idx = lively_model(tiny_gpt()), mx.arange(32).reshape(4, 8) % 10
-        optimizer = gpt.make_optimizer(gpt.TrainConfig())
-        optimizer.init(model.trainable_parameters())
-        mx.eval(gpt.make_step(model, optimizer, tiny_train())(idx, (idx + 1) % 10), model.state)
-        return arrays(model.parameters())
-
-    here = weights_after_a_step()
-    monkeypatch.setattr(cpu, "in_use", lambda: False)
-    there = weights_after_a_step()
-    # Adam's first step is as long as its learning rate in every direction, whatever the size of the gradient
-    assert all(np.mean(np.abs(here[name] - there[name]) < 1e-5) > 0.99 for name in here)
-
-
 def cores_while_drawing(model: gpt.GPT) -> set[int]:
     """The cores that a generation has while it works."""
     cores = []
@@ -138,7 +122,7 @@ def test_a_small_model_generates_on_one_core():
 
 @only_here
 def test_a_large_model_generates_on_all_cores(monkeypatch):
-    monkeypatch.setattr(cpu, "SMALL_MODEL", 1000)
+    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", 1000)
     assert cores_while_drawing(lively_model(tiny_gpt())) == os.sched_getaffinity(0)
 
 
@@ -167,9 +151,9 @@ def test_a_sampler_that_fails_gives_the_cores_back():
 @only_here
 def test_a_model_whose_weights_are_frozen_is_as_large(monkeypatch):
     model = lively_model(tiny_gpt())
-    monkeypatch.setattr(cpu, "SMALL_MODEL", model.num_parameters() - 1)
+    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", model.num_parameters() - 1)
     model.freeze()
-    assert not cpu.dispatch_bound(model)
+    assert not linux_cpu.is_small(model)
 
 
 @only_here
@@ -179,10 +163,10 @@ def test_a_training_that_begins_while_a_text_is_generated_has_all_cores():
     def work() -> None:
         tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
         next(tokens)
-        counts.append(len(cpu.streams()))
+        counts.append(len(streams()))
         tokens.close()
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert counts == [len(cpu.streams())]
+    assert counts == [len(streams())]
