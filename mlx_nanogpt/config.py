@@ -1,13 +1,14 @@
-"""What a run is: `GPTConfig` says which model, `TrainConfig` how it is trained. Every default lives here, once, and so do
-the presets, which are other places to start from.
+"""What a run is: `GPTConfig` says which model, `TrainConfig` how it is trained, `PRESETS` are other places to start from.
 
-Both are checked where they are built: a value that cannot work raises `UserError` with a remedy. Imports only `errors`.
+A setting says everything about itself here, once: type, default, range, unit, help and group. The command line, the settings
+file and the table in `cli/README.md` are made from that. A value that cannot work raises `UserError` with a remedy where a
+configuration is built. Imports only `errors`.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, get_args
 
 from .errors import UserError
 
@@ -15,39 +16,96 @@ Backend = Literal["compiled", "eager"]
 Bias = Literal["lecture", "all", "none"]
 Activation = Literal["relu", "gelu"]
 Dtype = Literal["float32", "bfloat16"]
+
 MOST_TOKENS = 2**24  # in a vocabulary
+LEAST_RATE = 2.0**-126  # float32's smallest normal number: a smaller rate may become 0, which trains nothing
+MANY = 10**9
+
+MODEL, TEXT, TRAINING, OPTIMIZER, EVALUATION, MACHINE = (
+    "Model",
+    "Text",
+    "Training",
+    "Optimizer",
+    "Evaluation",
+    "Machine",
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field says of itself beside its type and its default: what it is for, the group it belongs to, what it counts,
+    and the numbers that it may be."""
+
+    help: str
+    group: str
+    unit: str = ""
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+
+    def values(self, kind: Any) -> str:
+        """The values that a field of the type `kind` may have, in words."""
+        if kind is bool:
+            return "true or false"
+        if kind not in (int, float):
+            return ", ".join(get_args(kind))
+        number = "a whole number" if kind is int else "a number"
+        if self.least > -math.inf and self.most < math.inf:
+            return f"{number} from {_shown(self.least)} to {_shown(self.most)}"
+        start = f"of {_shown(self.least)} or more" if self.least > -math.inf else f"more than {_shown(self.above)}"
+        return f"{number} {start}" + (f" and less than {_shown(self.below)}" if self.below < math.inf else "")
+
+    def allows(self, kind: type, value: object) -> bool:
+        """Whether a field of the type `kind`, int or float, may be `value`."""
+        if type(value) not in (int, kind) or not math.isfinite(value):
+            return False
+        return self.least <= value <= self.most and self.above < value < self.below
+
+
+def setting(default: Any, help: str, group: str, **more: Any) -> Any:
+    """A field of a configuration; `more` are the other fields of its `Setting`."""
+    return field(default=default, metadata={"setting": Setting(help, group, **more)})
 
 
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT. The defaults are NanoLux's, with the architecture of the lecture: 311,361 parameters.
 
-    `vocab_size` is the tokenizer's to say; 65 is tiny Shakespeare's. `bias` says which layers have one: "all" as in GPT-2,
-    "none" as in nanoGPT's training, or all but the queries, keys and values, as in the lecture. A `tied` head is the
-    token embedding itself, without a bias (GPT-2). "gelu" is GPT-2's, the one with a tanh.
+    "gelu" is GPT-2's, the one with a tanh. A tied head has no bias.
     """
 
-    vocab_size: int = 65
-    block_size: int = 64
-    n_layer: int = 6
-    n_embd: int = 64
-    head_size: int = 16
-    dropout: float = 0.0
-    bias: Bias = "lecture"
-    tied: bool = False
-    activation: Activation = "relu"
+    # the tokenizer says how many there are; 65 is tiny Shakespeare's
+    vocab_size: int = setting(65, "Different tokens.", TEXT, least=1, most=MOST_TOKENS)
+    n_embd: int = setting(
+        64, "Width: how many numbers stand for a token between layers.", MODEL, unit="channels", least=1, most=2**16
+    )
+    head_size: int = setting(
+        16,
+        "Width of one attention head; divides n_embd, which gives the number of heads.",
+        MODEL,
+        unit="channels",
+        least=1,
+        most=2**16,
+    )
+    n_layer: int = setting(6, "Depth: how many transformer blocks.", MODEL, unit="blocks", least=1, most=1000)
+    block_size: int = setting(
+        64, "Context: how much of the text the model sees at once.", MODEL, unit="tokens", least=1, most=2**20
+    )
+    dropout: float = setting(0.0, "Share of activations dropped while training.", MODEL, unit="share", least=0, below=1)
+    bias: Bias = setting(
+        "lecture",
+        "Which layers have biases: all (GPT-2), none (nanoGPT), or all but queries, keys and values (lecture).",
+        MODEL,
+    )
+    tied: bool = setting(False, "Let the output layer be the token embedding, as in GPT-2.", MODEL)
+    activation: Activation = setting("relu", "Nonlinearity of the MLPs; GPT-2 has gelu.", MODEL)
 
     def __post_init__(self) -> None:
-        bounds = {"vocab_size": MOST_TOKENS, "block_size": 2**20, "n_layer": 1000, "n_embd": 2**16, "head_size": 2**16}
-        for name, most in bounds.items():
-            _check_whole(name, getattr(self, name), most)
+        _check_fields(self)
         if self.n_embd % self.head_size:
             sizes = ", ".join(str(size) for size in range(1, self.n_embd + 1) if self.n_embd % size == 0)
             raise UserError(f"head_size {self.head_size} does not divide n_embd {self.n_embd}; these sizes do: {sizes}")
-        _check_real("dropout", self.dropout, lambda x: 0 <= x < 1, "at least 0 and less than 1")
-        check_choice("bias", self.bias, Bias)
-        _check_bool("tied", self.tied)
-        check_choice("activation", self.activation, Activation)
 
     @property
     def n_head(self) -> int:
@@ -58,67 +116,91 @@ class GPTConfig:
 class TrainConfig:
     """How a model is trained and how often it is looked at. The defaults are NanoLux's, but for `eval_iters`.
 
-    Units: `num_iter`, `eval_interval`, `warmup_iters` and `lr_decay_iters` count steps; a step learns from
-    `gradient_accumulation_steps` batches of `batch_size` windows of `block_size` tokens; an evaluation reads
-    `eval_iters * batch_size` windows of each split (NanoLux's protocol is 1,000). `train_fraction` of the text trains, the
-    rest validates.
-
-    The rate rises linearly to `learning_rate` over `warmup_iters` steps, then falls along a cosine to `min_lr` at step
-    `lr_decay_iters` and stays there; with 0 it does not fall. `weight_decay` is AdamW's, on matrices only. `grad_clip`
-    is the largest norm of all gradients together; 0 leaves them as they are. `patience` is how many evaluations in a row
-    may bring no better validation loss before the training ends; 0 is any number. In "bfloat16" the model computes with
-    rounded copies of its float32 weights; evaluations are always float32.
+    The rate rises linearly over `warmup_iters` steps, then falls along a cosine to `min_lr` at step `lr_decay_iters` and
+    stays there (nanoGPT). Evaluations are always float32.
     """
 
-    num_iter: int = 5000
-    batch_size: int = 32
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 1e-3
-    warmup_iters: int = 0
-    lr_decay_iters: int = 0
-    min_lr: float = 0.0
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    grad_clip: float = 0.0
-    dtype: Dtype = "float32"
-    train_fraction: float = 0.8
-    seed: int = 1337
-    backend: Backend = "compiled"
-    eval_interval: int = 500
-    eval_iters: int = 200
-    patience: int = 0
+    train_fraction: float = setting(
+        0.8,
+        "Share of the text, from its beginning, to learn from; the rest validates.",
+        TEXT,
+        unit="share",
+        above=0,
+        below=1,
+    )
+    num_iter: int = setting(5000, "How often the weights are updated.", TRAINING, unit="steps", least=1, most=MANY)
+    batch_size: int = setting(
+        32, "Windows of block_size tokens in a batch.", TRAINING, unit="windows", least=1, most=2**16
+    )
+    gradient_accumulation_steps: int = setting(
+        1,
+        "How many batches make a step, one after the other: a large batch in little memory.",
+        TRAINING,
+        unit="batches",
+        least=1,
+        most=1024,
+    )
+    seed: int = setting(
+        1337, "Of everything random: the initial weights, the batches and dropout.", TRAINING, least=0, most=2**63 - 1
+    )
+    learning_rate: float = setting(1e-3, "Adam's step size, at its highest.", OPTIMIZER, least=LEAST_RATE, most=1)
+    warmup_iters: int = setting(
+        0, "While the rate rises to learning_rate; 0: it starts there.", OPTIMIZER, unit="steps", least=0, most=MANY
+    )
+    lr_decay_iters: int = setting(
+        0,
+        "When the rate has fallen, along a cosine, to min_lr; 0: it does not fall.",
+        OPTIMIZER,
+        unit="steps",
+        least=0,
+        most=MANY,
+    )
+    min_lr: float = setting(0.0, "What the rate falls to by lr_decay_iters.", OPTIMIZER, least=0, most=1)
+    weight_decay: float = setting(
+        0.0, "How much AdamW shrinks weights, matrices only; 0: plain Adam.", OPTIMIZER, least=0, most=10
+    )
+    beta1: float = setting(
+        0.9, "Share of its mean gradient that Adam keeps at a step.", OPTIMIZER, unit="share", least=0, below=1
+    )
+    beta2: float = setting(
+        0.999, "The same for the mean of squared gradients.", OPTIMIZER, unit="share", least=0, below=1
+    )
+    grad_clip: float = setting(
+        0.0, "Gradients are scaled down to this norm, of all together; 0: never.", OPTIMIZER, least=0
+    )
+    eval_interval: int = setting(
+        500,
+        "Between two evaluations; each is followed by a checkpoint.",
+        EVALUATION,
+        unit="steps",
+        least=1,
+        most=MANY,
+    )
+    eval_iters: int = setting(
+        200,
+        "How much of each split an evaluation reads; NanoLux reads 1000.",
+        EVALUATION,
+        unit="batches",
+        least=1,
+        most=10**6,
+    )
+    patience: int = setting(
+        0,
+        "How many evaluations in a row may bring no better validation loss before the training stops; 0: any number.",
+        EVALUATION,
+        unit="evaluations",
+        least=0,
+        most=MANY,
+    )
+    backend: Backend = setting("compiled", "compiled: through mx.compile. eager: one operation at a time.", MACHINE)
+    dtype: Dtype = setting("float32", "What training computes in; the weights themselves stay float32.", MACHINE)
 
     def __post_init__(self) -> None:
-        bounds = {
-            "num_iter": 10**9,
-            "batch_size": 2**16,
-            "gradient_accumulation_steps": 1024,
-            "eval_interval": 10**9,
-            "eval_iters": 10**6,
-        }
-        for name, most in bounds.items():
-            _check_whole(name, getattr(self, name), most)
-        for name in ("warmup_iters", "lr_decay_iters", "patience"):
-            _check_whole(name, getattr(self, name), 10**9, least=0)
-        _check_whole("seed", self.seed, 2**63 - 1, least=0)
-        _check_real("learning_rate", self.learning_rate, lambda x: 0 < x <= 1, "more than 0 and at most 1")
-        _check_real("weight_decay", self.weight_decay, lambda x: 0 <= x <= 10, "from 0 to 10")
-        _check_real("beta1", self.beta1, lambda x: 0 <= x < 1, "at least 0 and less than 1")
-        _check_real("beta2", self.beta2, lambda x: 0 <= x < 1, "at least 0 and less than 1")
-        _check_real("grad_clip", self.grad_clip, lambda x: x >= 0, "of 0 (off) or more")
-        _check_real("train_fraction", self.train_fraction, lambda x: 0 < x < 1, "more than 0 and less than 1")
-        check_choice("backend", self.backend, Backend)
-        check_choice("dtype", self.dtype, Dtype)
-        self._check_schedule()
-
-    def _check_schedule(self) -> None:
-        _check_real(
-            "min_lr",
-            self.min_lr,
-            lambda x: 0 <= x <= self.learning_rate,
-            f"from 0 to learning_rate, {self.learning_rate:g}",
-        )
+        _check_fields(self)
+        if self.min_lr > self.learning_rate:
+            raise UserError(
+                f"min_lr {self.min_lr:g} is out of range; give a number from 0 to learning_rate, {self.learning_rate:g}"
+            )
         if self.lr_decay_iters == 0 and self.min_lr > 0:
             raise UserError(
                 f"min_lr {self.min_lr:g} is never reached without a decay; give lr_decay_iters, too, or a min_lr of 0"
@@ -127,6 +209,10 @@ class TrainConfig:
             raise UserError(
                 f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}; give a larger one"
             )
+
+
+# The settings that a user chooses, by name: the tokenizer says how large the vocabulary is.
+SETTINGS = {each.name: each for kind in (GPTConfig, TrainConfig) for each in fields(kind) if each.name != "vocab_size"}
 
 
 class Preset(NamedTuple):
@@ -183,22 +269,24 @@ def configurations(settings: Mapping[str, object]) -> tuple[GPTConfig, TrainConf
     return GPTConfig(**gpt), TrainConfig(**train)
 
 
-def _check_whole(name: str, value: int, most: int, least: int = 1) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise UserError(f"{name} {value!r} is out of range; give a whole number from {least} to {most}")
-
-
-def _check_real(name: str, value: float, fits: Callable[[float], bool], remedy: str) -> None:
-    if type(value) not in (int, float) or not (math.isfinite(value) and fits(value)):
-        raise UserError(f"{name} {value!r} is out of range; give a number {remedy}")
-
-
-def _check_bool(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        raise UserError(f"{name} {value!r} is neither true nor false; give one of them")
+def _check_fields(config: GPTConfig | TrainConfig) -> None:
+    for each in fields(config):
+        value, about = getattr(config, each.name), each.metadata["setting"]
+        if each.type in (int, float):
+            if not about.allows(each.type, value):
+                raise UserError(f"{each.name} {value!r} is out of range; give {about.values(each.type)}")
+        elif each.type is bool:
+            if type(value) is not bool:
+                raise UserError(f"{each.name} {value!r} is neither true nor false; give one of them")
+        else:
+            check_choice(each.name, value, each.type)
 
 
 def check_choice(name: str, value: str, choices: object) -> None:
     """Raise `UserError` unless `value` is one of `choices`, a `Literal`."""
     if value not in get_args(choices):
         raise UserError(f"{name} {value!r} is not known; choose one of: {', '.join(get_args(choices))}")
+
+
+def _shown(number: float) -> str:
+    return str(number) if isinstance(number, int) else f"{number:g}"

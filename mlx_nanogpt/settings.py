@@ -8,10 +8,9 @@ import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 
-from .config import PRESETS, GPTConfig, TrainConfig, check_choice, configurations
+from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
 from .errors import UserError
 from .tokenizer import TokenizerName
 
@@ -20,11 +19,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-GROUPS = {  # the keys of a file, in its order, under its comments
-    "Text": ("data", "tokenizer", "init_from"),
-    "Model": tuple(field.name for field in fields(GPTConfig) if field.name != "vocab_size"),  # the tokenizer's to say
-    "Training": tuple(field.name for field in fields(TrainConfig)),
-}
+GROUPS = {TEXT: ["data", "tokenizer", "init_from"]}  # the keys of a file, in its order, under its comments
+for name, field in SETTINGS.items():
+    GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
 NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
 CONTROLS = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)}  # what TOML allows in no string and no comment

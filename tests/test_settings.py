@@ -101,7 +101,7 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ('"learningrate" = 4', ", line 1: learningrate is not a setting; did you mean learning_rate?"),
         ("max_iters = 4", ", line 1: max_iters is not a setting; did you mean num_iter?"),
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
-        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, block_size, "),
+        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, train_fraction, "),
         ("vocab_size = 65", ", line 1: vocab_size is not a setting, for the text says it; leave it out"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
         ('resume = "x"', ", line 1: resume is not a setting;"),
