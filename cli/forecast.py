@@ -11,8 +11,10 @@ FORWARD = 0.3  # what a token costs an evaluation, as a share of what it costs a
 
 
 class Pace:
-    """Seconds for a unit of some work, from reports on it. The first report holds compilation, so it says no more than that
-    a unit takes no longer."""
+    """Seconds for a unit of some work, from reports on it.
+
+    The first report holds compilation, so it says no more than that a unit takes no longer.
+    """
 
     def __init__(self) -> None:
         self.units, self.seconds = 0, 0.0  # of all reports but the first

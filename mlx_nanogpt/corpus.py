@@ -126,7 +126,8 @@ def holds_tokens(source: str) -> bool:
 
 def holds_texts(source: str) -> bool:
     """Whether `source` is a folder whose texts are read, those of `folder_files`."""
-    return source not in (TINYSHAKESPEARE, PASTICHE, STANDARD_INPUT) and os.path.isdir(source) and not holds_tokens(source)
+    named = source in (TINYSHAKESPEARE, PASTICHE, STANDARD_INPUT)
+    return not named and os.path.isdir(source) and not holds_tokens(source)
 
 
 def _name(source: str) -> str:

@@ -203,7 +203,8 @@ def test_texts_are_joined_exactly_as_they_are():
 def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
     (folder / "Makefile").write_bytes(b"all:\n")
     (folder / "notes.md").write_bytes("# caf\u00e9\n".encode())
-    for name, content in {"photo.png": b"\x89PNG\0", "latin.md": b"caf\xe9", "cut.md": b"caf\xc3", "empty.txt": b""}.items():
+    no_texts = {"photo.png": b"\x89PNG\0", "latin.md": b"caf\xe9", "cut.md": b"caf\xc3", "empty.txt": b""}
+    for name, content in no_texts.items():
         (folder / name).write_bytes(content)
     texts, files = load_corpus("texts"), folder_files("texts")
     assert texts.text == "all:\nzeddash 🦓bee\r\n# café\n" and texts.sources == ("texts",)

@@ -272,7 +272,7 @@ def test_the_stream_tells_of_every_evaluation_and_checkpoint_and_of_the_end():
     assert all(0 < event.loss < 10 and event.train_seconds > 0 for event in progress)
     rest = [(type(event), event.iteration) for event in events if not isinstance(event, gpt.Progress)]
     stages = (gpt.Evaluating, gpt.Evaluation, gpt.Saved)
-    rest = [event for event, _ in groupby(rest)]  # on a busy machine an evaluation may tell more than once how far it is
+    rest = [event for event, _ in groupby(rest)]  # a slow evaluation tells more than once how far it is
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
 
 
