@@ -233,125 +233,138 @@ def train(
     check_fits(run.gpt, run.train, data)
     with run.locked() as writer:
         writer.write_config()  # with what `extended` changed, and the versions that go on with it
-        yield from _train(run, writer, data, should_stop, sample_tokens)
+        training = Training(run, writer, data)
+        while not training.is_over():
+            yield from training.steps(should_stop)
+            if should_stop():
+                training.check_weights()  # the loss told nothing of the last update yet
+                yield training.save()
+                yield Done(training.iteration, "interrupted", writer.path)
+                return
+            evaluation = yield from training.evaluate()
+            saved = training.save()
+            yield evaluation
+            yield saved
+            if sample_tokens and not training.is_over():
+                yield training.sample(sample_tokens)
+        yield Done(training.iteration, "impatient" if training.iteration < run.train.num_iter else "finished", writer.path)
 
 
-def _train(
-    run: Run, writer: Writer, data: Dataset, should_stop: Callable[[], bool], sample_tokens: int
-) -> Iterator[Event]:
-    config, block_size = run.train, run.gpt.block_size
-    windows_per_step = config.batch_size * config.gradient_accumulation_steps
+class Training:
+    """A training under way: the model and its optimizer, how far they are, and what was found out. Seeds MLX's global random
+    state."""
 
-    mx.random.seed(config.seed)
-    model = GPT(run.gpt)
-    optimizer = make_optimizer(config)
-    optimizer.init(model.trainable_parameters())
-    position = run.restore(model, optimizer)
-    step = make_step(model, optimizer, config)
-    estimate = make_estimate(model, config.backend)
-    state = [model.state, optimizer.state, mx.random.state]
-    mx.eval(state)
+    def __init__(self, run: Run, writer: Writer, data: Dataset):
+        self.run, self.writer, self.data, self.config = run, writer, data, run.train
+        mx.random.seed(self.config.seed)
+        self.model = GPT(run.gpt)
+        self.optimizer = make_optimizer(self.config)
+        self.optimizer.init(self.model.trainable_parameters())
+        self.saved = run.restore(self.model, self.optimizer)
+        self.iteration, self.train_seconds = self.saved.iteration, self.saved.train_seconds
+        self.history = run.history()
+        self.step = make_step(self.model, self.optimizer, self.config)
+        self.estimate = make_estimate(self.model, self.config.backend)
+        self.state = [self.model.state, self.optimizer.state, mx.random.state]
+        mx.eval(self.state)
+        self.loss = math.nan  # the newest that the host has looked at
+        self.unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that it has not
 
-    history = run.history()
-    evaluated = history[-1].iteration if history else 0
-    iteration, train_seconds = position.iteration, position.train_seconds
-    unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that the host has not looked at
-    loss = math.nan  # the newest that it has
+    @property
+    def evaluated(self) -> int:
+        """The iteration of the last evaluation; 0 before the first."""
+        return self.history[-1].iteration if self.history else 0
 
-    def read_losses(leave: int) -> None:
-        """Wait for all unread losses but the newest `leave`."""
-        nonlocal loss
-        while len(unread) > leave:
-            done, array = unread.popleft()
-            loss = array.item()
-            if not math.isfinite(loss):
-                raise _diverged(run, done, position)
+    def is_over(self) -> bool:
+        """Whether all iterations are done and evaluated, or patience is at its end."""
+        without_better = since_best(self.history) if self.history else 0
+        return self.evaluated >= self.config.num_iter or 0 < self.config.patience <= without_better
 
-    def impatient() -> bool:
-        return 0 < config.patience <= (since_best(history) if history else 0)
-
-    while evaluated < config.num_iter and not impatient():
-        target = min(config.num_iter, (evaluated // config.eval_interval + 1) * config.eval_interval)
-        started = time.perf_counter() - train_seconds
-        while iteration < target and not should_stop():
-            batch = training_batch(data.train, config.seed, iteration, windows_per_step, block_size)
-            newest = step(*map(mx.array, batch))
-            mx.async_eval(newest, state)
-            iteration += 1
-            unread.append((iteration, newest))
-            if iteration % REPORT_INTERVAL == 0:
+    def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
+        """Train up to the next evaluation, or until `should_stop` says yes."""
+        config, block_size = self.config, self.run.gpt.block_size
+        target = min(config.num_iter, (self.evaluated // config.eval_interval + 1) * config.eval_interval)
+        count = config.batch_size * config.gradient_accumulation_steps
+        started = time.perf_counter() - self.train_seconds
+        while self.iteration < target and not should_stop():
+            batch = training_batch(self.data.train, config.seed, self.iteration, count, block_size)
+            loss = self.step(*map(mx.array, batch))
+            mx.async_eval(loss, self.state)
+            self.iteration += 1
+            self.unread.append((self.iteration, loss))
+            if self.iteration % REPORT_INTERVAL == 0:
                 # the newest step stays unread, if it may: the device is busy with it while the host reports
-                read_losses(leave=0 if math.isnan(loss) else 1)
-                yield Progress(iteration, loss, time.perf_counter() - started)
-        read_losses(leave=0)
-        mx.eval(state)
-        train_seconds = time.perf_counter() - started
-        if should_stop():
-            if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(model.parameters())):
-                raise _diverged(run, iteration, position)  # the loss told nothing of the last update yet
-            writer.save(model, optimizer, Position(iteration, train_seconds), history)
-            yield Saved(iteration)
-            yield Done(iteration, "interrupted", writer.path)
-            return
+                self._read_losses(leave=0 if math.isnan(self.loss) else 1)
+                yield Progress(self.iteration, self.loss, time.perf_counter() - started)
+        self._read_losses(leave=0)
+        mx.eval(self.state)
+        self.train_seconds = time.perf_counter() - started
 
-        count = config.eval_iters * config.batch_size
-        yield Evaluating(iteration, 0, 2 * count)
-        started = time.perf_counter()
-        losses = yield from _evaluate(estimate, data, count, iteration, block_size)
-        eval_seconds = time.perf_counter() - started
+    def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
+        """Estimate the losses of both splits, telling how far that is; they become the newest line of the history."""
+        config, block_size = self.config, self.run.gpt.block_size
+        count = config.eval_iters * config.batch_size  # windows of each split
+        windows, losses = 0, []
+        yield Evaluating(self.iteration, windows, 2 * count)
+        started = told = time.perf_counter()
+        for tokens in (self.data.train, self.data.valid):
+            batches = []
+            for batch in self.estimate(tokens, count):
+                batches.append(batch)
+                windows += batch.tokens // block_size
+                if time.perf_counter() - told >= REPORT_SECONDS:
+                    yield Evaluating(self.iteration, windows, 2 * count)
+                    told = time.perf_counter()
+            losses.append(mean_loss(batches))
         if not all(map(math.isfinite, losses)):
-            raise _diverged(run, iteration, position)
+            raise self._diverged(self.iteration)
         evaluation = Evaluation(
-            iteration,
-            *losses,
-            train_tokens=(iteration - evaluated) * windows_per_step * block_size,
-            train_seconds=train_seconds,
+            iteration=self.iteration,
+            train_loss=losses[0],
+            valid_loss=losses[1],
+            train_tokens=(self.iteration - self.evaluated)
+            * config.batch_size
+            * config.gradient_accumulation_steps
+            * block_size,
+            train_seconds=self.train_seconds,
             eval_tokens=count * block_size,
-            eval_seconds=eval_seconds,
-            corpus=run.corpus.name,
+            eval_seconds=time.perf_counter() - started,
+            corpus=self.run.corpus.name,
             device=mx.default_device().type.name,
         )
-        history.append(evaluation)
-        position = Position(iteration)
-        writer.save(model, optimizer, position, history)
-        yield evaluation
-        yield Saved(iteration)
-        evaluated = iteration
-        train_seconds = 0.0
-        if sample_tokens and evaluated < config.num_iter and not impatient():
-            yield Sample(iteration, _sample(run, model, sample_tokens))
-    yield Done(iteration, "impatient" if evaluated < config.num_iter else "finished", writer.path)
+        self.history.append(evaluation)
+        self.train_seconds = 0.0
+        return evaluation
 
+    def save(self) -> Saved:
+        """Write a checkpoint, and what belongs to it."""
+        self.saved = Position(self.iteration, self.train_seconds)
+        self.writer.save(self.model, self.optimizer, self.saved, self.history)
+        return Saved(self.iteration)
 
-def _evaluate(
-    estimate: Estimate, data: Dataset, count: int, iteration: int, block_size: int
-) -> Generator[Evaluating, None, list[float]]:
-    """The mean losses over `count` windows of each split, once all records of how far it is are read."""
-    told, windows, losses = time.perf_counter(), 0, []
-    for tokens in (data.train, data.valid):
-        batches = []
-        for batch in estimate(tokens, count):
-            batches.append(batch)
-            windows += batch.tokens // block_size
-            if time.perf_counter() - told >= REPORT_SECONDS:
-                yield Evaluating(iteration, windows, 2 * count)
-                told = time.perf_counter()
-        losses.append(mean_loss(batches))
-    return losses
+    def sample(self, count: int) -> Sample:
+        """`count` tokens that the model writes from an empty prompt, by random numbers of their own."""
+        tokens = tuple(generate(self.model, [self.run.tokenizer.start_token], count, self.config.seed))
+        self.model.train()
+        return Sample(self.iteration, tokens)
 
+    def check_weights(self) -> None:
+        """Raise `Diverged` unless all weights are finite."""
+        if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(self.model.parameters())):
+            raise self._diverged(self.iteration)
 
-def _sample(run: Run, model: GPT, count: int) -> tuple[int, ...]:
-    """`count` tokens that the model writes from an empty prompt, by random numbers of their own; its mode is put back."""
-    was_training = model.training
-    try:
-        return tuple(generate(model, [run.tokenizer.start_token], count, run.train.seed))
-    finally:
-        model.train(was_training)
+    def _read_losses(self, leave: int) -> None:
+        """Wait for all unread losses but the newest `leave`."""
+        while len(self.unread) > leave:
+            iteration, loss = self.unread.popleft()
+            self.loss = loss.item()
+            if not math.isfinite(self.loss):
+                raise self._diverged(iteration)
 
-
-def _diverged(run: Run, iteration: int, saved: Position) -> Diverged:
-    kept = f"the checkpoint of iteration {saved.iteration} is kept" if saved.iteration else "no checkpoint had been written"
-    return Diverged(
-        f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
-        f"try a learning rate lower than {run.train.learning_rate:g}"
-    )
+    def _diverged(self, iteration: int) -> Diverged:
+        saved = self.saved.iteration
+        kept = f"the checkpoint of iteration {saved} is kept" if saved else "no checkpoint had been written"
+        return Diverged(
+            f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
+            f"try a learning rate lower than {self.config.learning_rate:g}"
+        )
