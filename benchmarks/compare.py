@@ -28,7 +28,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.data import evaluation_starts, training_batch, windows
+from mlx_nanogpt.text.batches import evaluation_starts, training_batch, windows
 from rich.console import Console
 
 from peers import OURS, PEERS, Settings, record

@@ -19,7 +19,7 @@ from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
-from mlx_nanogpt.checkpoint import MAY_CHANGE
+from mlx_nanogpt.run import MAY_CHANGE
 
 from .forecast import Forecast
 from .screen import (

@@ -12,7 +12,7 @@ the GPT writes text.
 
 from .linux_cpu.blas import IN_USE as BLAS  # before anything imports mlx.core
 
-from .baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character  # noqa: E402
+from .text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character  # noqa: E402
 from .benchmark import (  # noqa: E402
     MATRIX_SIZE,
     PUBLISHED,
@@ -28,10 +28,10 @@ from .benchmark import (  # noqa: E402
     seed_differences,
     seed_metrics,
 )
-from .checkpoint import RUNS, Evaluation, Run, create_run, newest_run, open_run, package_versions  # noqa: E402
+from .run import RUNS, Evaluation, Run, create_run, newest_run, open_run, package_versions  # noqa: E402
 from .config import PRESETS, Activation, Backend, Bias, Dtype, GPTConfig, Preset, TrainConfig  # noqa: E402
 from .config import configurations  # noqa: E402
-from .corpus import (  # noqa: E402
+from .text.corpus import (  # noqa: E402
     PASTICHE,
     STANDARD_INPUT,
     TINYSHAKESPEARE,
@@ -45,11 +45,12 @@ from .corpus import (  # noqa: E402
     holds_tokens,
     load_corpus,
 )
-from .data import Dataset, tokenize  # noqa: E402
+from .text.dataset import Dataset, tokenize  # noqa: E402
 from .errors import UserError  # noqa: E402
-from .evaluation import SplitLoss, evaluate_split, make_evaluate  # noqa: E402
+from .text.loss import SplitLoss
+from .evaluation import evaluate_split, make_evaluate  # noqa: E402
 from .generation import generate, make_sampler  # noqa: E402
-from .huggingface import (  # noqa: E402
+from .exchange.gpt2 import (  # noqa: E402
     export_gpt2,
     export_obstacles,
     gpt2_tokenizer,
@@ -58,9 +59,11 @@ from .huggingface import (  # noqa: E402
     tokenizer_of_folder,
 )
 from .model import GPT, adapted, loss_fn  # noqa: E402
-from .prepared import Prepared, Preparing, open_prepared, prepare  # noqa: E402
+from .text.token_files import Prepared, Preparing, open_prepared, prepare  # noqa: E402
 from .settings import preset_settings, read_settings, write_settings  # noqa: E402
-from .tokenizer import BPETokenizer, CharTokenizer, Tokenizer, TokenizerName, tokenizer_from_json  # noqa: E402
+from .text.byte_pairs import BPETokenizer
+from .text.characters import CharTokenizer
+from .text.tokenizer import Tokenizer, TokenizerName, tokenizer_from_json  # noqa: E402
 from .training import (  # noqa: E402
     Diverged,
     Done,

@@ -23,13 +23,13 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from .checkpoint import Evaluation, create_run, package_versions
+from .run import Evaluation, create_run, package_versions
 from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
-from .corpus import Corpus
-from .data import Dataset, tokenize, training_batch
+from .text.corpus import Corpus
+from .text.batches import training_batch
+from .text.dataset import Dataset, tokenize
 from .evaluation import make_evaluate
 from .generation import generate
-from .linux_cpu.blas import IN_USE as BLAS
 from .machine import machine
 from .model import GPT
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
@@ -230,7 +230,7 @@ def describe_machine() -> dict:
         "os": platform.platform(),
         "python": platform.python_version(),
         "versions": package_versions() | {"numpy": version("numpy")},
-        "blas": BLAS,
+        "blas": machine().blas,
         "commit": _commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }

@@ -1,16 +1,15 @@
 """The loss of a split, forward only and without dropout: an estimate from the same random windows each time, or exactly,
 from all of it."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import mlx.core as mx
 import numpy as np
 
 from .config import Backend, TrainConfig
-from .data import consecutive_windows, evaluation_starts, windows
+from .text.batches import consecutive_windows, evaluation_starts, windows
+from .text.loss import SplitLoss
 from .errors import UserError
 from .machine import machine
 from .model import GPT
@@ -20,31 +19,6 @@ LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
 Estimate = Callable[[np.ndarray, int], Iterator["SplitLoss"]]
-
-
-@dataclass(frozen=True)
-class SplitLoss:
-    """What it cost to predict `tokens` tokens: `nats` in all."""
-
-    tokens: int
-    nats: float
-
-    @property
-    def mean(self) -> float:
-        """Nats per token."""
-        return self.nats / self.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """Among how many equally likely tokens a choice would cost as much."""
-        try:
-            return math.exp(self.mean)
-        except OverflowError:  # a training that went wrong can get there
-            return math.inf
-
-    def bits_per_character(self, characters: int) -> float:
-        """Bits for each of the `characters` that the tokens stand for."""
-        return self.nats / math.log(2) / characters
 
 
 def make_evaluate(model: GPT, backend: Backend) -> Evaluate:

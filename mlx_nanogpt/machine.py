@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Machine:
     """MLX as it is: a Mac, or any GPU."""
 
+    blas = "Accelerate"  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
 
     def prepare(self, model: GPT) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
 from .errors import UserError
-from .tokenizer import TokenizerName
+from .text.tokenizer import TokenizerName
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -18,9 +18,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .checkpoint import Evaluation, Position, Run, Writer, since_best
+from .run import Evaluation, Position, Run, Writer, since_best
 from .config import GPTConfig, TrainConfig
-from .data import Dataset, check_splits, training_batch
+from .text.batches import training_batch
+from .text.dataset import Dataset, check_splits
 from .errors import UserError
 from .evaluation import Estimate, make_estimate, mean_loss
 from .generation import generate

@@ -30,10 +30,10 @@ import pytest  # noqa: E402
 from mlx.utils import tree_flatten, tree_map  # noqa: E402
 
 import mlx_nanogpt_cli  # noqa: E402
-from mlx_nanogpt import corpus  # noqa: E402
 from mlx_nanogpt import machine as hardware  # noqa: E402
 from mlx_nanogpt.files import cache_dir  # noqa: E402
 from mlx_nanogpt.linux_cpu import machine as linux_cpu, operations  # noqa: E402
+from mlx_nanogpt.text import corpus  # noqa: E402
 
 only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"

@@ -11,7 +11,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, evaluation
 from mlx_nanogpt import machine as hardware
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.data import consecutive_windows, evaluation_starts, windows
+from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 from mlx_nanogpt.model import token_losses
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])

@@ -1,6 +1,7 @@
 """The promises that belong to no single module: the layers of the house, and a floor that no honest model goes below."""
 
 import ast
+import re
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,7 +10,13 @@ from conftest import python
 
 import mlx_nanogpt as gpt
 
-MODULES = {path.stem: ast.parse(path.read_text()) for path in Path(gpt.__file__).parent.glob("*.py")}
+LIBRARY = Path(gpt.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+    for path in LIBRARY.rglob("*.py")
+}
+CORE = ("config", "model", "training", "evaluation", "generation", "run")  # what is read first
+THE_DOOR = {"machine"}  # to linux_cpu/; and __init__, which loads the BLAS before MLX
 
 
 # ---- the layers
@@ -32,20 +39,42 @@ def test_the_library_never_prints(module):
 
 def imported(module: str) -> set[str]:
     """The modules of ours that `module` imports."""
-    nodes = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.ImportFrom) and node.level]
-    return {name for node in nodes for name in ([node.module] if node.module else [each.name for each in node.names])}
+    found = set()
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            folder = module.split(".")[: -node.level]
+            named = [*folder, *(node.module or "").split(".")] if node.module else folder
+            # "from . import x" names a module x, "from .x import y" the module x, or y in the folder x
+            for each in (".".join([*named, alias.name]) for alias in node.names):
+                found.add(each if each in MODULES else ".".join(named))
+    return found - {module}
 
 
 def test_arrows_point_one_way():
-    rest = {module: imported(module) for module in MODULES if module != "__init__"}
+    rest = {module: imported(module) for module in MODULES if not module.endswith("__init__")}
     while settled := {module for module, needs in rest.items() if not needs & rest.keys()}:
         rest = {module: needs for module, needs in rest.items() if module not in settled}
     assert rest == {}, "these import each other in a circle"
 
 
-@pytest.mark.parametrize("module", ["config", "pastiche", "tokenizer", "errors", "files"])
-def test_the_ground_floor_stands_on_nothing_of_ours(module):
-    assert imported(module) <= {"errors", "config"}
+@pytest.mark.parametrize("module", ["config", "errors", "files", "text.pastiche", "text.characters"])
+def test_the_ground_floor_stands_on_little_of_ours(module):
+    assert imported(module) <= {"errors", "config", "text.grammar"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_linux_cpu_has_one_door(module):
+    inside = {each for each in imported(module) if each.startswith("linux_cpu")}
+    if module == "__init__":
+        assert inside == {"linux_cpu.blas"}
+    elif module not in THE_DOOR and not module.startswith("linux_cpu"):
+        assert not inside
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_knows_no_platform(module):
+    source = ast.unparse(MODULES[module])  # without comments
+    assert not re.search(r"linux|darwin|sys\.platform|openblas|metal\.is_available", source, re.IGNORECASE)
 
 
 # ---- the floor of the built-in corpus

@@ -32,7 +32,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import evaluation, training
 from mlx_nanogpt import machine as hardware
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.data import training_batch
+from mlx_nanogpt.text.batches import training_batch
 
 
 def batch(iteration: int = 0, size: int = 4) -> list[mx.array]:

@@ -28,7 +28,7 @@ import mlx.nn as nn
 import numpy as np
 import typer
 from mlx_nanogpt.benchmark import PUBLISHED, SEED_GPT, SEED_TRAIN
-from mlx_nanogpt.data import windows
+from mlx_nanogpt.text.batches import windows
 
 from peers import Batch, EvaluationSet, Peer, Settings, mlx_loop, record
 

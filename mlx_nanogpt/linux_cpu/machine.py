@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..model import GPT, token_losses
-from . import operations, streams
+from . import blas, operations, streams
 from .folding import foldable, folded
 from .layers import use_own
 
@@ -25,6 +25,7 @@ os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
 class LinuxCPU:
     """MLX's CPU backend on Linux."""
 
+    blas = blas.IN_USE
     eval_tokens = 2048  # what a layer works on stays in a core's cache
 
     def prepare(self, model: GPT) -> None:

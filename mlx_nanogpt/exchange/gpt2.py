@@ -24,12 +24,14 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from .checkpoint import CHECKPOINT, Run, open_run
-from .config import GPTConfig
-from .errors import UserError
-from .files import DAMAGE, appearing, cache_dir
-from .model import GPT
-from .tokenizer import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
+from ..run import CHECKPOINT, Run, open_run
+from ..config import GPTConfig
+from ..errors import UserError
+from ..files import DAMAGE, appearing, cache_dir
+from ..model import GPT
+from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, import_extra
+from ..text.characters import CharTokenizer
+from ..text.tokenizer import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"

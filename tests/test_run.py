@@ -34,7 +34,8 @@ from conftest import (
 from conftest import tiny_run, trained_run, worsened_run
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import UserError, checkpoint, newest_run, open_run
+from mlx_nanogpt import UserError, newest_run, open_run
+from mlx_nanogpt import run as run_module
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "tokenizer.json"]
 
@@ -422,7 +423,7 @@ def test_a_description_of_other_values_is_a_sentence_even_with_the_right_checksu
     config = json.loads(file.read_text())
     del config["checksum"]
     for other in with_other_values(config):
-        file.write_text(json.dumps(other | {"checksum": checkpoint._seal(other)}))
+        file.write_text(json.dumps(other | {"checksum": run_module._seal(other)}))
         with suppress(UserError):
             found = open_run(run.path)
             assert f"{found.corpus.name} {found.init_from} {found.history()}", other  # it can be shown

@@ -9,8 +9,8 @@ import pytest
 from conftest import TEXT, WORDS, byte_pairs
 
 from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json, tokenizer_of_folder
-from mlx_nanogpt import tokenizer as tokenizer_module
-from mlx_nanogpt.tokenizer import cut_between_tokens
+from mlx_nanogpt.text import byte_pairs as byte_pairs_module
+from mlx_nanogpt.text.byte_pairs import cut_between_tokens
 
 
 def random_text(seed: int) -> str:
@@ -113,7 +113,7 @@ def test_a_stream_hands_out_a_character_as_soon_as_it_is_whole():
 @pytest.mark.parametrize("part", [1, 10, 1000])
 def test_a_long_text_is_encoded_in_parts_as_it_is_as_a_whole(monkeypatch, part):
     whole = byte_pairs().encode(TEXT + "\n\n" + TEXT)
-    monkeypatch.setattr(tokenizer_module, "PART", part)
+    monkeypatch.setattr(byte_pairs_module, "PART", part)
     assert (byte_pairs().encode(TEXT + "\n\n" + TEXT) == whole).all()
 
 
@@ -140,7 +140,7 @@ class Spy:
 @pytest.mark.parametrize("comma", [", ", ","])
 def test_a_text_whose_lines_end_in_punctuation_is_encoded_in_bounded_parts(comma, monkeypatch):
     part, text = 2**14, jsonl(1000).replace(", ", comma)
-    monkeypatch.setattr(tokenizer_module, "PART", part)
+    monkeypatch.setattr(byte_pairs_module, "PART", part)
     whole = library_of(byte_pairs()).encode(text, add_special_tokens=False).ids
     tokenizer = BPETokenizer(byte_pairs().to_json())
     tokenizer.__dict__["_library"] = spy = Spy(tokenizer)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from mlx_nanogpt import pastiche
+from mlx_nanogpt.text import pastiche
 
 TOKEN = re.compile(r"[A-Za-z0-9$&']+|[^A-Za-z0-9$&']")
 PLAY = pastiche.write()

@@ -18,8 +18,9 @@ import pytest
 from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Prepared, Preparing, UserError, corpus, open_prepared, prepare
-from mlx_nanogpt.data import training_batch
+from mlx_nanogpt import Prepared, Preparing, UserError, open_prepared, prepare
+from mlx_nanogpt.text import corpus
+from mlx_nanogpt.text.batches import training_batch
 
 TEXTS = {
     "crlf": "one\r\ntwo\r\n\r\nthree\rfour\n" * 9,

@@ -11,7 +11,7 @@ from itertools import islice
 
 import numpy as np
 
-from .evaluation import SplitLoss
+from .loss import SplitLoss
 from .tokenizer import Tokenizer
 
 CHUNK = 2**20  # tokens read at a time

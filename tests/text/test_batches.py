@@ -5,7 +5,8 @@ import pytest
 from conftest import TEXT, byte_pairs
 
 from mlx_nanogpt import Corpus, Dataset, UserError, tokenize
-from mlx_nanogpt.data import check_splits, evaluation_starts, training_batch, windows
+from mlx_nanogpt.text.dataset import check_splits
+from mlx_nanogpt.text.batches import evaluation_starts, training_batch, windows
 
 COUNT = np.arange(100, dtype=np.uint16)  # every token says where it stands
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import pastiche
-from .errors import UserError
-from .files import cache_dir, locked
+from ..errors import UserError
+from ..files import cache_dir, locked
 
 TINYSHAKESPEARE = "tinyshakespeare"
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

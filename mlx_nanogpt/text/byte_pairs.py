@@ -1,26 +1,21 @@
-"""Text to token ids and back: one id per character, by rank of code point, as in the lecture; or GPT-2's byte pairs.
-
-Both kinds answer to the same names. The byte pairs are the work of the library `tokenizers`, an optional extra.
-"""
+"""GPT-2's byte pairs as tokens: bytes, and what was merged from them. The work is done by the library `tokenizers`, an
+optional extra."""
 
 import codecs
 import importlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Literal
 
 import numpy as np
 
-from .config import MOST_TOKENS
-from .errors import UserError
+from ..config import MOST_TOKENS
+from ..errors import UserError
+from .characters import id_type, listed
 
-TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
-
-LISTED = 10  # characters in a message
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
@@ -31,55 +26,6 @@ NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # wit
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SAME_PARTS = {"pre_tokenizer": BYTE_LEVEL, "post_processor": None, "decoder": BYTE_LEVEL}
 SAME_MODEL = dict.fromkeys(NOT_GPT2) | {"unk_token": None, "fuse_unk": False, "byte_fallback": False}
-
-
-@dataclass(frozen=True)
-class CharTokenizer:
-    """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
-
-    symbols: str
-    kind = "char"  # a TokenizerName
-    start_token = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
-
-    @classmethod
-    def of(cls, text: str) -> "CharTokenizer":
-        """The tokenizer that knows exactly the characters of `text`."""
-        return cls("".join(sorted(set(text))))
-
-    @property
-    def vocab_size(self) -> int:
-        return len(self.symbols)
-
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.
-
-        Raises `UserError` naming the characters that have no id.
-        """
-        points = _code_points(text)
-        ids = np.searchsorted(self._points, points)
-        known = self._points[np.minimum(ids, self.vocab_size - 1)] == points
-        if not known.all():
-            strangers = sorted({text[i] for i in np.flatnonzero(~known)})
-            raise UserError(
-                f"the model has never seen {_listed(strangers)}; leave them out: it knows {_listed(self.symbols)}"
-            )
-        return ids.astype(_id_type(self.vocab_size))
-
-    def decode(self, ids) -> str:
-        """The text of a sequence of ids."""
-        return "".join(self.symbols[i] for i in ids)
-
-    def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as they come, piece by piece."""
-        return (self.symbols[i] for i in ids)
-
-    def to_json(self) -> str:
-        """What `tokenizer_from_json` reads."""
-        return json.dumps({"symbols": self.symbols}) + "\n"
-
-    @cached_property
-    def _points(self) -> np.ndarray:
-        return _code_points(self.symbols)
 
 
 @dataclass(frozen=True)
@@ -132,8 +78,8 @@ class BPETokenizer:
             c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
         )
         if strangers:  # the library would leave them out without a word
-            raise UserError(f"the model has never seen {_listed(strangers)}; leave them out")
-        dtype = _id_type(self.vocab_size)
+            raise UserError(f"the model has never seen {listed(strangers)}; leave them out")
+        dtype = id_type(self.vocab_size)
         parts = cut_between_tokens(text[start : start + PART] for start in range(0, len(text), PART))
         return np.concatenate(
             [np.array(self._library.encode(part, add_special_tokens=False).ids, dtype) for part in parts]
@@ -164,21 +110,6 @@ class BPETokenizer:
     def _pieces(self) -> dict[int, bytes]:
         """The bytes that an id stands for."""
         return {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
-
-
-Tokenizer = CharTokenizer | BPETokenizer
-
-
-def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other
-    text, `UserError` if it takes a package that is not installed."""
-    described = json.loads(text)
-    if "model" in described:
-        return BPETokenizer(text)
-    symbols = described["symbols"]
-    if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
-        raise ValueError("the symbols of a tokenizer are characters in code-point order, each once")
-    return CharTokenizer(symbols)
 
 
 def import_extra(package: str) -> ModuleType:
@@ -228,10 +159,6 @@ def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
     yield "".join(kept)
 
 
-def _id_type(vocab_size: int) -> type[np.unsignedinteger]:
-    return np.uint16 if vocab_size <= 2**16 else np.uint32
-
-
 def _byte_alphabet() -> dict[str, int]:
     """GPT-2 writes a byte as one visible character: its own in Latin-1 if that is visible, else one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -246,14 +173,3 @@ def _bytes_of(piece: str) -> bytes:
     if all(character in BYTES for character in piece):
         return bytes(BYTES[character] for character in piece)
     return piece.encode()  # an added token, written as it is
-
-
-def _listed(symbols: Sequence[str]) -> str:
-    return " ".join(map(repr, symbols[:LISTED])) + (
-        f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
-    )
-
-
-def _code_points(text: str) -> np.ndarray:
-    # surrogatepass: a prompt from the command line may hold undecodable bytes, which have to be refused by name
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from conftest import tiny_gpt, tiny_train
@@ -46,7 +47,7 @@ def training(machine: Machine, evaluated: int = 0, train: gpt.TrainConfig = TRAI
         if iteration < train.num_iter:
             yield gpt.Sample(iteration, (0,)), machine.sample + (machine.compile_sample if compiled else 0)
         evaluated = iteration
-    yield gpt.Done(iteration, "finished"), 0.0
+    yield gpt.Done(iteration, "finished", Path("runs/1")), 0.0
 
 
 def evaluation(iteration: int, machine: Machine) -> gpt.Evaluation:

@@ -14,7 +14,7 @@ import pytest
 from conftest import DATA, TEXT, TOKENIZER, TOKENS
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import baselines
+from mlx_nanogpt.text import baselines
 
 TRAIN, VALID, V = DATA.train, DATA.valid, TOKENIZER.vocab_size
 in_parts = pytest.mark.parametrize("chunk", [1, 7, 1000, 2**20])

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
-from mlx_nanogpt import benchmark, checkpoint, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
+from mlx_nanogpt import benchmark, run as run_module, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
 from mlx_nanogpt_cli.screen import describe_run
 from mlx_nanogpt_cli.train import _short
@@ -278,7 +278,7 @@ def test_the_settings_of_a_run_are_complete_and_say_where_they_are_from(mlx_gpt)
 
 def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypatch):
     run = tiny_run()
-    monkeypatch.setattr(checkpoint, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
+    monkeypatch.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
     with run.locked() as writer:
         writer.write_config()
     assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out

@@ -23,13 +23,15 @@ from typing import NoReturn
 
 import numpy as np
 
-from .config import TrainConfig
+from ..config import TrainConfig
 from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, read_pieces
-from .data import Dataset
-from .errors import UserError
-from .files import DAMAGE, Folder, locked
-from .huggingface import gpt2_tokenizer
-from .tokenizer import CharTokenizer, Tokenizer, cut_between_tokens, tokenizer_from_json
+from .dataset import Dataset
+from ..errors import UserError
+from ..files import DAMAGE, Folder, locked
+from ..exchange.gpt2 import gpt2_tokenizer
+from .byte_pairs import cut_between_tokens
+from .characters import CharTokenizer
+from .tokenizer import Tokenizer, tokenizer_from_json
 
 META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")

@@ -31,12 +31,12 @@ from mlx.optimizers import Optimizer
 from mlx.utils import tree_flatten, tree_unflatten
 
 from .config import GPTConfig, TrainConfig
-from .corpus import CorpusIdentity
-from .data import Dataset
+from .text.corpus import CorpusIdentity
+from .text.dataset import Dataset
 from .errors import UserError
 from .files import DAMAGE, Folder, check_name, locked
 from .model import GPT
-from .tokenizer import Tokenizer, tokenizer_from_json
+from .text.tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"

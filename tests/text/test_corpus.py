@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import TINY, trained_run
 
-from mlx_nanogpt import CorpusUnavailable, UserError, corpus, count_kinds, folder_files, load_corpus, prepare
+from mlx_nanogpt import CorpusUnavailable, UserError, count_kinds, folder_files, load_corpus, prepare
+from mlx_nanogpt.text import corpus
 from mlx_nanogpt.files import cache_dir
 
 CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in its place

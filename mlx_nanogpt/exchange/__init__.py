@@ -1,0 +1,1 @@
+"""Models in and out: other programs' layouts, and the hub where they are kept."""

@@ -1,0 +1,47 @@
+"""Tokens to batches of (B, T).
+
+A batch is a function of the seed and the iteration alone, so a resumed run sees the windows that an uninterrupted one
+would have seen, and there is no state to save.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
+
+
+def training_batch(
+    tokens: np.ndarray, seed: int, iteration: int, batch_size: int, block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Random windows for one step: inputs and targets, both (B, T)."""
+    rng = np.random.default_rng([seed, iteration])
+    return windows(tokens, rng.integers(len(tokens) - block_size, size=batch_size), block_size)
+
+
+def evaluation_starts(tokens: np.ndarray, count: int, block_size: int) -> np.ndarray:
+    """Where the `count` windows of an evaluation begin, (count,): the same for every call."""
+    return np.random.default_rng(EVALUATION_SEED).integers(len(tokens) - block_size, size=count)
+
+
+def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of `block_size` tokens that begin at `starts`, and their targets one token later: both (B, T)."""
+    rows = tokens[starts[:, None] + np.arange(block_size + 1)]  # (B, T + 1)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def consecutive_windows(
+    tokens: np.ndarray, batch_size: int, block_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Windows that follow each other, so that every token but the first is a target once: batches of inputs and targets.
+
+    Both are (B, T) with B up to `batch_size` and T = `block_size`; what is left for a shorter window comes last, (1, T).
+    One batch is read at a time, so `tokens` may be an `np.memmap` larger than memory.
+    """
+    start, last = 0, len(tokens) - 1
+    while start < last:
+        rows = min(batch_size, (last - start) // block_size)  # 0 when less than a window is left
+        stop = start + rows * block_size if rows else last
+        part = tokens[start : stop + 1]
+        yield part[:-1].reshape(max(rows, 1), -1), part[1:].reshape(max(rows, 1), -1)  # (B, T)
+        start = stop

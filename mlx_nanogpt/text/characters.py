@@ -1,0 +1,78 @@
+"""Characters as tokens, as in the lecture: the id of a character is its rank by code point."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ..errors import UserError
+
+LISTED = 10  # characters in a message
+
+
+@dataclass(frozen=True)
+class CharTokenizer:
+    """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
+
+    symbols: str
+    kind = "char"  # a TokenizerName
+    start_token = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
+
+    @classmethod
+    def of(cls, text: str) -> "CharTokenizer":
+        """The tokenizer that knows exactly the characters of `text`."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.symbols)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.
+
+        Raises `UserError` naming the characters that have no id.
+        """
+        points = _code_points(text)
+        ids = np.searchsorted(self._points, points)
+        known = self._points[np.minimum(ids, self.vocab_size - 1)] == points
+        if not known.all():
+            strangers = sorted({text[i] for i in np.flatnonzero(~known)})
+            raise UserError(
+                f"the model has never seen {listed(strangers)}; leave them out: it knows {listed(self.symbols)}"
+            )
+        return ids.astype(id_type(self.vocab_size))
+
+    def decode(self, ids) -> str:
+        """The text of a sequence of ids."""
+        return "".join(self.symbols[i] for i in ids)
+
+    def stream(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text of `ids` as they come, piece by piece."""
+        return (self.symbols[i] for i in ids)
+
+    def to_json(self) -> str:
+        """What `tokenizer_from_json` reads."""
+        return json.dumps({"symbols": self.symbols}) + "\n"
+
+    @cached_property
+    def _points(self) -> np.ndarray:
+        return _code_points(self.symbols)
+
+
+def id_type(vocab_size: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds every id of a vocabulary."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+def listed(symbols: Sequence[str]) -> str:
+    """Some of `symbols`, for a message."""
+    return " ".join(map(repr, symbols[:LISTED])) + (
+        f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
+    )
+
+
+def _code_points(text: str) -> np.ndarray:
+    # surrogatepass: a prompt from the command line may hold undecodable bytes, which have to be refused by name
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

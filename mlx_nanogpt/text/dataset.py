@@ -1,0 +1,54 @@
+"""A text as tokens, in two splits: what a model learns from, and what it is measured on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..config import TrainConfig
+from ..errors import UserError
+from .characters import CharTokenizer
+from .corpus import Corpus, CorpusIdentity
+from .tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
+
+    `train_fraction` is the share that trains. `floor`, where known, is the loss in nats per character of the validation
+    split that no model can beat; for byte pairs it is not.
+    """
+
+    corpus: CorpusIdentity
+    tokenizer: Tokenizer
+    train: np.ndarray
+    valid: np.ndarray
+    train_fraction: float
+    floor: float | None = None
+
+
+def tokenize(
+    corpus: Corpus, tokenizer: Tokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
+) -> Dataset:
+    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
+    before it is encoded.
+
+    Without a `tokenizer` it is that of the corpus' own characters. Raises `UserError` if a given one lacks some of them.
+    """
+    tokenizer = tokenizer or CharTokenizer.of(corpus.text)
+    boundary = int(train_fraction * len(corpus.text))
+    train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
+    by_character = isinstance(tokenizer, CharTokenizer)
+    floor = corpus.floor(boundary, len(corpus.text)) if corpus.floor and by_character else None
+    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
+
+
+def check_splits(data: Dataset, block_size: int) -> None:
+    """Raise `UserError` unless both splits hold at least one window of `block_size` tokens and its targets."""
+    shorter = min(len(data.train), len(data.valid))
+    if shorter <= block_size:
+        remedy = f"use a block_size of {shorter - 1} or less, or a longer text" if shorter > 1 else "use a longer text"
+        raise UserError(
+            f"block_size {block_size} does not fit the text: of its {len(data.train) + len(data.valid):,} tokens the "
+            f"smaller split has {shorter:,}; {remedy}"
+        )

@@ -1,0 +1,22 @@
+"""Text to token ids and back: characters, or GPT-2's byte pairs. Both kinds answer to the same names."""
+
+import json
+from typing import Literal
+
+from .byte_pairs import BPETokenizer
+from .characters import CharTokenizer
+
+TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
+Tokenizer = CharTokenizer | BPETokenizer
+
+
+def tokenizer_from_json(text: str) -> Tokenizer:
+    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other
+    text, `UserError` if it takes a package that is not installed."""
+    described = json.loads(text)
+    if "model" in described:
+        return BPETokenizer(text)
+    symbols = described["symbols"]
+    if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
+        raise ValueError("the symbols of a tokenizer are characters in code-point order, each once")
+    return CharTokenizer(symbols)
