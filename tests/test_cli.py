@@ -225,6 +225,7 @@ def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):
 def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
     options = "--dropout=0.1 --weight-decay=0.1 --warmup-iters=1 --lr-decay-iters=4 --min-lr=1e-5 --grad-clip=1".split()
     options += ["--bias=none", "--tied", "--activation=gelu", "--gradient-accumulation-steps=2", "--seed=77"]
+    options += ["--backend=eager"]  # to compile all that takes 5 seconds
     mlx_gpt("train", *TINY, *options)
     result = mlx_gpt("config", "--run=runs/1")
     assert (result.status, result.err) == (0, "")
