@@ -15,6 +15,7 @@ Backend = Literal["compiled", "eager"]
 Bias = Literal["lecture", "all", "none"]
 Activation = Literal["relu", "gelu"]
 Dtype = Literal["float32", "bfloat16"]
+LEAST_RATE = 1.17549435e-38  # float32's smallest normal number: a smaller rate may become 0, which trains nothing
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class TrainConfig:
         for name in ("warmup_iters", "lr_decay_iters", "patience"):
             _check_whole(name, getattr(self, name), 10**9, least=0)
         _check_whole("seed", self.seed, 2**63 - 1, least=0)
-        _check_real("learning_rate", self.learning_rate, lambda x: 0 < x <= 1, "more than 0 and at most 1")
+        _check_real("learning_rate", self.learning_rate, lambda x: LEAST_RATE <= x <= 1, f"from {LEAST_RATE} to 1")
         _check_real("weight_decay", self.weight_decay, lambda x: 0 <= x <= 10, "from 0 to 10")
         _check_real("beta1", self.beta1, lambda x: 0 <= x < 1, "at least 0 and less than 1")
         _check_real("beta2", self.beta2, lambda x: 0 <= x < 1, "at least 0 and less than 1")
