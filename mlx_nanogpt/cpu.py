@@ -17,6 +17,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from .kernels import use_safe_folder
+
 TOKENS_PER_BATCH = 2048  # of an evaluation: what a layer works on stays in a core's cache
 # Parameters. A larger one generates faster with all cores, 1.2 times at 10 million and 1.7 times at 124 million, and its
 # evaluation gains nothing from being folded.
@@ -39,6 +41,7 @@ if in_use():
     # MLX orders its work breadth first while the graph is narrow, then depth first: the streams would run in turn. It
     # looks at this once, when it first computes something.
     os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
+    use_safe_folder()
 
 
 def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
