@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten
 
 from .checkpoint import CHECKPOINT, Run, open_run
 from .config import GPTConfig
-from .errors import UserError
+from .errors import UserError, printable
 from .files import appearing, cache_dir
 from .model import GPT
 from .tokenizer import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer, import_extra
@@ -391,8 +391,9 @@ def _card(run: Run, model: GPT, name: str, best: bool) -> str:
     ]
     # where files lay is nobody's business; the owner of a model on the hub is
     origin = Path(run.init_from).name if run.init_from and os.path.isabs(run.init_from) else run.init_from
-    start = f" It started from the weights of {origin}." if origin else ""
-    texts = " + ".join(Path(source).name for source in corpus.sources)
+    start = f" It started from the weights of {printable(origin)}." if origin else ""
+    texts = printable(" + ".join(Path(source).name for source in corpus.sources))
+    name = printable(name)
     tokens = "one per character" if isinstance(run.tokenizer, CharTokenizer) else "byte pairs"
     return f"""---
 library_name: transformers
