@@ -5,20 +5,21 @@ import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
 
 from .screen import (
     INTERRUPTED,
+    NAME,
+    PATH,
     TEXTS,
     DeviceOption,
     TokenizerOption,
@@ -26,6 +27,7 @@ from .screen import (
     console,
     corpus_note,
     describe_run,
+    errors,
     header,
     name_run,
     named_tokenizer,
@@ -40,7 +42,7 @@ from .screen import (
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
 # A run that departs from NanoLux's benchmark in these alone stands beside its table.
 HOW_LONG = {"num_iter", "eval_iters"}
@@ -56,7 +58,7 @@ def train(
     ctx: typer.Context,
     data: Annotated[
         list[str],
-        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT."),
+        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME),
     ] = [gpt.TINYSHAKESPEARE],
     train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
@@ -136,7 +138,7 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one."),
+        _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one.", **PATH),
     ] = None,
     init_from: Annotated[
         str | None,
@@ -145,14 +147,15 @@ def train(
             "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
             "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
             show_default="random numbers",
+            **NAME,
         ),
     ] = None,
     run_dir: Annotated[
-        Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
+        Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/", **PATH)
     ] = None,
     resume: Annotated[
         Path | None,
-        _option("Run", "Go on with this run; only --num-iter, --patience, --data and --device may change."),
+        _option("Run", "Go on with this run; only --num-iter, --patience, --data and --device may change.", **PATH),
     ] = None,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -179,7 +182,12 @@ def train(
             gpt.start_from(run, start)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     header(f"mlx-gpt train{origin}", describe_run(run, dataset))
-    done = _follow(run, dataset)
+    try:
+        done = _follow(run, dataset)
+    except KeyboardInterrupt:
+        if not run.checkpoint.exists():
+            errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
+        raise
     if done.end == "interrupted":
         piped = ", the same text piped into it" if gpt.STANDARD_INPUT in run.corpus.sources else ""
         console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with{piped}:")
@@ -310,18 +318,26 @@ def _row(evaluation: gpt.Evaluation) -> str:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or kill into a request to stop in good order; the second stops at once."""
+    """Turn the first Ctrl-C, kill or end of the terminal into a request to stop in good order; the second Ctrl-C or kill
+    stops at once. What was ignored when we were started (nohup, a background job) stays ignored."""
     request = threading.Event()
+    before = {each: signal.getsignal(each) for each in STOPS}
+    before = {each: handler for each, handler in before.items() if handler is not signal.SIG_IGN}
 
     def ask(signum: int, frame: object) -> None:
+        if request.is_set():
+            if signum != signal.SIGHUP:  # a terminal's end is told by the system and again by the shell
+                signal.signal(signum, before[signum])
+                signal.raise_signal(signum)
+            return
         request.set()
-        for each in STOPS:
-            signal.signal(each, before[each])
         # past the streams: a handler may interrupt a print, and they cannot be entered twice
-        os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
+        with suppress(OSError):  # standard error may be the terminal that is gone
+            os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 
-    before = {each: signal.signal(each, ask) for each in STOPS}
     try:
+        for each in before:
+            signal.signal(each, ask)
         yield request.is_set
     finally:
         for each, handler in before.items():
@@ -363,5 +379,5 @@ def _conclude(run: Run, dataset: Dataset) -> None:
     model = run.load_model()
     ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    console.print(Text("".join(run.tokenizer.stream(ids))))
+    console.print("".join(run.tokenizer.stream(ids)))
     console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}", soft_wrap=True)

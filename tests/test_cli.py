@@ -20,9 +20,9 @@ from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
 from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run, worsened_run
 
 import mlx_nanogpt as gpt
-import mlx_nanogpt_cli
 from mlx_nanogpt import benchmark, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
+from mlx_nanogpt_cli.app import app
 from mlx_nanogpt_cli.screen import describe_run
 
 NO_CORPUS = TINY[:-1]  # TINY without --data
@@ -61,7 +61,7 @@ def test_dashes_and_underscores_are_alike(mlx_gpt):
 
 
 def test_every_field_of_the_configurations_is_an_option_with_its_default():
-    options = {option.name: option for option in typer.main.get_command(mlx_nanogpt_cli.app).commands["train"].params}
+    options = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
     for field in (*fields(GPTConfig), *fields(TrainConfig)):
         if field.name != "vocab_size":  # the text's to say
             assert options[field.name].default == field.default, field.name
