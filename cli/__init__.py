@@ -1,80 +1,109 @@
-"""The command line, `mlx-gpt`: one file per command. It reads the library's defaults and renders its records."""
+"""The command line, `mlx-gpt`. Here is what has to happen before anything is imported, which takes half a second: standard
+streams and signals that cannot do harm. The commands are in `app.py`."""
 
+import errno
+import io
+import os
+import signal
 import sys
-from importlib.metadata import version
-from typing import Annotated, NoReturn
 
-import typer
-from rich.text import Text
-
-from mlx_nanogpt import UserError
-
-from .bench import bench
-from .config import config
-from .eval import evaluate
-from .export import export
-from .generate import generate
-from .prepare import prepare
-from .presets import presets
-from .screen import errors
-from .train import train
-
-app = typer.Typer(
-    help="NanoGPT native to Apple silicon: train a small GPT on a text, let it write, measure the machine.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # NanoLux spells its options with underscores: --num_iter is --num-iter
-    context_settings={
-        "token_normalize_func": lambda token: token.replace("_", "-"),
-        "help_option_names": ["-h", "--help"],
-    },
-)
-app.command()(train)
-app.command()(prepare)
-app.command()(generate)
-app.command("eval")(evaluate)
-app.command()(bench)
-app.command()(presets)
-app.command()(config)
-app.command()(export)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"mlx-gpt {version('mlx-nanogpt')}")
-        raise typer.Exit
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")
-    ] = False,
-) -> None:
-    """What comes before a command; the callback has done it already."""
+CLOSED: set[str] = set()  # the standard streams that we were started without
 
 
 def main() -> None:
-    """Run the program; a problem that the user can put right is a sentence on standard error and exit status 1."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(
-            errors="backslashreplace"
-        )  # a name or a text that the terminal cannot show is no reason to stop
+    """Run the program. Ctrl-C ends it without a traceback, at whatever time it comes and however often."""
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as in a background job
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _open_standard_streams()
+    if not _is_positive(os.environ.get("COLUMNS", "1")):  # rich would draw in as many
+        del os.environ["COLUMNS"]
+    _hide_interrupts()  # before typer, which keeps this hook below its own
+
+    from .app import run
+
     try:
-        app()
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(
-            f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
-        )
-    except (MemoryError, RuntimeError) as error:
-        if "alloc" not in str(error).lower():
-            raise
-        _fail(f"there is not enough memory ({error}); lower --batch-size, --block-size, --n-layer or --n-embd")
+        if interruptible:
+            _interrupt_once()
+        run()
+    finally:
+        if interruptible:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+        _drop_what_cannot_be_written()
 
 
-def _fail(sentence: str) -> NoReturn:
-    errors.print(Text.assemble(("Error: ", "bold red"), sentence))
-    sys.exit(1)
+def _open_standard_streams() -> None:
+    """Let closed standard streams be /dev/null: the next file opened, a checkpoint say, would be taken for them."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            CLOSED.add(name)
+            setattr(sys, name, open(os.devnull, "w" if descriptor else "r", encoding="utf-8"))
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream.isatty():
+            raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
+            stream = io.TextIOWrapper(raw, stream.encoding, line_buffering=True)
+            setattr(sys, name, stream)
+        stream.reconfigure(errors="backslashreplace")  # a name that cannot be shown is no reason to stop
+
+
+class _Terminal(io.FileIO):
+    """A terminal that may be closed while we run: what nobody can see any more is written to nowhere."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return len(data)
+
+
+def _is_positive(number: str) -> bool:
+    return not number.isdecimal() or int(number) > 0
+
+
+def _hide_interrupts() -> None:
+    """Let a `KeyboardInterrupt` that nobody handles end the process as Ctrl-C ends one, without a traceback."""
+    excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
+
+    def unhandled(kind: type, error: BaseException, traceback: object) -> None:
+        if not issubclass(kind, KeyboardInterrupt):  # Python itself ends the process then
+            excepthook(kind, error, traceback)
+
+    def unraisable(args: object) -> None:
+        if issubclass(args.exc_type, KeyboardInterrupt):  # in a __del__, say
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        unraisablehook(args)
+
+    sys.excepthook, sys.unraisablehook = unhandled, unraisable
+
+
+def _interrupt_once() -> None:
+    """Let the first Ctrl-C raise `KeyboardInterrupt`, and the next end the process: a second exception, in the clean-up
+    after the first, would be a traceback."""
+    interrupted = False
+
+    def interrupt(signum: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
+        interrupted = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+
+
+def _drop_what_cannot_be_written() -> None:
+    """What is left for a full disk or a pipe without a reader would be a traceback when Python ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -16,6 +16,8 @@ from mlx_nanogpt import BenchResult, Spread, UserError
 from mlx_nanogpt.files import replacing
 
 from .screen import (
+    NAME,
+    PATH,
     DeviceOption,
     console,
     corpus_note,
@@ -35,11 +37,11 @@ def bench(
         bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")
     ] = False,
     data: Annotated[
-        str, typer.Option(help="The text to train on: one of those that mlx-gpt train takes.")
+        str, typer.Option(help="The text to train on: one of those that mlx-gpt train takes.", **NAME)
     ] = gpt.TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written")
+        Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written", **PATH)
     ] = None,
 ) -> None:
     """Measure this machine by NanoLux's protocol, on both backends, beside its published table.
@@ -47,11 +49,8 @@ def bench(
     5,000 iterations of its default settings, each 500 followed by an evaluation of 1,000 batches of each split.
     """
     use_device(device)
-    if json_file is not None and not (json_file.parent.is_dir() and os.access(json_file.parent, os.W_OK)):
-        # now, and not after half an hour of measuring
-        raise UserError(
-            f"{json_file} cannot be written (there is no such folder, or no right to); choose another --json"
-        )
+    if json_file is not None:  # now, and not after half an hour of measuring
+        _check_replaceable(json_file)
     corpus = load_corpus([data], explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))
@@ -60,6 +59,13 @@ def bench(
         with replacing(json_file) as file:
             file.write((json.dumps(asdict(result), indent=2) + "\n").encode())
         console.print(f"\nWritten: {json_file}")
+
+
+def _check_replaceable(file: Path) -> None:
+    if os.path.lexists(file) and not file.is_file():
+        raise UserError(f"{file} is a folder or a device, not a file; choose another --json")
+    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+        raise UserError(f"{file} cannot be written (there is no such folder, or no right to); choose another --json")
 
 
 def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:

@@ -9,7 +9,7 @@ import typer
 import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError
 
-from .screen import RunOption, chosen_run, describe_packages, versions
+from .screen import RunOption, check_output, chosen_run, describe_packages, versions
 
 
 def config(
@@ -20,6 +20,7 @@ def config(
 
     On the same machine, with the same versions and text, the new run has the same weights bit for bit.
     """
+    check_output()
     if run and preset:
         raise UserError("--run and --preset exclude each other; leave out one of them")
     if preset:

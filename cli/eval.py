@@ -11,6 +11,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run, SplitLoss, UserError
 
 from .screen import (
+    NAME,
     BestOption,
     DeviceOption,
     InitFromOption,
@@ -45,6 +46,7 @@ def evaluate(
             help="Another text, as in mlx-gpt train, and all of it; a folder of tokens, by its own splits; or the run's own, "
             "if it lies elsewhere now.",
             show_default="the run's own",
+            **NAME,
         ),
     ] = None,
     device: DeviceOption = "auto",

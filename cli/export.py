@@ -8,11 +8,11 @@ import typer
 
 import mlx_nanogpt as gpt
 
-from .screen import BestOption, RunOption, chosen_run, console
+from .screen import PATH, BestOption, RunOption, chosen_run, console
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.", **PATH)],
     run: RunOption = None,
     best: BestOption = False,
 ) -> None:

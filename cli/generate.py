@@ -13,6 +13,7 @@ from .screen import (
     DeviceOption,
     InitFromOption,
     RunOption,
+    check_output,
     chosen_model,
     describe_weights,
     errors,
@@ -44,6 +45,7 @@ def generate(
 
     Beyond the model's context every token is drawn from the last --block-size tokens, as in the lecture.
     """
+    check_output()
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
     model, tokenizer, source = chosen_model(run, best, init_from)

@@ -11,12 +11,22 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Prepared, Preparing, TrainConfig
 
-from .screen import TEXTS, TokenizerOption, TrainFractionOption, console, describe_files, named_tokenizer, progress
+from .screen import (
+    NAME,
+    PATH,
+    TEXTS,
+    TokenizerOption,
+    TrainFractionOption,
+    console,
+    describe_files,
+    named_tokenizer,
+    progress,
+)
 
 
 def prepare(
-    out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.")],
-    data: Annotated[list[str], typer.Option(help=TEXTS)] = [gpt.TINYSHAKESPEARE],
+    out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.", **PATH)],
+    data: Annotated[list[str], typer.Option(help=TEXTS, **NAME)] = [gpt.TINYSHAKESPEARE],
     train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
 ) -> None:

@@ -33,15 +33,44 @@ from mlx_nanogpt import (
     TrainConfig,
     UserError,
 )
+from mlx_nanogpt.errors import CONTROLS, printable
+from mlx_nanogpt.text.corpus import check_readable_again
+
+from . import CLOSED
+
+# What `printable` escapes, but for tabs and line ends.
+ESCAPES = {code: escape for code, escape in CONTROLS.items() if code not in {*b"\t\n\r"}}
+
+
+class _Screen(Console):
+    """Shows names and texts as they are, without what would command the terminal."""
+
+    def render_str(self, text: str, **more) -> Text:
+        return super().render_str(text.translate(ESCAPES), **more)
+
 
 # No markup: names of files and of corpora may hold brackets. What is piped is not wrapped, nor is what is to be copied.
-console = Console(highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=not sys.stderr.isatty())
+PLAIN = {"highlight": False, "markup": False, "emoji": False}
+console = _Screen(**PLAIN, soft_wrap=not sys.stdout.isatty())
+errors = _Screen(**PLAIN, stderr=True, soft_wrap=not sys.stderr.isatty())
+
+
+def _named(value: str) -> str:
+    if not value:
+        raise typer.BadParameter("it is empty; give a name")
+    return value
+
+
+# Of an option that names a file or a folder: "" would be the folder here.
+PATH = {"parser": lambda value: Path(_named(value)), "metavar": "PATH"}
+NAME = {"parser": _named, "metavar": "TEXT"}
 
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
-RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/")]
+RunOption = Annotated[
+    Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)
+]
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
@@ -56,6 +85,7 @@ InitFromOption = Annotated[
     typer.Option(
         help="Use this GPT-2 and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
         show_default="a run",
+        **NAME,
     ),
 ]
 TokenizerOption = Annotated[
@@ -101,9 +131,10 @@ def progress(*columns: ProgressColumn) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def visible(text: str) -> str:
-    """`text` with what would steer a terminal written out: a tab as \\t."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def check_output() -> None:
+    """Raise `UserError` if standard output, where a command's text goes, was closed."""
+    if "stdout" in CLOSED:
+        raise UserError("standard output is closed, and the text would go there; leave out what closes it (>&-)")
 
 
 def use_device(name: str) -> None:
@@ -153,7 +184,7 @@ def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
 def read_data(sources: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
     """The text of all `sources`, or the tokens of the only one."""
     if len(sources) == 1 and gpt.holds_tokens(sources[0]):
-        with console.status(f"Checking {sources[0]}"):  # a second or two per GB
+        with console.status(Text(f"Checking {printable(sources[0])}")):  # a second or two per GB
             return gpt.open_prepared(Path(sources[0]))
     return load_corpus(sources, explicit)
 
@@ -174,6 +205,8 @@ def _identity(data: Corpus | Dataset) -> gpt.CorpusIdentity:
 
 def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     """What `run` learned from, in the tokens and splits that it had: `data`, or else from where it was then."""
+    if not data:
+        check_readable_again(run.corpus.sources)
     try:
         data = data or read_data(run.corpus.sources)
     except UserError as error:
@@ -209,7 +242,7 @@ def header(title: str, lines: dict[str, str]) -> None:
     for name, value in lines.items():
         first = f"  {name:<9} "
         folded = textwrap.fill(
-            value,
+            printable(value),
             width,
             initial_indent=first,
             subsequent_indent=" " * len(first),

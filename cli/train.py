@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,11 +19,14 @@ from rich.text import Text
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt.errors import printable
 from mlx_nanogpt.run import MAY_CHANGE
 
 from .forecast import Forecast
 from .screen import (
     INTERRUPTED,
+    NAME,
+    PATH,
     TEXTS,
     DeviceOption,
     TokenizerOption,
@@ -31,6 +34,8 @@ from .screen import (
     console,
     corpus_note,
     describe_run,
+    errors,
+    errors,
     header,
     name_run,
     named_tokenizer,
@@ -40,7 +45,6 @@ from .screen import (
     seed_table,
     tokens_per_step,
     use_device,
-    visible,
 )
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
@@ -49,7 +53,7 @@ INDENT = " " * 11  # of a short sample: below the losses of its row
 UNTRAINED = 1.0  # nats above a uniform guess; a model of random weights is less, one that was thrown out more
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
 # A run that departs from NanoLux's benchmark in these alone stands beside its table.
 HOW_LONG = {"num_iter", "eval_iters"}
@@ -65,7 +69,7 @@ def train(
     ctx: typer.Context,
     data: Annotated[
         list[str],
-        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT."),
+        _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME),
     ] = [gpt.TINYSHAKESPEARE],
     train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
@@ -145,7 +149,7 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one."),
+        _option("Run", "Settings to start from, as a TOML file: mlx-gpt config writes one.", **PATH),
     ] = None,
     init_from: Annotated[
         str | None,
@@ -154,14 +158,15 @@ def train(
             "Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
             "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
             show_default="random numbers",
+            **NAME,
         ),
     ] = None,
     run_dir: Annotated[
-        Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/")
+        Path | None, _option("Run", "Where to keep the run.", show_default="the next number in runs/", **PATH)
     ] = None,
     resume: Annotated[
         Path | None,
-        _option("Run", "Go on with this run; only --num-iter, --patience, --data and --device may change."),
+        _option("Run", "Go on with this run; only --num-iter, --patience, --data and --device may change.", **PATH),
     ] = None,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -188,7 +193,12 @@ def train(
             gpt.start_from(run, start)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     header(f"mlx-gpt train{origin}", describe_run(run, dataset))
-    done = _follow(run, dataset)
+    try:
+        done = _follow(run, dataset)
+    except KeyboardInterrupt:
+        if not run.checkpoint.exists():
+            errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
+        raise
     if done.path != run.path:
         console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
         run = replace(run, path=done.path)
@@ -330,7 +340,7 @@ class TimeLeftColumn(ProgressColumn):
 
 def _short(pieces: Iterable[str]) -> Text:
     """A sample as one line that fits the screen."""
-    line = Text(INDENT + visible(" / ".join("".join(pieces).split("\n"))), style="dim")
+    line = Text(INDENT + printable(" / ".join("".join(pieces).split("\n"))), style="dim")
     line.truncate(console.width, overflow="ellipsis")
     return line
 
@@ -348,18 +358,26 @@ def _row(evaluation: gpt.Evaluation) -> str:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or kill into a request to stop in good order; the second stops at once."""
+    """Turn the first Ctrl-C, kill or end of the terminal into a request to stop in good order; the second Ctrl-C or kill
+    stops at once. What was ignored when we were started (nohup, a background job) stays ignored."""
     request = threading.Event()
+    before = {each: signal.getsignal(each) for each in STOPS}
+    before = {each: handler for each, handler in before.items() if handler is not signal.SIG_IGN}
 
     def ask(signum: int, frame: object) -> None:
+        if request.is_set():
+            if signum != signal.SIGHUP:  # a terminal's end is told by the system and again by the shell
+                signal.signal(signum, before[signum])
+                signal.raise_signal(signum)
+            return
         request.set()
-        for each in STOPS:
-            signal.signal(each, before[each])
         # past the streams: a handler may interrupt a print, and they cannot be entered twice
-        os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
+        with suppress(OSError):  # standard error may be the terminal that is gone
+            os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 
-    before = {each: signal.signal(each, ask) for each in STOPS}
     try:
+        for each in before:
+            signal.signal(each, ask)
         yield request.is_set
     finally:
         for each, handler in before.items():
@@ -415,5 +433,5 @@ def _conclude(run: Run, dataset: Dataset) -> None:
     model = run.load_model()
     ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    console.print(Text("".join(run.tokenizer.stream(ids))))
+    console.print("".join(run.tokenizer.stream(ids)))
     console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}", soft_wrap=True)

@@ -78,3 +78,18 @@ from .training import (  # noqa: E402
     start_from,
     train,
 )
+
+# fmt: off
+__all__ = [
+    "Activation", "adapted", "Backend", "BackendResult", "bench", "BenchResult", "Bias", "bigram", "BLAS",
+    "BPETokenizer", "CharTokenizer", "check_fits", "configurations", "Corpus", "CorpusIdentity", "CorpusUnavailable",
+    "count_characters", "create_run", "Dataset", "describe_machine", "Diverged", "Done", "Dtype", "evaluate_split",
+    "Evaluating", "Evaluation", "Event", "export_gpt2", "export_obstacles", "generate", "GPT", "gpt2_tokenizer",
+    "GPTConfig", "holds_tokens", "load_corpus", "load_gpt2", "load_pretrained", "loss_fn", "make_evaluate",
+    "make_optimizer", "make_sampler", "make_step", "MATRIX_SIZE", "newest_run", "open_prepared", "open_run",
+    "package_versions", "PASTICHE", "prepare", "Prepared", "Preparing", "Preset", "preset_settings", "PRESETS",
+    "Progress", "PUBLISHED", "read_settings", "Run", "RUNS", "Saved", "seed_differences", "seed_metrics", "SEED_TRAIN",
+    "SeedMetrics", "SplitLoss", "Spread", "Stage", "STANDARD_INPUT", "start_from", "TINYSHAKESPEARE", "tokenize",
+    "Tokenizer", "tokenizer_from_json", "tokenizer_of_folder", "TokenizerName", "train", "TrainConfig", "uniform",
+    "unigram", "UserError", "write_settings", "xz_bits_per_character",
+]

@@ -289,4 +289,4 @@ def check_choice(name: str, value: str, choices: object) -> None:
 
 
 def _shown(number: float) -> str:
-    return str(number) if isinstance(number, int) else f"{number:g}"
+    return str(number) if isinstance(number, int) else f"{number:.9g}"

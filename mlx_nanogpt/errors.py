@@ -1,5 +1,21 @@
-"""The one kind of error that a user can cause and put right. Imports nothing of ours."""
+"""The one kind of error that a user can cause and put right, and how foreign text is shown. Imports nothing of ours."""
+
+# What moves a terminal's cursor or starts a command to it (C0, DEL, C1), ends a line, or turns the direction of one.
+CONTROLS = {
+    code: f"\\u{code:04X}"
+    for each in (range(0x20), range(0x7F, 0xA0), (0x61C, 0x200E, 0x200F), range(0x2028, 0x202F), range(0x2066, 0x206A))
+    for code in each
+}
+
+
+def printable(text: str) -> str:
+    """`text` with an escape such as \\u001B in the place of every control character: names of files, and what a file of
+    unknown origin says, may hold any, and go to terminals and into model cards."""
+    return text.translate(CONTROLS)
 
 
 class UserError(Exception):
     """A sentence that names the value, the reason and the remedy; the command line prints it without a traceback."""
+
+    def __init__(self, sentence: str):
+        super().__init__(printable(sentence))

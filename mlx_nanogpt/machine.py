@@ -51,6 +51,10 @@ class Machine:
     def refresh(self, inference_copy: GPT, model: GPT) -> None:
         """Give an inference copy the weights that `model` has now."""
 
+    def explained(self, error: RuntimeError | MemoryError) -> str | None:
+        """A sentence with the remedy in the place of an error of MLX's, if it is one that a user can put right."""
+        return None
+
     def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:
         """A context to enter while a token of a single text is computed."""
         return nullcontext

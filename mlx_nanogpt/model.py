@@ -124,6 +124,7 @@ class GPT(nn.Module):
         if not config.tied:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
         self._init_weights()
+        mx.eval(mx.random.state)  # it would hold the graph of every draw of every model ever made
 
     def __call__(self, idx: mx.array) -> mx.array:
         """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
-from .errors import UserError
+from .errors import CONTROLS, UserError, printable
 from .text.tokenizer import TokenizerName
 
 if sys.version_info >= (3, 11):
@@ -24,8 +24,8 @@ for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
 NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
-CONTROLS = {code: f"\\u{code:04X}" for code in (*range(0x20), 0x7F)}  # what TOML allows in no string and no comment
-ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}
+ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}  # TOML has the same form for a control character
+LARGEST_FILE = 2**20  # bytes; all settings with all their comments are a hundredth of it
 
 
 def preset_settings(name: str) -> dict[str, object]:
@@ -77,9 +77,12 @@ def write_settings(settings: Mapping[str, object], about: Iterable[str] = ()) ->
 
 def _read(path: Path) -> str:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a TOML file of settings") from error
+    if len(raw) > LARGEST_FILE:
+        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have; name a TOML file of settings")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,7 +91,7 @@ def _read(path: Path) -> str:
 
 
 def _check_key(key: str, value: object, place: str) -> None:
-    shown = key.translate(CONTROLS)
+    shown = printable(key)
     if isinstance(value, dict):
         raise UserError(f"{place}: settings are not grouped; take them out of the table {shown!r}")
     if key == "vocab_size":
@@ -120,7 +123,7 @@ def _did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def _comment(line: str) -> str:
-    return f"# {line.translate(CONTROLS)}"
+    return f"# {printable(line)}"
 
 
 def _toml(value: object) -> str:

@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -215,9 +216,14 @@ def mlx_gpt(monkeypatch, capsys):
 
     def run(*arguments) -> Result:
         monkeypatch.setattr(sys, "argv", ["mlx-gpt", *map(str, arguments)])
+        for hook in ("excepthook", "unraisablehook"):  # put back in the end
+            monkeypatch.setattr(sys, hook, getattr(sys, hook))
         capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            mlx_nanogpt_cli.main()
+        try:
+            with pytest.raises(SystemExit) as end:
+                mlx_nanogpt_cli.main()
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return Result(end.value.code or 0, *capsys.readouterr())
 
     return run

@@ -101,3 +101,9 @@ def test_gpt2_has_124_million_parameters():
     expected = V * C + T * C + L * (matrices + 2 * C) + C  # the head is the token embedding; norms without biases
     assert expected == 124_337_664
     assert GPT(configurations(PRESETS["gpt2"].settings)[0]).num_parameters() == expected
+
+
+def test_a_rate_that_float32_may_round_to_zero_is_refused():
+    with pytest.raises(UserError, match="learning_rate 1e-46 is out of range; give a number from 1.17549435e-38 to 1"):
+        TrainConfig(learning_rate=1e-46)
+    assert TrainConfig(learning_rate=1.17549435e-38)

@@ -4,6 +4,7 @@ The reference below is written from the formulas in NumPy and float64, and share
 """
 
 import math
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -258,3 +259,10 @@ def test_dropout_drops_while_training_and_only_then():
     np.testing.assert_allclose(
         np.array(model(idx)), reference_logits(weights_of(model), CONFIG, IDX), atol=LOGIT_ROUNDING
     )
+
+
+def test_models_that_are_gone_leave_no_graph_behind():
+    mx.random.seed(0)
+    GPT(tiny_gpt())
+    mx.export_to_dot("graph", mx.random.state[0])
+    assert "[label" not in Path("graph").read_text()  # as an operation is drawn

@@ -37,6 +37,12 @@ def test_the_library_never_prints(module):
     assert not {"print", "input"} & names and not {"sys.stdout", "sys.stderr"} & attributes
 
 
+def test_all_names_of_the_library_are_public_and_typed():
+    names = [each.asname or each.name for node in MODULES["__init__"].body if isinstance(node, ast.ImportFrom) for each in node.names]
+    assert sorted(gpt.__all__) == sorted(names)
+    assert (Path(gpt.__file__).parent / "py.typed").exists()
+
+
 def imported(module: str) -> set[str]:
     """The modules of ours that `module` imports."""
     found = set()

@@ -199,3 +199,9 @@ def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
 def test_a_preset_cannot_be_changed_by_who_asked_for_it():
     preset_settings("laptop")["n_layer"] = 99
     assert preset_settings("laptop")["n_layer"] == 4
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file here")
+def test_a_file_without_an_end_is_refused():
+    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, which no settings have"):
+        read_settings(Path("/dev/zero"))

@@ -26,7 +26,7 @@ from mlx.utils import tree_flatten
 
 from ..run import CHECKPOINT, Run, open_run
 from ..config import GPTConfig
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import DAMAGE, appearing, cache_dir
 from ..model import GPT
 from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, import_extra
@@ -394,8 +394,9 @@ def _card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> str:
     ]
     # where files lay is nobody's business; the owner of a model on the hub is
     origin = Path(run.init_from).name if run.init_from and os.path.isabs(run.init_from) else run.init_from
-    start = f" It started from the weights of {origin}." if origin else ""
-    texts = " + ".join(Path(source).name for source in corpus.sources)
+    start = f" It started from the weights of {printable(origin)}." if origin else ""
+    texts = printable(" + ".join(Path(source).name for source in corpus.sources))
+    name = printable(name)
     tokens = "one per character" if isinstance(run.tokenizer, CharTokenizer) else "byte pairs"
     return f"""---
 library_name: transformers

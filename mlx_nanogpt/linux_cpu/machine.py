@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..model import GPT, token_losses
-from . import blas, operations, streams
+from . import blas, kernels, operations, streams
 from .folding import foldable, folded
 from .layers import use_own
 
@@ -20,6 +20,7 @@ SMALL_MODEL = 4_000_000
 # MLX orders its work breadth first while the graph is narrow, then depth first: the streams would run in turn. It looks at
 # this once, when it first computes something.
 os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
+kernels.use_safe_folder()
 
 
 class LinuxCPU:
@@ -54,6 +55,9 @@ class LinuxCPU:
     def refresh(self, inference_copy: GPT, model: GPT) -> None:
         if inference_copy is not model:
             inference_copy.update(folded(model).parameters())
+
+    def explained(self, error: RuntimeError | MemoryError) -> str | None:
+        return kernels.explained(error)
 
     def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:
         return streams.one_core if is_small(model) else nullcontext

@@ -11,6 +11,7 @@ import re
 import ssl
 import stat
 import sys
+import threading
 import urllib.parse
 import urllib.request
 from collections import Counter
@@ -21,14 +22,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from . import pastiche
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import cache_dir, locked
 
 TINYSHAKESPEARE = "tinyshakespeare"
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+TINYSHAKESPEARE_BYTES = 1_115_394
 PASTICHE = "pastiche"
 DOWNLOAD_TIMEOUT = 10.0  # seconds of silence
+DOWNLOAD_DEADLINE = 120.0  # seconds for all of it
 STANDARD_INPUT = "-"
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 TOKEN_FILES = ("train.bin", "val.bin")  # of a folder of tokens, under nanoGPT's names
@@ -130,8 +133,26 @@ def holds_texts(source: str) -> bool:
     return not named and os.path.isdir(source) and not holds_tokens(source)
 
 
+def check_readable_again(sources: Sequence[str]) -> None:
+    """Raise `UserError` if one of `sources` is a pipe with a name: it gives its text once."""
+    for source in sources:
+        if stat.S_ISFIFO(_mode(source)):
+            raise UserError(
+                f"{_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, or "
+                f"name a file"
+            )
+
+
+def _mode(path: str) -> int:
+    """What kind of file lies there; 0 if none does."""
+    try:
+        return os.stat(path).st_mode
+    except (OSError, ValueError):
+        return 0
+
+
 def _name(source: str) -> str:
-    return "standard input" if source == STANDARD_INPUT else source
+    return "standard input" if source == STANDARD_INPUT else printable(source)
 
 
 def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
@@ -154,6 +175,8 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
 
 def _files(path: str) -> Sequence[Path]:
     """The text files that the path of a file or of a folder stands for."""
+    if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # endless, or a keyboard
+        raise UserError(f"{path} is a device, not a text; name a file, or pipe a text into --data {STANDARD_INPUT}")
     if not os.path.isdir(path):
         return [Path(path)]
     if holds_tokens(path):
@@ -281,8 +304,7 @@ def _tinyshakespeare() -> bytes:
             f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
     try:
-        with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
-            text = response.read()
+        text = _download()
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         certificates = isinstance(reason, ssl.SSLCertVerificationError)
@@ -292,8 +314,9 @@ def _tinyshakespeare() -> bytes:
             f"name a copy of it with --data, or choose the built-in --data {PASTICHE}"
         ) from error
     if not _is_tinyshakespeare(text):
+        more = " and more" if len(text) > TINYSHAKESPEARE_BYTES else ""
         raise UserError(
-            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes with another sha256); sign in to "
+            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256); sign in to "
             f"the network and try again, or name a copy with --data"
         )
     try:
@@ -311,6 +334,31 @@ def _tinyshakespeare() -> bytes:
 
 def _host() -> str:
     return urllib.parse.urlsplit(TINYSHAKESPEARE_URL).netloc
+
+
+def _download() -> bytes:
+    """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
+    ends: list[bytes | Exception] = []
+
+    def fetch() -> None:
+        try:
+            with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
+                text = response.read(TINYSHAKESPEARE_BYTES + 1)
+                if response.length and len(text) <= TINYSHAKESPEARE_BYTES:
+                    raise http.client.IncompleteRead(text, response.length)
+                ends.append(text)
+        except Exception as error:
+            ends.append(error)
+
+    # a thread, for a socket's own time limit begins anew with every byte
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_DEADLINE)
+    if not ends:
+        raise TimeoutError(f"it was not complete after {DOWNLOAD_DEADLINE:g} s")
+    if isinstance(ends[0], Exception):
+        raise ends.pop()  # kept, it would keep itself and its connection
+    return ends[0]
 
 
 def _is_tinyshakespeare(text: bytes) -> bool:

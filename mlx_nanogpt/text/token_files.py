@@ -24,7 +24,7 @@ from typing import NoReturn
 import numpy as np
 
 from ..config import TrainConfig
-from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, read_pieces
+from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, check_readable_again, read_pieces
 from .dataset import Dataset
 from ..errors import UserError
 from ..files import DAMAGE, Folder, locked
@@ -77,6 +77,7 @@ def prepare(
     TrainConfig(train_fraction=train_fraction)  # checks it
     if any(os.path.isdir(source) and os.path.isdir(path) and os.path.samefile(source, path) for source in sources):
         raise UserError(f"{path} holds the text itself, which its tokens would hide; choose another --out")
+    check_readable_again(sources)
     with _new_files_in(path) as folder, TemporaryFile(dir=path) as spool:
         if STANDARD_INPUT in sources:
             for piece in read_pieces([STANDARD_INPUT]):

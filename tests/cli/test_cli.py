@@ -21,9 +21,9 @@ from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_
 from rich.console import Console
 
 import mlx_nanogpt as gpt
-import mlx_nanogpt_cli
 from mlx_nanogpt import benchmark, run as run_module, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
 from mlx_nanogpt.settings import KEYS
+from mlx_nanogpt_cli.app import app
 from mlx_nanogpt_cli.screen import describe_run
 from mlx_nanogpt_cli.train import _short
 
@@ -64,7 +64,7 @@ def test_dashes_and_underscores_are_alike(mlx_gpt):
 
 
 def test_every_field_of_the_configurations_is_an_option_with_its_default():
-    options = {option.name: option for option in typer.main.get_command(mlx_nanogpt_cli.app).commands["train"].params}
+    options = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
     for field in (*fields(GPTConfig), *fields(TrainConfig)):
         if field.name != "vocab_size":  # the text's to say
             assert options[field.name].default == field.default, field.name
@@ -161,7 +161,7 @@ def trained_run_of(iterations: int) -> gpt.GPT:
 def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     line = _short(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
-    assert line.plain == " " * 11 + "To be / \\tor \\x1b[31mnot to \u2026"
+    assert line.plain == " " * 11 + "To be / \\u0009or \\u001B[31mn\u2026"
 
 
 def test_a_resumed_run_says_where_it_goes_on(mlx_gpt):
@@ -597,7 +597,7 @@ def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
     names = [line.split("\u2502")[1].strip() for line in mlx_gpt("eval").out.splitlines() if line.startswith("\u2502")]
     assert sorted(names) == ["> this model", "bigram", "uniform guess", "unigram", "xz -9e"]
     console = Console(force_terminal=True, width=80)
-    monkeypatch.setattr(mlx_nanogpt_cli.eval, "console", console)
+    monkeypatch.setattr("mlx_nanogpt_cli.eval.console", console)
     bold = [line for line in mlx_gpt("eval").out.splitlines() if "\x1b[1m" in line and "\u2502" in line]
     assert len(bold) == 1 and "> this model" in bold[0]
 

@@ -1,5 +1,6 @@
 """The promises of the BLAS: fast where it can be, and harmless, with a reason, where it cannot."""
 
+import platform
 import subprocess
 import sys
 from importlib import metadata
@@ -8,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import python
+from conftest import in_a_process
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt.files import cache_dir
@@ -38,10 +39,12 @@ def test_products_are_right(shape):
 
 def test_mlx_may_be_imported_first():
     script = "import mlx.core as mx, mlx_nanogpt; print(mlx_nanogpt.BLAS, (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist())"
-    out = python(script)
+    with in_a_process("-c", script) as process:
+        out, err = process.communicate(timeout=60)
     assert "[[3.0, 3.0], [3.0, 3.0]]" in out
     if sys.platform == "linux":
         assert "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)" in out
+        assert '<string>:1: RuntimeWarning: mlx.core was imported first, so' in err and err.count("Warning") == 1
 
 
 # ---- something is missing
@@ -88,8 +91,24 @@ def test_without_a_place_for_the_copy_the_slow_one_is_used(before_mlx, monkeypat
 
 
 @linux
-def test_a_copy_that_cannot_be_loaded_does_no_harm(before_mlx):
+def test_a_copy_that_cannot_be_loaded_does_no_harm(before_mlx, monkeypatch):
+    monkeypatch.setattr(blas, "_is_whole", lambda library: True)
     cache_dir().mkdir(parents=True)
-    library = blas._renamed_openblas()
-    library.write_bytes(b"no library")
+    version = metadata.version("scipy-openblas32")
+    (cache_dir() / f"libopenblas-{version}-{platform.machine()}.so").write_bytes(b"no library")
     assert blas.load().startswith("reference BLAS (slow: OSError")
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@linux
+@pytest.mark.parametrize("damage", [lambda content: content[:8000], lambda content: content[:-1], flipped, lambda content: b""])
+def test_a_damaged_copy_is_made_anew(before_mlx, damage):
+    library = blas._renamed_openblas()
+    content = library.read_bytes()
+    library.write_bytes(damage(content))
+    assert blas.load().startswith("OpenBLAS ") and library.read_bytes() == content
+    assert list(cache_dir().iterdir()) == [library]

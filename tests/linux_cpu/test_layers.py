@@ -46,4 +46,4 @@ def test_a_large_vocabulary_takes_no_more_memory_than_mlx_needs():
         mx.eval(nn.value_and_grad(model, lambda model: losses(model, IDX, IDX).sum())(model))
         return mx.get_peak_memory()
 
-    assert peak_memory(LinuxCPU().token_losses) <= peak_memory(token_losses)
+    assert peak_memory(LinuxCPU().token_losses) <= 1.02 * peak_memory(token_losses)  # or 2.5 times, with the form here

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,10 +20,16 @@ CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in it
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 20
 
 
+sent = []  # bytes of a text without an end that left the server
+
+
 @contextmanager
-def server(status: int = 200, body: bytes = PLAY, length: int = len(PLAY), silent: bool = False):
+def server(
+    status: int = 200, body: bytes = PLAY, length: int | None = len(PLAY), silent: bool = False, slow: bool = False
+):
     """A loopback server for tiny Shakespeare; yields the list of the requests that it got."""
     requests, closing = [], threading.Event()
+    sent.clear()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -31,9 +37,15 @@ def server(status: int = 200, body: bytes = PLAY, length: int = len(PLAY), silen
             if silent and closing.wait(5):
                 return
             self.send_response(status)
-            self.send_header("Content-Length", str(length))
+            if length is not None:
+                self.send_header("Content-Length", str(length))
             self.end_headers()
-            self.wfile.write(body)
+            with suppress(OSError):  # the client may have had enough
+                self.wfile.write(body)
+                while slow and not closing.wait(0.1):
+                    self.wfile.write(b".")
+                while length is None:  # a text without an end
+                    sent.append(self.wfile.write(PLAY))
 
         def log_message(self, *args):
             pass
@@ -59,6 +71,7 @@ def nobody():
 def stand_in(monkeypatch):
     monkeypatch.setattr(corpus, "TINYSHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
     monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(corpus, "DOWNLOAD_DEADLINE", 1.0)
 
 
 def cached() -> list[Path]:
@@ -69,6 +82,8 @@ BAD = {
     "truncated": (lambda: server(body=PLAY[:100]), CorpusUnavailable),
     "refused": (nobody, CorpusUnavailable),
     "silent": (lambda: server(silent=True), CorpusUnavailable),
+    "slow": (lambda: server(body=b"", slow=True), CorpusUnavailable),
+    "endless": (lambda: server(length=None), UserError),
     "not found": (lambda: server(404), CorpusUnavailable),
     "wrong bytes": (lambda: server(body=b"<html>Sign in</html>", length=20), UserError),
     "empty": (lambda: server(body=b"", length=0), UserError),
@@ -93,6 +108,17 @@ def test_nothing_of_a_bad_download_lands_in_the_cache(serve, error):
     with serve(), pytest.raises(error, match="--data"):
         load_corpus("tinyshakespeare")
     assert cached() == []
+
+
+def test_a_download_ends_soon_after_tiny_shakespeares_size():
+    with server(length=None), pytest.raises(UserError, match=r"\(1,115,395 bytes and more with another sha256"):
+        load_corpus("tinyshakespeare")
+    assert sum(sent) < 16 * 2**20  # what the system buffers is beyond it
+
+
+def test_a_download_has_a_deadline_as_a_whole():
+    with server(body=b"", slow=True), pytest.raises(CorpusUnavailable, match=r"\(it was not complete after 1 s\)"):
+        load_corpus("tinyshakespeare")
 
 
 @bad_servers
@@ -170,6 +196,14 @@ def make_bad_file(content: bytes | None) -> str:
 def test_a_file_that_is_no_text_says_why_and_where(content, reason):
     with pytest.raises(UserError, match=f"bad.txt .*{reason}"):
         load_corpus(make_bad_file(content))
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null", "/dev/tty"])
+def test_a_device_is_no_text(device):
+    if not os.path.exists(device):
+        pytest.skip("there is none here")
+    with pytest.raises(UserError, match=f"{device} is a device, not a text; name a file, or pipe a text into --data -"):
+        load_corpus(device)
 
 
 def test_a_missing_file_names_what_data_takes():

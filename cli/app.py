@@ -1,0 +1,88 @@
+"""The commands of `mlx-gpt`, one file each, and what becomes of their errors. They read the library's defaults and render
+its records."""
+
+import sys
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Annotated, NoReturn
+
+import typer
+from rich.text import Text
+
+from mlx_nanogpt import UserError
+from mlx_nanogpt.errors import printable
+from mlx_nanogpt.machine import machine
+
+from .bench import bench
+from .config import config
+from .eval import evaluate
+from .export import export
+from .generate import generate
+from .prepare import prepare
+from .presets import presets
+from .screen import errors
+from .train import train
+
+app = typer.Typer(
+    help="NanoGPT native to Apple silicon: train a small GPT on a text, let it write, measure the machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # NanoLux spells its options with underscores: --num_iter is --num-iter
+    context_settings={
+        "token_normalize_func": lambda token: token.replace("_", "-"),
+        "help_option_names": ["-h", "--help"],
+    },
+)
+app.command()(train)
+app.command()(prepare)
+app.command()(generate)
+app.command("eval")(evaluate)
+app.command()(bench)
+app.command()(presets)
+app.command()(config)
+app.command()(export)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"mlx-gpt {version('mlx-nanogpt')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")
+    ] = False,
+) -> None:
+    """What comes before a command; the callback has done it already."""
+
+
+def run() -> None:
+    """Run the program; a problem that the user can put right is a sentence on standard error and exit status 1."""
+    try:
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a failure is told
+    except UserError as error:
+        _fail(str(error))
+    except BrokenPipeError:  # the reader has what it wanted
+        sys.exit(1)
+    except OSError as error:
+        _fail(
+            f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
+        )
+    except (MemoryError, RuntimeError) as error:
+        if sentence := machine().explained(error):
+            _fail(sentence)
+        if "alloc" not in str(error).lower():
+            raise
+        _fail(f"there is not enough memory ({error}); lower --batch-size, --block-size, --n-layer or --n-embd")
+
+
+def _fail(sentence: str) -> NoReturn:
+    with suppress(OSError):  # standard error may be full, too
+        errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))
+    sys.exit(1)
