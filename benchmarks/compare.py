@@ -29,9 +29,9 @@ import numpy as np
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
 from mlx_nanogpt.text.batches import evaluation_starts, training_batch, windows
-from rich.console import Console
-
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from peers import OURS, PEERS, Settings, record
+from rich.console import Console
 
 SCRIPT = "benchmarks/compare.py"
 SETTLE_SECONDS = 0.25  # a thread pool spins for a while after its last task
@@ -105,7 +105,7 @@ def main(
         int, typer.Option(min=1, help="Windows in a batch of the peers' evaluation; our own chooses for itself.")
     ] = TrainConfig.batch_size,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate in a turn.")] = 500,
-    data: Annotated[str, typer.Option(help="The corpus, as for mlx-gpt train.")] = gpt.TINYSHAKESPEARE,
+    data: Annotated[str, typer.Option(help="The corpus, as for mlx-gpt train.")] = TINYSHAKESPEARE,
 ) -> None:
     """Measure training, evaluation and generation beside other frameworks."""
     names = _choose(peers)
@@ -194,14 +194,15 @@ def _write_data(
 ) -> None:
     """Write what `peers/worker.py` reads, so that all see the same windows in the same order."""
     batches = [
-        training_batch(data.train, settings.seed, i, settings.batch_size, settings.block_size) for i in range(num_steps)
+        training_batch(data.train_tokens, settings.seed, i, settings.batch_size, settings.block_size)
+        for i in range(num_steps)
     ]
     np.save(folder / "train.npy", np.array(batches))  # (num_steps, 2, B, T)
-    starts = evaluation_starts(data.valid, num_windows, settings.block_size)
-    evaluation = np.array(windows(data.valid, starts, settings.block_size))  # (2, num_windows, T)
+    starts = evaluation_starts(data.valid_tokens, num_windows, settings.block_size)
+    evaluation = np.array(windows(data.valid_tokens, starts, settings.block_size))  # (2, num_windows, T)
     evaluation = evaluation.reshape(2, -1, eval_batch_size, settings.block_size).swapaxes(0, 1)  # (batches, 2, B, T)
     np.save(folder / "evaluation.npy", evaluation)
-    np.save(folder / "tokens.npy", data.valid)
+    np.save(folder / "tokens.npy", data.valid_tokens)
 
 
 def _start(worker: Worker) -> dict:

@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import Annotated
 
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
-
 import mlx.core as mx
 import numpy as np
 import typer
-from mlx_nanogpt import GPTConfig, Spread, TrainConfig, UserError
+from mlx_nanogpt import GPTConfig, TrainConfig, UserError
+from mlx_nanogpt.benchmark import Rounds
+from peers import record
 from rich.console import Console
 from rich.markdown import Markdown
-
-from peers import record
 
 SCRIPT = "benchmarks/scaling.py"
 AXES = {  # a field of GPTConfig or TrainConfig -> its name in words, its values in rising order
@@ -49,8 +48,8 @@ class Cost:
 
     value: int
     parameters: int
-    step_seconds: Spread
-    tokens_per_second: Spread
+    step_seconds: Rounds
+    tokens_per_second: Rounds
     peak_memory: int
 
 
@@ -120,8 +119,8 @@ class Trial:
 
     def cost(self) -> Cost:
         """What the rounds come to."""
-        speed = Spread.of([math.prod(self.batch_shape) / seconds for seconds in self.rounds])
-        return Cost(self.value, self.model.num_parameters(), Spread.of(self.rounds), speed, self.peak_memory)
+        speed = Rounds.of([math.prod(self.batch_shape) / seconds for seconds in self.rounds])
+        return Cost(self.value, self.model.num_parameters(), Rounds.of(self.rounds), speed, self.peak_memory)
 
 
 def main(

@@ -7,11 +7,10 @@ from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
-from rich.text import Text
-
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
+from rich.text import Text
 
 from .bench import bench
 from .config import config

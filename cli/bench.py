@@ -7,13 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.benchmark import MATRIX_SIZE, STEADY, BenchResult, Rounds, Stage
+from mlx_nanogpt.files import replacing
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import BenchResult, Spread, UserError
-from mlx_nanogpt.files import replacing
 
 from .screen import (
     NAME,
@@ -24,8 +25,8 @@ from .screen import (
     describe_device,
     header,
     load_corpus,
+    nanolux_table,
     progress,
-    seed_table,
     use_device,
     versions,
 )
@@ -38,7 +39,7 @@ def bench(
     ] = False,
     data: Annotated[
         str, typer.Option(help="The text to train on: one of those that mlx-gpt train takes.", **NAME)
-    ] = gpt.TINYSHAKESPEARE,
+    ] = TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written", **PATH)
@@ -68,13 +69,13 @@ def _check_replaceable(file: Path) -> None:
         raise UserError(f"{file} cannot be written (there is no such folder, or no right to); choose another --json")
 
 
-def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResult:
+def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with progress(*columns) as bar:
         task, stage = bar.add_task(""), ""
         for event in events:
             match event:
-                case gpt.Stage():
+                case Stage():
                     stage = event.description
                     bar.update(task, description=stage)
                     if not console.is_terminal:
@@ -88,7 +89,7 @@ def _follow(events: Iterator[gpt.Stage | gpt.Event | BenchResult]) -> BenchResul
 
 def _show(result: BenchResult) -> None:
     console.print()
-    console.print(seed_table({each.backend: each.metrics for each in result.backends}, result.corpus))
+    console.print(nanolux_table({each.backend: each.metrics for each in result.backends}, result.corpus))
     protocol = result.train
     if any(each.extrapolated for each in result.backends):
         console.print(
@@ -106,19 +107,19 @@ def _show(result: BenchResult) -> None:
         table.add_row(label, *map(show, result.backends))
     console.print(table)
     console.print(
-        f"Matrix product of {gpt.MATRIX_SIZE} x {gpt.MATRIX_SIZE}: {_spread(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
+        f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_spread(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
         f"Generation, text within the context: {_spread(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
         f"Generation, text beyond it: {_spread(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
     )
     if unsteady := result.unsteady():
         console.print(
-            f"\nWarning: half of the rounds differ by more than {gpt.STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "
+            f"\nWarning: half of the rounds differ by more than {STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "
             f"say little; close other programs and measure again.",
             style="yellow",
         )
 
 
-def _spread(spread: Spread, factor: float, form: str) -> str:
+def _spread(spread: Rounds, factor: float, form: str) -> str:
     median, least, most = (format(value * factor, form) for value in (spread.median, spread.min, spread.max))
     return f"{median} ({least} to {most})"
 

@@ -4,10 +4,11 @@ import sys
 from dataclasses import asdict
 from typing import Annotated
 
-import typer
-
 import mlx_nanogpt as gpt
+import typer
 from mlx_nanogpt import UserError
+from mlx_nanogpt.config_file import preset_settings, write_config_file
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from .screen import RunOption, check_output, chosen_run, describe_packages, versions
 
@@ -24,13 +25,13 @@ def config(
     if run and preset:
         raise UserError("--run and --preset exclude each other; leave out one of them")
     if preset:
-        settings = gpt.preset_settings(preset)
+        settings = preset_settings(preset)
         shape, train = gpt.configurations(settings)
-        sources, about = [gpt.TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
+        sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {versions()}"]
     else:
         source = chosen_run(run)
-        shape, train, sources = source.gpt, source.train, source.corpus.sources
+        shape, train, sources = source.gpt_config, source.train_config, source.corpus.sources
         made_by = describe_packages(source.versions())
         about = f"The settings of {source.path}"
         origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
@@ -39,6 +40,6 @@ def config(
         else:
             settings = {"tokenizer": source.tokenizer.kind}
     settings |= {"data": sources} | asdict(shape) | asdict(train)
-    text = gpt.write_settings(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
+    text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
     sys.stdout.write(text)

@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
+import mlx_nanogpt as gpt
 import numpy as np
 import typer
+from mlx_nanogpt import Dataset, Run, SplitLoss, UserError
+from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
+from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import Dataset, Run, SplitLoss, UserError
 
 from .screen import (
     NAME,
@@ -75,8 +76,8 @@ def evaluate(
         if other.tokenizer != tokenizer:
             raise UserError(f"{other.corpus.name} holds the tokens of another tokenizer; give a text with --data")
         chosen = list(SPLITS) if split == "both" else [split]
-        parts = {f"{other.corpus.name}, {SPLITS[name]}": getattr(other, name) for name in chosen}
-        train = other.train
+        parts = {f"{other.corpus.name}, {SPLITS[name]}": getattr(other, f"{name}_tokens") for name in chosen}
+        train = other.train_tokens
     else:
         if ctx.get_parameter_source("split").name == "COMMANDLINE":
             raise UserError(
@@ -100,13 +101,13 @@ def evaluate(
 def _training_split(run: Run) -> tuple[np.ndarray | None, UserError | None]:
     """The tokens that `run` learned from; or none, and why they cannot be had."""
     try:
-        return own_dataset(run).train, None
+        return own_dataset(run).train_tokens, None
     except UserError as error:
         return None, error
 
 
 def _measure(
-    model: gpt.GPT, tokenizer: gpt.Tokenizer, tokens: np.ndarray, train: np.ndarray | None
+    model: gpt.GPT, tokenizer: Tokenizer, tokens: np.ndarray, train: np.ndarray | None
 ) -> dict[str, tuple[SplitLoss | None, float]]:
     """What each method loses on `tokens`, and its bits per character; xz knows no tokens.
 
@@ -129,14 +130,14 @@ def _measure(
         bar.add_task("Counting and compressing", total=None)
         losses = {MODEL: so_far}
         if train is not None:
-            losses["bigram"] = gpt.bigram(train, tokens, vocab_size)
-            losses["unigram"] = gpt.unigram(train, tokens, vocab_size)
-        losses["uniform guess"] = gpt.uniform(tokens, vocab_size)
-        characters = gpt.count_characters(tokenizer, tokens[1:])
+            losses["bigram"] = bigram(train, tokens, vocab_size)
+            losses["unigram"] = unigram(train, tokens, vocab_size)
+        losses["uniform guess"] = uniform(tokens, vocab_size)
+        characters = count_characters(tokenizer, tokens[1:])
         rows = {name: (loss, loss.bits_per_character(characters)) for name, loss in losses.items()}
         if train is not None:
             before = None if tokens is train else train
-            rows["xz -9e"] = (None, gpt.xz_bits_per_character(tokenizer, tokens, before))
+            rows["xz -9e"] = (None, xz_bits_per_character(tokenizer, tokens, before))
     return rows
 
 

@@ -4,9 +4,8 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 import mlx_nanogpt as gpt
+import typer
 
 from .screen import PATH, BestOption, RunOption, chosen_run, console
 

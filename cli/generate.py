@@ -4,9 +4,8 @@ import sys
 import time
 from typing import Annotated
 
-import typer
-
 import mlx_nanogpt as gpt
+import typer
 
 from .screen import (
     BestOption,

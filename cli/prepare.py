@@ -5,11 +5,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
-import typer
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Prepared, Preparing, TrainConfig
+import typer
+from mlx_nanogpt import TrainConfig
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+from mlx_nanogpt.text.token_files import TokensRead, TokensWritten
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .screen import (
     NAME,
@@ -26,7 +27,7 @@ from .screen import (
 
 def prepare(
     out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.", **PATH)],
-    data: Annotated[list[str], typer.Option(help=TEXTS, **NAME)] = [gpt.TINYSHAKESPEARE],
+    data: Annotated[list[str], typer.Option(help=TEXTS, **NAME)] = [TINYSHAKESPEARE],
     train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
 ) -> None:
@@ -47,10 +48,10 @@ def prepare(
         task = bar.add_task("Counting", total=None)
         for event in events:
             match event:
-                case Preparing():
+                case TokensRead():
                     stage = "Counting" if event.total is None else "Encoding"
                     bar.update(task, description=stage, completed=event.characters, total=event.total)
-                case Prepared():
+                case TokensWritten():
                     done = event
     console.print(
         f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "

@@ -1,8 +1,7 @@
 """`mlx-gpt presets`: the settings that `mlx-gpt train` can start from."""
 
-from rich.table import Table
-
 import mlx_nanogpt as gpt
+from rich.table import Table
 
 from .screen import console, tokens_per_step
 

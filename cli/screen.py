@@ -11,30 +11,32 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import typer
+from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt.benchmark import PUBLISHED, NanoLuxMetrics
+from mlx_nanogpt.errors import CONTROLS, printable
+from mlx_nanogpt.exchange.gpt2 import export_obstacles, gpt2_tokenizer, load_gpt2
+from mlx_nanogpt.machine import machine
+from mlx_nanogpt.run import RUNS, package_versions
+from mlx_nanogpt.text.corpus import (
+    PASTICHE,
+    STANDARD_INPUT,
+    TINYSHAKESPEARE,
+    CorpusIdentity,
+    CorpusUnavailable,
+    check_readable_again,
+    count_kinds,
+    folder_files,
+    holds_texts,
+    holds_tokens,
+)
+from mlx_nanogpt.text.tokenizer import Tokenizer, TokenizerName
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn
 from rich.table import Table
 from rich.text import Text
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import (
-    BLAS,
-    PASTICHE,
-    PUBLISHED,
-    TINYSHAKESPEARE,
-    Corpus,
-    CorpusUnavailable,
-    Dataset,
-    GPTConfig,
-    Run,
-    SeedMetrics,
-    TrainConfig,
-    UserError,
-)
-from mlx_nanogpt.errors import CONTROLS, printable
-from mlx_nanogpt.text.corpus import check_readable_again
 
 from . import CLOSED
 
@@ -68,9 +70,7 @@ NAME = {"parser": _named, "metavar": "TEXT"}
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
-RunOption = Annotated[
-    Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)
-]
+RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)]
 BestOption = Annotated[
     bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
 ]
@@ -89,7 +89,7 @@ InitFromOption = Annotated[
     ),
 ]
 TokenizerOption = Annotated[
-    gpt.TokenizerName,
+    TokenizerName,
     typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
 ]
 TEXTS = (
@@ -116,14 +116,14 @@ def chosen_run(path: Path | None) -> Run:
     return gpt.open_run(path) if path else gpt.newest_run()
 
 
-def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[gpt.GPT, gpt.Tokenizer, Run | None]:
+def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[gpt.GPT, Tokenizer, Run | None]:
     """The model of --init-from, or else that of the run; its tokenizer, and the run if it is one."""
     if not init_from:
         source = chosen_run(run)
         return source.load_model(best), source.tokenizer, source
     if run or best:
         raise UserError(f"--{'run' if run else 'best'} and --init-from exclude each other; leave out one of them")
-    return *gpt.load_gpt2(init_from), None
+    return *load_gpt2(init_from), None
 
 
 def progress(*columns: ProgressColumn) -> Progress:
@@ -150,7 +150,7 @@ def describe_device() -> str:
     info = mx.device_info()
     if mx.default_device() == mx.gpu:
         return f"{info['device_name']}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
-    return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({BLAS})"
+    return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({machine().blas})"
 
 
 def describe_backend(backend: str) -> str:
@@ -161,7 +161,7 @@ def describe_backend(backend: str) -> str:
 
 
 def versions() -> str:
-    return f"{describe_packages(gpt.package_versions())}, Python {platform.python_version()}"
+    return f"{describe_packages(package_versions())}, Python {platform.python_version()}"
 
 
 def describe_packages(packages: dict[str, str]) -> str:
@@ -183,15 +183,15 @@ def load_corpus(data: Sequence[str], explicit: bool) -> Corpus:
 
 def read_data(sources: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
     """The text of all `sources`, or the tokens of the only one."""
-    if len(sources) == 1 and gpt.holds_tokens(sources[0]):
+    if len(sources) == 1 and holds_tokens(sources[0]):
         with console.status(Text(f"Checking {printable(sources[0])}")):  # a second or two per GB
-            return gpt.open_prepared(Path(sources[0]))
+            return gpt.open_token_folder(Path(sources[0]))
     return load_corpus(sources, explicit)
 
 
-def named_tokenizer(name: str) -> gpt.Tokenizer | None:
+def named_tokenizer(name: str) -> Tokenizer | None:
     """The tokenizer that an option names; None stands for that of the text's own characters."""
-    return gpt.gpt2_tokenizer() if name == "gpt2" else None
+    return gpt2_tokenizer() if name == "gpt2" else None
 
 
 def is_own(run: Run, data: Corpus | Dataset) -> bool:
@@ -199,7 +199,7 @@ def is_own(run: Run, data: Corpus | Dataset) -> bool:
     return _identity(data).sha256 == run.corpus.sha256
 
 
-def _identity(data: Corpus | Dataset) -> gpt.CorpusIdentity:
+def _identity(data: Corpus | Dataset) -> CorpusIdentity:
     return data.corpus if isinstance(data, Dataset) else data.identity
 
 
@@ -211,12 +211,14 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         data = data or read_data(run.corpus.sources)
     except UserError as error:
         problem = str(error).partition("; ")[0]  # its remedy is of no use here
-        piped = gpt.STANDARD_INPUT in run.corpus.sources
-        remedy = "pipe the same text in, or name its file with --data" if piped else "name it with --data where it is now"
+        piped = STANDARD_INPUT in run.corpus.sources
+        remedy = (
+            "pipe the same text in, or name its file with --data" if piped else "name it with --data where it is now"
+        )
         raise UserError(f"the text of the run {run.path} is not where it was: {problem}; {remedy}") from error
-    identity, fraction = _identity(data), run.train.train_fraction
+    identity, fraction = _identity(data), run.train_config.train_fraction
     if not is_own(run, data):
-        piped = gpt.STANDARD_INPUT in identity.sources
+        piped = STANDARD_INPUT in identity.sources
         remedy = "pipe the same text into it" if piped else "give the text that it learned from with --data"
         raise UserError(
             f"the run {run.path} learned from another text than {identity.name} holds now; {remedy}, or train a new run"
@@ -259,7 +261,7 @@ def tokens_per_step(shape: GPTConfig, train: TrainConfig) -> int:
 
 
 def describe_data(data: Dataset) -> str:
-    tokens, vocabulary = len(data.train) + len(data.valid), data.tokenizer.vocab_size
+    tokens, vocabulary = len(data.train_tokens) + len(data.valid_tokens), data.tokenizer.vocab_size
     if tokens == data.corpus.characters:  # each is a token
         return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
     characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
@@ -269,17 +271,17 @@ def describe_data(data: Dataset) -> str:
 def describe_files(sources: Sequence[str]) -> str:
     """What was taken of each folder of texts among `sources`, and what was left."""
     described = []
-    for source in filter(gpt.holds_texts, sources):
-        files = gpt.folder_files(source)
-        line = f"{len(files.taken):,} in {source}: {gpt.count_kinds(files.taken)}"
+    for source in filter(holds_texts, sources):
+        files = folder_files(source)
+        line = f"{len(files.taken):,} in {source}: {count_kinds(files.taken)}"
         if left := len(files.left):
-            line += f"; left {left:,} that {'is' if left == 1 else 'are'} no text: {gpt.count_kinds(files.left)}"
+            line += f"; left {left:,} that {'is' if left == 1 else 'are'} no text: {count_kinds(files.left)}"
         described.append(line)
     return "; ".join(described)
 
 
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
-    shape, train = run.gpt, run.train
+    shape, train = run.gpt_config, run.train_config
     accumulated = f"{train.gradient_accumulation_steps} x " if train.gradient_accumulation_steps > 1 else ""
     step = f"{accumulated}{train.batch_size} x {shape.block_size} = {tokens_per_step(shape, train):,} tokens"
     lines = {
@@ -288,7 +290,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         "Backend": describe_backend(train.backend),
         "Corpus": describe_data(data),
         **({"Files": files} if (files := describe_files(data.corpus.sources)) else {}),
-        "Model": f"{gpt.GPT(run.gpt).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
+        "Model": f"{gpt.GPT(run.gpt_config).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
         f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}",
         "Training": f"{train.num_iter:,} iterations of {step}, "
         f"rate {train.learning_rate:g}, dropout {shape.dropout:g}, seed {train.seed}",
@@ -311,7 +313,7 @@ def _others(config: GPTConfig | TrainConfig) -> Iterator[str]:
 
 
 def describe_export(run: Run) -> str:
-    obstacles = gpt.export_obstacles(run.gpt)
+    obstacles = export_obstacles(run.gpt_config)
     if obstacles:
         return f"not as GPT-2: {', '.join(obstacles)} ({' '.join(obstacles.values())})"
     return "as GPT-2, with mlx-gpt export"
@@ -320,15 +322,15 @@ def describe_export(run: Run) -> str:
 def describe_weights(run: Run, best: bool) -> str:
     """The run, and how far the weights of it are that a command uses."""
     which = ", the lowest validation loss" if best else ""
-    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train.num_iter:,}{which}"
+    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}{which}"
 
 
 def name_run(run: Run) -> str:
     """How `mlx-gpt generate` is told to use `run`: not at all if it takes it anyway, being the newest in `runs/`."""
-    return "" if run.path.parent == gpt.RUNS else f" --run {shlex.quote(str(run.path))}"
+    return "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"
 
 
-def seed_table(columns: dict[str, SeedMetrics], corpus: str) -> Table:
+def nanolux_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
     """The seed's six metrics, one column for each of `columns`, measured on `corpus`, beside the published ones."""
     columns = columns | {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
     table = Table(title=f"NanoLux's benchmark, here on {corpus}", title_justify="left")

@@ -13,14 +13,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
+import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt.benchmark import nanolux_differences, nanolux_metrics
+from mlx_nanogpt.config import Activation, Backend, Bias, Dtype
+from mlx_nanogpt.config_file import preset_settings, read_config_file
+from mlx_nanogpt.errors import printable
+from mlx_nanogpt.model import adapted
+from mlx_nanogpt.run import MAY_CHANGE
+from mlx_nanogpt.text.corpus import STANDARD_INPUT, TINYSHAKESPEARE
+from mlx_nanogpt.text.tokenizer import Tokenizer
+from mlx_nanogpt.training import check_fits, start_from
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
-from mlx_nanogpt.errors import printable
-from mlx_nanogpt.run import MAY_CHANGE
 
 from .forecast import Forecast
 from .screen import (
@@ -35,14 +41,13 @@ from .screen import (
     corpus_note,
     describe_run,
     errors,
-    errors,
     header,
     name_run,
     named_tokenizer,
+    nanolux_table,
     own_dataset,
     progress,
     read_data,
-    seed_table,
     tokens_per_step,
     use_device,
 )
@@ -70,7 +75,7 @@ def train(
     data: Annotated[
         list[str],
         _option("Text", f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME),
-    ] = [gpt.TINYSHAKESPEARE],
+    ] = [TINYSHAKESPEARE],
     train_fraction: TrainFractionOption = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
     n_embd: Annotated[
@@ -85,7 +90,7 @@ def train(
         float, _option("Model", "Share of activations dropped while training, from 0 to less than 1.")
     ] = GPTConfig.dropout,
     bias: Annotated[
-        gpt.Bias,
+        Bias,
         _option(
             "Model",
             "Which layers have biases: all (GPT-2), none (nanoGPT), or all but queries, keys and values (lecture).",
@@ -95,7 +100,7 @@ def train(
         bool, _option("Model", "Let the output layer be the token embedding, as in GPT-2.")
     ] = GPTConfig.tied,
     activation: Annotated[
-        gpt.Activation, _option("Model", "Nonlinearity of the MLPs; GPT-2 has gelu.")
+        Activation, _option("Model", "Nonlinearity of the MLPs; GPT-2 has gelu.")
     ] = GPTConfig.activation,
     num_iter: Annotated[int, _option("Training", "Steps, each an update of the weights.")] = TrainConfig.num_iter,
     batch_size: Annotated[
@@ -138,10 +143,10 @@ def train(
         int, _option("Evaluation", "Stop after this many evaluations without a better validation loss; 0: never.")
     ] = TrainConfig.patience,
     backend: Annotated[
-        gpt.Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
+        Backend, _option("Machine", "compiled: through mx.compile. eager: one operation at a time.")
     ] = TrainConfig.backend,
     dtype: Annotated[
-        gpt.Dtype, _option("Machine", "What training computes in; the weights themselves stay float32.")
+        Dtype, _option("Machine", "What training computes in; the weights themselves stay float32.")
     ] = TrainConfig.dtype,
     device: DeviceOption = "auto",
     preset: Annotated[
@@ -187,10 +192,10 @@ def train(
         dataset = _dataset(values, given, chosen, known)
         train_config = replace(train_config, train_fraction=dataset.train_fraction)
         gpt_config = start.config if start else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
-        gpt.check_fits(gpt_config, train_config, dataset)
+        check_fits(gpt_config, train_config, dataset)
         run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
         if start:
-            gpt.start_from(run, start)
+            start_from(run, start)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     header(f"mlx-gpt train{origin}", describe_run(run, dataset))
     try:
@@ -203,13 +208,13 @@ def train(
         console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
         run = replace(run, path=done.path)
     if done.end == "interrupted":
-        piped = ", the same text piped into it" if gpt.STANDARD_INPUT in run.corpus.sources else ""
+        piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
         console.print(f"\nStopped at iteration {done.iteration}; everything is kept in {run.path}. Go on with{piped}:")
         console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     if done.end == "impatient":
         console.print(
-            f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train.patience} evaluations."
+            f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train_config.patience} evaluations."
         )
     _conclude(run, dataset)
 
@@ -220,15 +225,15 @@ def _chosen(given: dict) -> dict:
         raise UserError("--preset and --config exclude each other; leave out one of them")
     start = {}
     if "preset" in given:
-        start = gpt.preset_settings(given["preset"])
+        start = preset_settings(given["preset"])
     if "config" in given:
-        start = gpt.read_settings(given["config"], given)
+        start = read_config_file(given["config"], given)
     if "init_from" in given:  # the model is there: a preset or a file only says how to train it
         start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     return start | given
 
 
-def _starting_point(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, gpt.Tokenizer | None]:
+def _starting_point(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, Tokenizer | None]:
     """The model that the training starts from, with what was asked of it, and its tokenizer; None for a new one."""
     if init_from is None:
         return None, None
@@ -238,10 +243,10 @@ def _starting_point(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None
         )
     model, tokenizer = gpt.load_pretrained(init_from)
     changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
-    return gpt.adapted(model, **changes), tokenizer
+    return adapted(model, **changes), tokenizer
 
 
-def _dataset(values: dict, given: dict, chosen: dict, known: gpt.Tokenizer | None) -> Dataset:
+def _dataset(values: dict, given: dict, chosen: dict, known: Tokenizer | None) -> Dataset:
     """The text that is asked for, in the tokens of `known` or of the tokenizer that is asked for; or a folder of tokens."""
     source = read_data(values["data"], explicit="data" in chosen)
     if not isinstance(source, Dataset):
@@ -266,7 +271,7 @@ def _dataset(values: dict, given: dict, chosen: dict, known: gpt.Tokenizer | Non
 
 
 def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
-    own = asdict(run.gpt) | asdict(run.train)
+    own = asdict(run.gpt_config) | asdict(run.train_config)
     for name in given.keys() - MAY_CHANGE_ON_RESUME:
         if name not in own:
             raise UserError(f"--{name.replace('_', '-')} and --resume exclude each other; leave out one of them")
@@ -277,11 +282,11 @@ def _resumed(run: Run, given: dict) -> tuple[Run, Dataset]:
             )
     dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
     done = run.position().iteration
-    num_iter = given.get("num_iter", run.train.num_iter)
+    num_iter = given.get("num_iter", run.train_config.num_iter)
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())
     if finished or num_iter < done:
         raise UserError(f"the run {run.path} is at iteration {done} already; give a larger --num-iter than {done}")
-    return run.extended(num_iter=num_iter, patience=given.get("patience", run.train.patience)), dataset
+    return run.extended(num_iter=num_iter, patience=given.get("patience", run.train_config.patience)), dataset
 
 
 def _follow(run: Run, dataset: Dataset) -> gpt.Done:
@@ -299,7 +304,7 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
         TimeLeftColumn(),
     )
     since, position = history[-1].iteration if history else 0, run.position()
-    forecast = Forecast(run.gpt, run.train, history, position.iteration)
+    forecast = Forecast(run.gpt_config, run.train_config, history, position.iteration)
     seconds_before = sum(each.train_seconds + each.eval_seconds for each in history) + position.train_seconds
     with _stop_request() as should_stop, progress(*columns) as bar:
         task = bar.add_task("Starting", total=None, status="", end=None)
@@ -310,12 +315,18 @@ def _follow(run: Run, dataset: Dataset) -> gpt.Done:
             before = now
             match event:
                 case gpt.Progress():
-                    speed = (event.iteration - since) * tokens_per_step(run.gpt, run.train) / event.train_seconds
-                    step = f"Step {event.iteration:,}/{run.train.num_iter:,}"
+                    speed = (
+                        (event.iteration - since)
+                        * tokens_per_step(run.gpt_config, run.train_config)
+                        / event.train_seconds
+                    )
+                    step = f"Step {event.iteration:,}/{run.train_config.num_iter:,}"
                     bar.update(task, description=step, status=f"loss {event.loss:.3f}, {speed:,.0f} tokens/s")
                 case gpt.Evaluating():
                     status = f"evaluating: {event.windows / event.total:.0%}"
-                    bar.update(task, description=f"Step {event.iteration:,}/{run.train.num_iter:,}", status=status)
+                    bar.update(
+                        task, description=f"Step {event.iteration:,}/{run.train_config.num_iter:,}", status=status
+                    )
                 case gpt.Evaluation():
                     since = event.iteration
                     console.print(_row(event))
@@ -386,24 +397,26 @@ def _stop_request() -> Iterator[Callable[[], bool]]:
 
 def _went_wrong(run: Run, loss: float) -> str | None:
     """What is to be said of a last validation loss that is above that of a uniform guess."""
-    guess = math.log(run.gpt.vocab_size)
+    guess = math.log(run.gpt_config.vocab_size)
     if loss <= guess:
         return None
     above = f"The validation loss, {loss:.3g}, is above that of a uniform guess, {guess:.3g}"
-    lower = f"a lower --learning-rate than {run.train.learning_rate:g}"
+    lower = f"a lower --learning-rate than {run.train_config.learning_rate:g}"
     if loss - guess < UNTRAINED:
-        return f"{above}: the model has learned nothing; try more --num-iter than {run.train.num_iter}, or {lower}."
+        return (
+            f"{above}: the model has learned nothing; try more --num-iter than {run.train_config.num_iter}, or {lower}."
+        )
     return f"{above}: the training went wrong; try {lower}."
 
 
 def _conclude(run: Run, dataset: Dataset) -> None:
     history = run.history()
     console.print()
-    metrics = gpt.seed_metrics(history)
-    differences = gpt.seed_differences(run.gpt, run.train)
-    epochs = run.train.num_iter // run.train.eval_interval
+    metrics = nanolux_metrics(history)
+    differences = nanolux_differences(run.gpt_config, run.train_config)
+    epochs = run.train_config.num_iter // run.train_config.eval_interval
     if epochs and differences.keys() <= HOW_LONG and isinstance(run.tokenizer, gpt.CharTokenizer):
-        console.print(seed_table({"This run": metrics}, run.corpus.name))
+        console.print(nanolux_table({"This run": metrics}, run.corpus.name))
         for note in corpus_note(run.corpus.name):
             console.print(note)
         if differences:
@@ -431,7 +444,7 @@ def _conclude(run: Run, dataset: Dataset) -> None:
             soft_wrap=True,
         )
     model = run.load_model()
-    ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train.seed)
+    ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
     console.print("".join(run.tokenizer.stream(ids)))
     console.print(f"\nNext: mlx-gpt generate --tokens 500{name_run(run)}", soft_wrap=True)

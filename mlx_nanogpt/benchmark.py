@@ -1,7 +1,7 @@
 """The benchmark: NanoLux's protocol and six metrics on this machine, and what explains them.
 
 `bench()` is a generator like `train()`: it yields what it begins and what it found, and the last thing is the whole
-result. Nothing here is estimated without saying so: `SeedMetrics` from a quick run are extrapolated, and marked.
+result. Nothing here is estimated without saying so: `NanoLuxMetrics` from a quick run are extrapolated, and marked.
 """
 
 import os
@@ -23,23 +23,30 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from .run import Evaluation, create_run, package_versions
 from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
-from .text.corpus import Corpus
-from .text.batches import training_batch
-from .text.dataset import Dataset, tokenize
 from .evaluation import make_evaluate
 from .generation import generate
 from .machine import machine
 from .model import GPT
+from .run import Evaluation, create_run, package_versions
+from .text.batches import training_batch
+from .text.corpus import Corpus
+from .text.dataset import Dataset, tokenize
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
 
-SEED_GPT, SEED_TRAIN = configurations(PRESETS["nanolux"].settings)
-SEED_FREE = ("vocab_size", "seed", "backend", "dropout")  # what the settings leave open; NanoLux drops 0.1, in its MLP
+NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
+NANOLUX_LEAVES_OPEN = (
+    "vocab_size",
+    "seed",
+    "backend",
+    "dropout",
+)  # what the settings leave open; NanoLux drops 0.1, in its MLP
 EVALUATED_WINDOWS = 256
 GENERATED_TOKENS = 500
 GENERATION_ROUNDS = 5
-STEADY = 1.2  # at most, the upper quartile of the rounds over the lower: then their median is right within a tenth or so
+STEADY = (
+    1.2  # at most, the upper quartile of the rounds over the lower: then their median is right within a tenth or so
+)
 ROUNDS = 12  # of each measurement
 ROUND_SECONDS = 0.5
 MATRIX_SIZE = 1024
@@ -51,7 +58,7 @@ VIEWS = set(
 
 
 @dataclass(frozen=True)
-class SeedMetrics:
+class NanoLuxMetrics:
     """NanoLux's table. Times in seconds, losses in nats per character; an epoch is 500 steps, its "batches".
 
     The first epoch includes compilation, the average is over the others and is None where there are none; an estimate
@@ -69,13 +76,13 @@ class SeedMetrics:
 
 # rkube/NanoLux, README: a Mac M4 Pro, on its CPU
 PUBLISHED = {
-    "Reactant": SeedMetrics(86.94, 15, 27, 504, 1.54838, 1.78198),
-    "Zygote": SeedMetrics(55.58, 33, 49, 873, 1.54454, 1.78110),
+    "Reactant": NanoLuxMetrics(86.94, 15, 27, 504, 1.54838, 1.78198),
+    "Zygote": NanoLuxMetrics(55.58, 33, 49, 873, 1.54454, 1.78110),
 }
 
 
 @dataclass(frozen=True)
-class Spread:
+class Rounds:
     """The median of some rounds of a measurement, the smallest and the largest, and how many rounds there were.
 
     `steady` says whether the middle half of them lies close together. A slow round or two leave the median as it is; where
@@ -89,7 +96,7 @@ class Spread:
     steady: bool
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread":
+    def of(cls, values: Sequence[float]) -> "Rounds":
         lower, upper = np.quantile(values, (0.25, 0.75))
         return cls(statistics.median(values), min(values), max(values), len(values), bool(upper <= STEADY * lower))
 
@@ -106,9 +113,9 @@ class BackendResult:
     """
 
     backend: Backend
-    metrics: SeedMetrics
+    metrics: NanoLuxMetrics
     extrapolated: bool
-    step_seconds: Spread
+    step_seconds: Rounds
     tokens_per_second: float
     compile_seconds: float
     host_seconds: float
@@ -116,7 +123,7 @@ class BackendResult:
     operations: int
     views: int
     synchronisations: int
-    evaluation_seconds_per_window: Spread
+    evaluation_seconds_per_window: Rounds
     peak_memory: int
 
 
@@ -128,10 +135,10 @@ class BenchResult:
     corpus: str
     gpt: GPTConfig
     train: TrainConfig
-    matrix_flops: Spread
+    matrix_flops: Rounds
     backends: list[BackendResult]
-    cached_tokens_per_second: Spread  # while the text fits the context
-    reread_tokens_per_second: Spread  # beyond it
+    cached_tokens_per_second: Rounds  # while the text fits the context
+    reread_tokens_per_second: Rounds  # beyond it
 
     def unsteady(self) -> list[str]:
         """The measurements whose rounds are not steady, in words."""
@@ -151,11 +158,11 @@ class Stage:
     description: str
 
 
-def seed_metrics(history: Sequence[Evaluation]) -> SeedMetrics:
+def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
     """The metrics of a run from its evaluations, at least one; an epoch is what lies between two of them."""
     train_seconds = [each.train_seconds for each in history]
     estimates = [each.eval_seconds for each in history]
-    return SeedMetrics(
+    return NanoLuxMetrics(
         first_epoch=train_seconds[0],
         average_epoch=statistics.mean(train_seconds[1:]) if train_seconds[1:] else None,
         estimate=statistics.mean(estimates),
@@ -165,12 +172,14 @@ def seed_metrics(history: Sequence[Evaluation]) -> SeedMetrics:
     )
 
 
-def seed_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[object, object]]:
+def nanolux_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[object, object]]:
     """Where a run departs from the settings of the published table: name -> (the run's value, the published one's)."""
     here = asdict(gpt) | asdict(train)
-    published = asdict(SEED_GPT) | asdict(SEED_TRAIN)
+    published = asdict(NANOLUX_GPT) | asdict(NANOLUX_TRAIN)
     return {
-        name: (here[name], value) for name, value in published.items() if name not in SEED_FREE and here[name] != value
+        name: (here[name], value)
+        for name, value in published.items()
+        if name not in NANOLUX_LEAVES_OPEN and here[name] != value
     }
 
 
@@ -193,14 +202,14 @@ def bench(
     A quick benchmark times a sample of steps and of evaluation windows and extrapolates the protocol's times from it.
     """
     data = tokenize(corpus)
-    gpt = replace(SEED_GPT, vocab_size=data.tokenizer.vocab_size)
-    check_fits(gpt, SEED_TRAIN, data)
+    gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
+    check_fits(gpt, NANOLUX_TRAIN, data)
 
     yield Stage("matrix product")
     matrix_flops = _measure_matrix()
     results = []
     for backend in backends:
-        train_config = replace(SEED_TRAIN, backend=backend)
+        train_config = replace(NANOLUX_TRAIN, backend=backend)
         yield Stage(f"{backend} step and evaluation")
         result = _measure_backend(gpt, train_config, data, matrix_flops.median)
         if not quick:
@@ -212,11 +221,11 @@ def bench(
                     if isinstance(event, Evaluation):
                         history.append(event)
                     yield event
-            result = replace(result, metrics=seed_metrics(history), extrapolated=False)
+            result = replace(result, metrics=nanolux_metrics(history), extrapolated=False)
         results.append(result)
     yield Stage("generation")
     cached, reread = _measure_generation(gpt, data.tokenizer.start_token)
-    yield BenchResult(describe_machine(), data.corpus.name, gpt, SEED_TRAIN, matrix_flops, results, cached, reread)
+    yield BenchResult(describe_machine(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread)
 
 
 def describe_machine() -> dict:
@@ -248,7 +257,7 @@ def _commit() -> str | None:
         return None
 
 
-def _measure_matrix() -> Spread:
+def _measure_matrix() -> Rounds:
     """The rate of square float32 matrix products on the whole device, in floating-point operations per second."""
     streams = machine().streams()
     a, b = (mx.random.normal((MATRIX_SIZE, MATRIX_SIZE), key=mx.random.key(seed)) for seed in (0, 1))
@@ -257,7 +266,7 @@ def _measure_matrix() -> Spread:
     def work(count: int) -> None:
         mx.eval([mx.matmul(a, b, stream=stream) for _ in range(count) for stream in streams])
 
-    return Spread.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work)])
+    return Rounds.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work)])
 
 
 def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_flops: float) -> BackendResult:
@@ -269,7 +278,9 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     mx.eval(state)
     mx.reset_peak_memory()
     step = make_step(model, optimizer, config)
-    batch = [mx.array(each) for each in training_batch(data.train, config.seed, 0, config.batch_size, gpt.block_size)]
+    batch = [
+        mx.array(each) for each in training_batch(data.train_tokens, config.seed, 0, config.batch_size, gpt.block_size)
+    ]
     building = []
 
     def train_steps(count: int) -> None:
@@ -283,15 +294,15 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     started = time.perf_counter()
     train_steps(1)
     first = time.perf_counter() - started
-    steady = Spread.of(_rounds(train_steps))
+    steady = Rounds.of(_rounds(train_steps))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step has none, give or take the noise
     peak_memory = mx.get_peak_memory()
     operations, views = _graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
     mx.eval(state)
 
     evaluate = make_evaluate(model, config.backend)
-    evaluate_rounds = _rounds(lambda count: [evaluate(data.valid, EVALUATED_WINDOWS) for _ in range(count)])
-    window = Spread.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
+    evaluate_rounds = _rounds(lambda count: [evaluate(data.valid_tokens, EVALUATED_WINDOWS) for _ in range(count)])
+    window = Rounds.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
 
     tokens_per_step = config.batch_size * gpt.block_size
     epochs = config.num_iter // config.eval_interval
@@ -299,7 +310,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     estimate = 2 * config.eval_iters * config.batch_size * window.median
     return BackendResult(
         backend=config.backend,
-        metrics=SeedMetrics(
+        metrics=NanoLuxMetrics(
             first_epoch=compile_seconds + epoch,
             average_epoch=epoch,
             estimate=estimate,
@@ -321,7 +332,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     )
 
 
-def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Spread, Spread]:
+def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Rounds, Rounds]:
     """Tokens per second from an empty prompt, with the cache and beyond it. What is compiled first is left out."""
     model = GPT(gpt)
     mx.eval(model.state)
@@ -330,7 +341,7 @@ def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Spread, Sprea
         times = [time.perf_counter() for _ in generate(model, [start_token], GENERATED_TOKENS, seed)]
         cached.append(_rate(times[3 : gpt.block_size - 1]))
         reread.append(_rate(times[gpt.block_size + 2 :]))
-    return Spread.of(cached), Spread.of(reread)
+    return Rounds.of(cached), Rounds.of(reread)
 
 
 def _rate(times: Sequence[float]) -> float:

@@ -18,7 +18,7 @@ Activation = Literal["relu", "gelu"]
 Dtype = Literal["float32", "bfloat16"]
 
 MOST_TOKENS = 2**24  # in a vocabulary
-LEAST_RATE = 2.0**-126  # float32's smallest normal number: a smaller rate may become 0, which trains nothing
+LEAST_RATE = 1.17549435e-38  # float32's smallest normal number: a smaller rate may become 0, which trains nothing
 MANY = 10**9
 
 MODEL, TEXT, TRAINING, OPTIMIZER, EVALUATION, MACHINE = (

@@ -2,23 +2,47 @@
 from all of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import mlx.core as mx
 import numpy as np
 
 from .config import Backend, TrainConfig
-from .text.batches import consecutive_windows, evaluation_starts, windows
-from .text.loss import SplitLoss
 from .errors import UserError
+from .files import check_counts, check_measures
 from .machine import machine
 from .model import GPT
+from .text.batches import consecutive_windows, evaluation_starts, windows
+from .text.loss import SplitLoss
 
 LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 8,192 tokens in the vocabulary on
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
 Estimate = Callable[[np.ndarray, int], Iterator["SplitLoss"]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One line of the history. Losses in nats per token; tokens and seconds of training since the line before; tokens
+    of each split that this evaluation covered, and its seconds. Raises `ValueError` for values that cannot be."""
+
+    iteration: int
+    train_loss: float
+    valid_loss: float
+    train_tokens: int
+    train_seconds: float
+    eval_tokens: int
+    eval_seconds: float
+    corpus: str
+    device: str
+
+    def __post_init__(self) -> None:
+        check_counts(self.iteration, self.train_tokens, self.eval_tokens)
+        check_measures(self.train_loss, self.valid_loss, self.train_seconds, self.eval_seconds)
+        if not (isinstance(self.corpus, str) and isinstance(self.device, str)):
+            raise ValueError("the corpus and the device of an evaluation are words")
 
 
 def make_evaluate(model: GPT, backend: Backend) -> Evaluate:

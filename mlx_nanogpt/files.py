@@ -1,6 +1,7 @@
 """Where files go, and how they are written so that nothing the user had is lost."""
 
 import fcntl
+import math
 import os
 import re
 import shutil
@@ -154,6 +155,18 @@ def appearing(path: Path) -> Iterator[Path]:
             os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_counts(*values: object) -> None:
+    """Raise `ValueError` unless all `values` are whole numbers from 0 on."""
+    if not all(type(each) is int and 0 <= each < 2**63 for each in values):
+        raise ValueError(f"not all of {values} are whole numbers from 0 on")
+
+
+def check_measures(*values: object) -> None:
+    """Raise `ValueError` unless all `values` are finite numbers from 0 on."""
+    if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in values):
+        raise ValueError(f"not all of {values} are finite numbers from 0 on")
 
 
 def _path_of(descriptor: int) -> Path:

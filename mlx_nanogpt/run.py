@@ -15,82 +15,46 @@ checksums of all that is in them, and a checkpoint has that of the history.
 
 import hashlib
 import json
-import math
 import os
 import shlex
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 from mlx.optimizers import Optimizer
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
+from .checkpoint import (
+    CHECKSUM,
+    MODEL,
+    OPTIMIZER,
+    RANDOM,
+    Contents,
+    Position,
+    checksum,
+    explaining_damage,
+    open_arrays,
+    read_arrays,
+    write_arrays,
+)
 from .config import GPTConfig, TrainConfig
-from .text.corpus import CorpusIdentity
-from .text.dataset import Dataset
 from .errors import UserError
+from .evaluation import Evaluation
 from .files import DAMAGE, Folder, check_name, locked
 from .model import GPT
+from .text.corpus import CorpusIdentity
+from .text.dataset import Dataset
 from .text.tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
-MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
-CONTENTS, CHECKSUM = "contents", "checksum"  # the metadata of a file of weights
 MAY_CHANGE = ("num_iter", "patience")  # of the training of a run
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One line of the history. Losses in nats per token; tokens and seconds of training since the line before; tokens
-    of each split that this evaluation covered, and its seconds. Raises `ValueError` for values that cannot be."""
-
-    iteration: int
-    train_loss: float
-    valid_loss: float
-    train_tokens: int
-    train_seconds: float
-    eval_tokens: int
-    eval_seconds: float
-    corpus: str
-    device: str
-
-    def __post_init__(self) -> None:
-        _check_counts(self.iteration, self.train_tokens, self.eval_tokens)
-        _check_measures(self.train_loss, self.valid_loss, self.train_seconds, self.eval_seconds)
-        if not (isinstance(self.corpus, str) and isinstance(self.device, str)):
-            raise ValueError("the corpus and the device of an evaluation are words")
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a checkpoint is: steps done, and seconds of training since the last evaluation. Raises `ValueError` for
-    values that cannot be."""
-
-    iteration: int = 0
-    train_seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_counts(self.iteration)
-        _check_measures(self.train_seconds)
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What a file of weights says of itself: how far they are; how many lines the history had by then, and their
-    checksum; and the checksum of each of its parts."""
-
-    position: Position
-    evaluations: int
-    history: int
-    parts: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -98,8 +62,8 @@ class Run:
     """A run directory that exists, and what it says of itself."""
 
     path: Path
-    gpt: GPTConfig
-    train: TrainConfig
+    gpt_config: GPTConfig
+    train_config: TrainConfig
     corpus: CorpusIdentity
     tokenizer: Tokenizer
     init_from: str | None = None  # what the weights started from, if not from random numbers
@@ -116,7 +80,7 @@ class Run:
         directory is gone, damaged or another run's by now.
         """
         with ExitStack() as until_unlocked:
-            with _explaining_damage(self.path):
+            with explaining_damage(self.path):
                 folder = until_unlocked.enter_context(locked(self.path))
                 folder.sweep(*FILES)
                 found = _read_config(self.path)
@@ -143,7 +107,7 @@ class Run:
                 )
             return Position()
         parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
-        contents, found = _read_arrays(self.checkpoint, parts)
+        contents, found = read_arrays(self.checkpoint, parts)
         model.update(found[MODEL])
         optimizer.state = found[OPTIMIZER]
         high, low = found[RANDOM].tolist()
@@ -160,15 +124,15 @@ class Run:
                 f"the run {self.path} has {missing} yet (it was stopped before its first evaluation); go on with "
                 f"mlx-gpt train --resume {_quoted(self.path)}"
             )
-        model = GPT(self.gpt)
-        model.update(_read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
+        model = GPT(self.gpt_config)
+        model.update(read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
         return model
 
     def history(self) -> list[Evaluation]:
         """The evaluations up to the checkpoint, the oldest first. Raises `UserError` if they are not those that the
         checkpoint counts, or if a line is damaged."""
         file, contents = self.path / HISTORY, self._contents()
-        with _explaining_damage(file):
+        with explaining_damage(file):
             lines = _read(file).splitlines(keepends=True) if file.exists() else []
             evaluations = [Evaluation(**json.loads(line)) for line in lines]
         counted = lines[: contents.evaluations]
@@ -181,28 +145,28 @@ class Run:
 
     def versions(self) -> dict[str, str]:
         """Which versions of the packages made the run, or extended it. Raises `UserError` if its files are damaged."""
-        with _explaining_damage(self.path):
+        with explaining_damage(self.path):
             return dict(_read_config(self.path)["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with other values of some of `MAY_CHANGE`, which `train` writes down."""
-        return replace(self, train=replace(self.train, **changes))
+        return replace(self, train_config=replace(self.train_config, **changes))
 
     def _weights(self, best: bool) -> Path:
         return self.path / BEST if best else self.checkpoint
 
-    def _contents(self, best: bool = False) -> _Contents:
+    def _contents(self, best: bool = False) -> Contents:
         file = self._weights(best)
         if not file.exists():
-            return _Contents(Position(), 0, zlib.crc32(b""), {})
-        with _explaining_damage(file):
-            return _open_arrays(file)[0]
+            return Contents(Position(), 0, zlib.crc32(b""), {})
+        with explaining_damage(file):
+            return open_arrays(file)[0]
 
     def _config(self) -> dict:
         """config.json without its checksum."""
         return {
-            "gpt": asdict(self.gpt),
-            "train": asdict(self.train),
+            "gpt": asdict(self.gpt_config),
+            "train": asdict(self.train_config),
             "corpus": asdict(self.corpus) | {"sources": list(self.corpus.sources)},
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
@@ -242,14 +206,14 @@ class Writer:
         trees = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
         parts = {part: dict(tree_flatten({part: tree})) for part, tree in trees.items()}
         lines = "".join(json.dumps(asdict(each)) + "\n" for each in history)
-        checksums = {name: _checksum(part) for name, part in parts.items()}
-        contents = _Contents(position, len(history), zlib.crc32(lines.encode()), checksums)
+        checksums = {name: checksum(part) for name, part in parts.items()}
+        contents = Contents(position, len(history), zlib.crc32(lines.encode()), checksums)
         try:
             if history and history[-1].iteration == position.iteration:
                 self.folder.write(HISTORY, lines)
                 if since_best(history) == 0:
-                    self._write_arrays(BEST, {MODEL: parts[MODEL]}, contents)
-            self._write_arrays(CHECKPOINT, parts, contents)
+                    write_arrays(self.folder, BEST, {MODEL: parts[MODEL]}, contents)
+            write_arrays(self.folder, CHECKPOINT, parts, contents)
         except (OSError, RuntimeError) as error:
             failure = f"the checkpoint of iteration {position.iteration} could not be written"
             try:
@@ -261,12 +225,6 @@ class Writer:
                 f"{failure} into {path} ({error}); {kept}: make room or make the directory writable, then go on with "
                 f"--resume {_quoted(path)}"
             ) from error
-
-    def _write_arrays(self, name: str, parts: Mapping[str, Mapping[str, mx.array]], contents: _Contents) -> None:
-        text = json.dumps(asdict(replace(contents, parts={part: contents.parts[part] for part in parts})))
-        arrays = {name: array for part in parts.values() for name, array in part.items()}
-        with self.folder.replacing(name) as file:
-            mx.save_safetensors(file, arrays, {CONTENTS: text, CHECKSUM: str(zlib.crc32(text.encode()))})
 
 
 def package_versions() -> dict[str, str]:
@@ -306,7 +264,7 @@ def open_run(path: Path) -> Run:
         raise UserError(
             f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}"
         )
-    with _explaining_damage(path):
+    with explaining_damage(path):
         config, text = _read_config(path), _read(path / TOKENIZER)
         if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
             raise ValueError(f"{TOKENIZER} is not as it was written")
@@ -369,19 +327,6 @@ def _unfinished(path: Path, taken: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _explaining_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, or name another run") from error
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error}); restore it from a "
-            f"copy, or train a new run"
-        ) from error
-
-
-@contextmanager
 def _explaining_write(path: Path) -> Iterator[None]:
     try:
         yield
@@ -405,59 +350,6 @@ def _lasting(config: dict) -> dict:
 
 def _seal(config: dict) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-
-
-def _open_arrays(file: Path) -> tuple[_Contents, dict[str, mx.array]]:
-    """What a file of weights says of itself, and its arrays under their full names, not read yet."""
-    file.open("rb").close()  # raises what MLX would call damage
-    arrays, metadata = mx.load(str(file), return_metadata=True)
-    text = metadata[CONTENTS]
-    if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
-        raise ValueError("its metadata is not as it was written")
-    said = json.loads(text)
-    _check_counts(said["evaluations"], said["history"])
-    return _Contents(**said | {"position": Position(**said["position"])}), arrays
-
-
-def _read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[_Contents, dict]:
-    """What a file of weights says of itself, and those of its parts that are `expected`, as trees of the same shapes."""
-    with _explaining_damage(file):
-        contents, arrays = _open_arrays(file)
-        read = {}
-        for part, tree in expected.items():
-            wanted = dict(tree_flatten({part: tree}))
-            found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
-            if _shapes(found) != _shapes(wanted):  # before a name of the file is made a tree, of any depth
-                raise ValueError(f"its {part} is of another shape")
-            if _checksum(found) != contents.parts[part]:
-                raise ValueError(f"its {part} is not as it was written")
-            if part == MODEL and not all(np.isfinite(np.asarray(array)).all() for array in found.values()):
-                raise ValueError("its weights are not all finite")
-            read |= found
-        return contents, tree_unflatten(list(read.items()))
-
-
-def _shapes(arrays: Mapping[str, mx.array]) -> dict[str, tuple]:
-    return {name: (array.shape, array.dtype) for name, array in arrays.items()}
-
-
-def _checksum(arrays: Mapping[str, mx.array]) -> int:
-    """CRC-32 of the names, types, shapes and numbers of `arrays`."""
-    checksum = 0
-    for name, array in sorted(arrays.items()):
-        checksum = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(np.asarray(array)), checksum)
-    return checksum
-
-
-def _check_counts(*values: object) -> None:
-    if not all(type(each) is int and 0 <= each < 2**63 for each in values):
-        raise ValueError(f"not all of {values} are whole numbers from 0 on")
-
-
-def _check_measures(*values: object) -> None:
-    if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in values):
-        raise ValueError(f"not all of {values} are finite numbers from 0 on")
 
 
 def _quoted(path: Path) -> str:

@@ -18,15 +18,15 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .run import Evaluation, Position, Run, Writer, since_best
 from .config import GPTConfig, TrainConfig
-from .text.batches import training_batch
-from .text.dataset import Dataset, check_splits
 from .errors import UserError
-from .evaluation import Estimate, make_estimate, mean_loss
+from .evaluation import make_estimate, mean_loss
 from .generation import generate
 from .machine import machine
 from .model import GPT
+from .run import Evaluation, Position, Run, Writer, since_best
+from .text.batches import training_batch
+from .text.dataset import Dataset, check_splits
 
 REPORT_INTERVAL = 10  # steps between two looks at the loss
 REPORT_SECONDS = 0.25  # at least, between two records of an evaluation
@@ -213,8 +213,8 @@ def start_from(run: Run, model: GPT) -> None:
 
     Seeds MLX's global random state. Raises `UserError` if the file cannot be written.
     """
-    mx.random.seed(run.train.seed)
-    optimizer = make_optimizer(run.train)
+    mx.random.seed(run.train_config.seed)
+    optimizer = make_optimizer(run.train_config)
     optimizer.init(model.trainable_parameters())
     with run.locked() as writer:
         writer.save(model, optimizer, Position())
@@ -231,7 +231,7 @@ def train(
     stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file cannot be
     written or another process trains the same run, `Diverged` if the loss is not finite.
     """
-    check_fits(run.gpt, run.train, data)
+    check_fits(run.gpt_config, run.train_config, data)
     with run.locked() as writer:
         writer.write_config()  # with what `extended` changed, and the versions that go on with it
         training = Training(run, writer, data)
@@ -248,7 +248,11 @@ def train(
             yield saved
             if sample_tokens and not training.is_over():
                 yield training.sample(sample_tokens)
-        yield Done(training.iteration, "impatient" if training.iteration < run.train.num_iter else "finished", writer.path)
+        yield Done(
+            training.iteration,
+            "impatient" if training.iteration < run.train_config.num_iter else "finished",
+            writer.path,
+        )
 
 
 class Training:
@@ -256,9 +260,9 @@ class Training:
     state."""
 
     def __init__(self, run: Run, writer: Writer, data: Dataset):
-        self.run, self.writer, self.data, self.config = run, writer, data, run.train
+        self.run, self.writer, self.data, self.config = run, writer, data, run.train_config
         mx.random.seed(self.config.seed)
-        self.model = GPT(run.gpt)
+        self.model = GPT(run.gpt_config)
         self.optimizer = make_optimizer(self.config)
         self.optimizer.init(self.model.trainable_parameters())
         self.saved = run.restore(self.model, self.optimizer)
@@ -283,12 +287,12 @@ class Training:
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
         """Train up to the next evaluation, or until `should_stop` says yes."""
-        config, block_size = self.config, self.run.gpt.block_size
+        config, block_size = self.config, self.run.gpt_config.block_size
         target = min(config.num_iter, (self.evaluated // config.eval_interval + 1) * config.eval_interval)
         count = config.batch_size * config.gradient_accumulation_steps
         started = time.perf_counter() - self.train_seconds
         while self.iteration < target and not should_stop():
-            batch = training_batch(self.data.train, config.seed, self.iteration, count, block_size)
+            batch = training_batch(self.data.train_tokens, config.seed, self.iteration, count, block_size)
             loss = self.step(*map(mx.array, batch))
             mx.async_eval(loss, self.state)
             self.iteration += 1
@@ -303,12 +307,12 @@ class Training:
 
     def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
         """Estimate the losses of both splits, telling how far that is; they become the newest line of the history."""
-        config, block_size = self.config, self.run.gpt.block_size
+        config, block_size = self.config, self.run.gpt_config.block_size
         count = config.eval_iters * config.batch_size  # windows of each split
         windows, losses = 0, []
         yield Evaluating(self.iteration, windows, 2 * count)
         started = told = time.perf_counter()
-        for tokens in (self.data.train, self.data.valid):
+        for tokens in (self.data.train_tokens, self.data.valid_tokens):
             batches = []
             for batch in self.estimate(tokens, count):
                 batches.append(batch)

@@ -23,18 +23,17 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # a GPU's shortened float32 would
 for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer colour what is piped
     os.environ.pop(name, None)
 
-import mlx_nanogpt as gpt  # noqa: E402  before mlx.core, so that the tests run on the BLAS that users get
-
-import mlx.core as mx  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from mlx.utils import tree_flatten, tree_map  # noqa: E402
-
-import mlx_nanogpt_cli  # noqa: E402
-from mlx_nanogpt import machine as hardware  # noqa: E402
-from mlx_nanogpt.files import cache_dir  # noqa: E402
-from mlx_nanogpt.linux_cpu import machine as linux_cpu, operations  # noqa: E402
-from mlx_nanogpt.text import corpus  # noqa: E402
+import mlx_nanogpt as gpt
+import mlx.core as mx
+import mlx_nanogpt_cli
+import numpy as np
+import pytest
+from mlx_nanogpt import machine as hardware
+from mlx.utils import tree_flatten, tree_map
+from mlx_nanogpt.files import cache_dir
+from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.linux_cpu import operations
+from mlx_nanogpt.text import corpus
 
 only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"

@@ -4,12 +4,12 @@ measurements that are made and not made up."""
 import json
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
+from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig, benchmark
 from conftest import TEXT, tiny_gpt, tiny_train
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import PUBLISHED, Evaluation, GPTConfig, TrainConfig, benchmark, seed_differences, seed_metrics
+from mlx_nanogpt.benchmark import PUBLISHED, Rounds, Stage, nanolux_differences, nanolux_metrics
 
 
 def evaluation(iteration: int, train_seconds: float, eval_seconds: float, loss: float) -> Evaluation:
@@ -17,14 +17,14 @@ def evaluation(iteration: int, train_seconds: float, eval_seconds: float, loss: 
 
 
 def test_the_metrics_are_those_of_the_seed():
-    metrics = seed_metrics([evaluation(500, 9, 2, 3.0), evaluation(1000, 4, 3, 2.0), evaluation(1500, 6, 4, 1.0)])
+    metrics = nanolux_metrics([evaluation(500, 9, 2, 3.0), evaluation(1000, 4, 3, 2.0), evaluation(1500, 6, 4, 1.0)])
     assert (metrics.first_epoch, metrics.average_epoch) == (9, 5)  # the first, which compiles, is not in the average
     assert (metrics.estimate, metrics.total) == (3, 28)
     assert (metrics.train_loss, metrics.valid_loss) == (1.0, 1.5)
 
 
 def test_one_epoch_has_no_average():
-    assert seed_metrics([evaluation(500, 9, 2, 3.0)]).average_epoch is None
+    assert nanolux_metrics([evaluation(500, 9, 2, 3.0)]).average_epoch is None
 
 
 def test_the_published_columns_are_the_published_ones():
@@ -33,13 +33,13 @@ def test_the_published_columns_are_the_published_ones():
 
 
 def test_the_seeds_own_protocol_departs_in_nothing():
-    assert seed_differences(GPTConfig(vocab_size=99), TrainConfig(eval_iters=1000, seed=3, backend="eager")) == {}
+    assert nanolux_differences(GPTConfig(vocab_size=99), TrainConfig(eval_iters=1000, seed=3, backend="eager")) == {}
 
 
 @pytest.mark.parametrize("gpt, train, name", [({"n_layer": 2}, {}, "n_layer"), ({}, {"num_iter": 10}, "num_iter")])
 def test_a_departure_is_named_with_both_values(gpt, train, name):
     here, there = (gpt | train)[name], {"n_layer": 6, "num_iter": 5000}[name]
-    assert seed_differences(GPTConfig(**gpt), TrainConfig(**{"eval_iters": 1000} | train)) == {name: (here, there)}
+    assert nanolux_differences(GPTConfig(**gpt), TrainConfig(**{"eval_iters": 1000} | train)) == {name: (here, there)}
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_a_departure_is_named_with_both_values(gpt, train, name):
     ],
 )
 def test_a_figure_is_steady_if_the_middle_half_of_its_rounds_lies_within_a_fifth(values, steady):
-    assert gpt.Spread.of(values).steady is steady
-    assert gpt.Spread.of([1000 / value for value in values]).steady is steady  # a rate as well as a time
+    assert Rounds.of(values).steady is steady
+    assert Rounds.of([1000 / value for value in values]).steady is steady  # a rate as well as a time
 
 
 # ---- the benchmark itself, on a protocol small enough for a test
@@ -63,8 +63,8 @@ def test_a_figure_is_steady_if_the_middle_half_of_its_rounds_lies_within_a_fifth
 @pytest.fixture
 def small_protocol(monkeypatch):
     small = {
-        "SEED_GPT": tiny_gpt(),
-        "SEED_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
+        "NANOLUX_GPT": tiny_gpt(),
+        "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
         "ROUNDS": 2,
         "ROUND_SECONDS": 0.001,
         "MATRIX_SIZE": 16,
@@ -86,14 +86,14 @@ def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_proto
     evaluations = [event for event in events if isinstance(event, Evaluation)]
     assert [event.iteration for event in evaluations] == [2, 4, 2, 4]
     for each, history in zip(result.backends, (evaluations[:2], evaluations[2:])):
-        assert each.metrics == seed_metrics(history) and not each.extrapolated
+        assert each.metrics == nanolux_metrics(history) and not each.extrapolated
     compiled, eager = (each.metrics.valid_loss for each in result.backends)
     assert compiled == pytest.approx(eager, abs=1e-5)
 
 
 def test_a_quick_benchmark_trains_nothing_to_the_end_and_says_so(small_protocol):
     *events, result = events_of(quick=True)
-    assert all(isinstance(event, gpt.Stage) for event in events)
+    assert all(isinstance(event, Stage) for event in events)
     for each in result.backends:
         assert each.extrapolated and each.metrics.train_loss is None and each.metrics.valid_loss is None
         assert each.metrics.average_epoch == 2 * each.step_seconds.median

@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict
 
 import pytest
-
-from mlx_nanogpt import GPT, PRESETS, SEED_TRAIN, GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt import GPT, PRESETS, GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt.benchmark import NANOLUX_TRAIN
 
 
 def test_the_defaults_are_nanoluxs():
@@ -90,7 +90,7 @@ def test_the_presets_are_nanoluxs_and_nanogpts():
         "nanolux": (1e-3, 0, 0, 0, 0.999), "laptop": (1e-3, 1e-4, 100, 2000, 0.99),
         "baby": (1e-3, 1e-4, 100, 5000, 0.99), "gpt2": (6e-4, 6e-5, 2000, 600_000, 0.95),
     }  # fmt: skip
-    assert sizes["nanolux"] == (GPTConfig(), SEED_TRAIN) and SEED_TRAIN.eval_iters == 1000
+    assert sizes["nanolux"] == (GPTConfig(), NANOLUX_TRAIN) and NANOLUX_TRAIN.eval_iters == 1000
     tokens = sizes["gpt2"][1].gradient_accumulation_steps * 12 * 1024
     assert tokens == 491_520  # the half a million of nanoGPT's comment
 

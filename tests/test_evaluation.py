@@ -2,17 +2,17 @@
 
 import math
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import TOKENS, arrays, both_forms, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
-
-import mlx_nanogpt as gpt
 from mlx_nanogpt import UserError, evaluation
 from mlx_nanogpt import machine as hardware
+from conftest import TOKENS, arrays, both_forms, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
+from mlx_nanogpt.config import Backend
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 from mlx_nanogpt.model import token_losses
+from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
 
@@ -112,7 +112,7 @@ def test_how_often_a_run_is_evaluated_does_not_change_what_it_learns():
 # ---- all of a split
 
 
-def whole(model: gpt.GPT, tokens: np.ndarray, backend: gpt.Backend = "eager") -> gpt.SplitLoss:
+def whole(model: gpt.GPT, tokens: np.ndarray, backend: Backend = "eager") -> gpt.SplitLoss:
     *_, loss = gpt.evaluate_split(model, tokens, backend)
     return loss
 

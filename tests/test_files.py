@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-
 from mlx_nanogpt.files import cache_dir, replacing
 
 

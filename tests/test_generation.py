@@ -5,9 +5,8 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import LOGIT_ROUNDING, both_forms, lively_model, tiny_gpt
-
 from mlx_nanogpt import UserError, generate, make_sampler
+from conftest import LOGIT_ROUNDING, both_forms, lively_model, tiny_gpt
 from mlx_nanogpt.model import LayerCache
 
 CONFIG = tiny_gpt(vocab_size=13)

@@ -10,10 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_nanogpt import GPT, GPTConfig, loss_fn
 from conftest import LOGIT_ROUNDING, arrays, lively_model, tiny_gpt
 from mlx.utils import tree_flatten
-
-from mlx_nanogpt import GPT, GPTConfig, loss_fn
 from mlx_nanogpt.linux_cpu import operations
 from mlx_nanogpt.model import causal_attention
 
@@ -146,7 +145,7 @@ def test_attention_is_the_same_in_all_three_forms(shape):
     q, k, v, cotangent = (mx.random.normal(shape, key=mx.random.key(i)) for i in range(4))
 
     def results(attention) -> list[mx.array]:
-        loss = lambda q, k, v: (attention(q, k, v, 0.5) * cotangent).sum()  # noqa: E731
+        loss = lambda q, k, v: (attention(q, k, v, 0.5) * cotangent).sum()
         return [attention(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
 
     for a, b in zip(results(causal_attention), results(operations.causal_attention), strict=True):

@@ -15,8 +15,11 @@ from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
+from mlx_nanogpt import UserError, newest_run, open_run
+from mlx_nanogpt import run as run_module
 from conftest import (
     CORPUS,
     DATA,
@@ -29,13 +32,10 @@ from conftest import (
     in_a_process,
     python,
     same,
-    tiny_gpt,
+    tiny_run,
+    trained_run,
+    worsened_run,
 )
-from conftest import tiny_run, trained_run, worsened_run
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import UserError, newest_run, open_run
-from mlx_nanogpt import run as run_module
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "tokenizer.json"]
 
@@ -194,7 +194,7 @@ def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_noth
     assert any(status for *_, status in ended)
     made = {seed: out.split() for seed, (out, _, _) in zip((1, 2), ended)}
     for number in {*made[1], *made[2]}:
-        assert open_run(Path("new") / number).train.seed == (1 if number in made[1] else 2)
+        assert open_run(Path("new") / number).train_config.seed == (1 if number in made[1] else 2)
     assert not {*made[1]} & {*made[2]}
     for _, errors, status in ended:
         assert not status or re.search("already holds a run|in use by another process", errors)
@@ -203,7 +203,7 @@ def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_noth
 @pytest.mark.parametrize("init_from", [None, "another"])
 def test_a_run_whose_making_was_stopped_is_made_again(init_from):
     whole = tiny_run("whole")
-    stopped = gpt.create_run(whole.gpt, whole.train, DATA, Path("mine"), init_from)
+    stopped = gpt.create_run(whole.gpt_config, whole.train_config, DATA, Path("mine"), init_from)
     if init_from is None:  # else all but the weights were there
         (stopped.path / "tokenizer.json").unlink()
     assert trained_run("mine").position().iteration == 8
@@ -247,7 +247,9 @@ except gpt.UserError as error:
 def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint():
     run, undisturbed = tiny_run(), trained_run(num_iter=4)
     message = python(FILL_THE_DISK, run.path)
-    assert "the checkpoint of iteration 8 could not be written" in message and "the one before it is untouched" in message
+    assert (
+        "the checkpoint of iteration 8 could not be written" in message and "the one before it is untouched" in message
+    )
     assert sorted(each.name for each in run.path.iterdir()) == PARTS
     assert run.position().iteration == 4 and [each.iteration for each in run.history()] == [4]
     assert same(checkpoint_arrays(run), checkpoint_arrays(undisturbed))
@@ -440,7 +442,9 @@ def test_a_history_of_other_values_is_a_sentence():
             run.history()
 
 
-@pytest.mark.parametrize("cut", [lambda lines: None, lambda lines: [], lambda lines: lines[:1], lambda lines: lines[1:]])
+@pytest.mark.parametrize(
+    "cut", [lambda lines: None, lambda lines: [], lambda lines: lines[:1], lambda lines: lines[1:]]
+)
 def test_a_history_that_lost_lines_is_not_gone_on_with(cut):
     """The next evaluation would be taken for the best, and replace weights that are better."""
     run = trained_run()
@@ -467,7 +471,7 @@ def damages(raw: bytes, rng: random.Random):
 
 def everything(run: gpt.Run) -> tuple:
     """All that the files of a run say."""
-    found, optimizer = open_run(run.path), gpt.make_optimizer(run.train)
+    found, optimizer = open_run(run.path), gpt.make_optimizer(run.train_config)
     models = found.load_model(), found.load_model(best=True)
     optimizer.init(models[0].trainable_parameters())
     position = found.restore(models[0], optimizer)
@@ -491,7 +495,7 @@ def test_damage_is_a_sentence_and_never_another_run(name):
 
 def test_weights_that_are_not_finite_are_refused():
     run = tiny_run()
-    model, optimizer = gpt.GPT(run.gpt), gpt.make_optimizer(run.train)
+    model, optimizer = gpt.GPT(run.gpt_config), gpt.make_optimizer(run.train_config)
     model.wpe.weight[0, 0] = math.nan
     optimizer.init(model.trainable_parameters())
     with run.locked() as writer:

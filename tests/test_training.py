@@ -2,15 +2,18 @@
 
 import json
 import math
-from types import SimpleNamespace
 import time
 from itertools import groupby
+from types import SimpleNamespace
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
+from mlx_nanogpt import evaluation, training
+from mlx_nanogpt import machine as hardware
 from conftest import (
     DATA,
     TEXT,
@@ -27,16 +30,13 @@ from conftest import (
     tiny_train,
     trained_run,
 )
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import evaluation, training
-from mlx_nanogpt import machine as hardware
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.text.batches import training_batch
+from mlx_nanogpt.training import check_fits
 
 
 def batch(iteration: int = 0, size: int = 4) -> list[mx.array]:
-    return [mx.array(part) for part in training_batch(DATA.train, 1, iteration, size, tiny_gpt().block_size)]
+    return [mx.array(part) for part in training_batch(DATA.train_tokens, 1, iteration, size, tiny_gpt().block_size)]
 
 
 def make(backend: str, dropout: float = 0.0, learning_rate: float = 1e-3):
@@ -237,7 +237,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
         ends[dtype] = run.history()[-1].valid_loss
         assert {array.dtype for array in checkpoint_arrays(run).values()} <= {np.dtype(t) for t in ("f4", "u4", "u8")}
         # and evaluates them in float32
-        plain = gpt.make_evaluate(run.load_model(), "eager")(DATA.valid, 8)
+        plain = gpt.make_evaluate(run.load_model(), "eager")(DATA.valid_tokens, 8)
         assert ends[dtype] == pytest.approx(plain, rel=1e-5)
     assert ends["bfloat16"] != ends["float32"] and ends["bfloat16"] == pytest.approx(ends["float32"], abs=0.1)
 
@@ -324,16 +324,16 @@ def test_a_text_that_does_not_fit_is_refused_before_anything_is_done():
 def test_a_model_that_the_machine_cannot_hold_is_refused_with_what_to_lower(monkeypatch):
     monkeypatch.setattr(training, "machine_memory", lambda: 10**6)
     with pytest.raises(gpt.UserError, match="the machine has 0 GB; lower batch_size .4., block_size .8., n_layer"):
-        gpt.check_fits(tiny_gpt(n_embd=256), tiny_train(), DATA)
-    gpt.check_fits(tiny_gpt(), tiny_train(), DATA)
+        check_fits(tiny_gpt(n_embd=256), tiny_train(), DATA)
+    check_fits(tiny_gpt(), tiny_train(), DATA)
 
 
 def test_half_the_activations_fit_where_all_do_not(monkeypatch):
     monkeypatch.setattr(training, "machine_memory", lambda: 12 * 10**6)
     large = {"batch_size": 1024, "eval_iters": 1}
-    gpt.check_fits(tiny_gpt(), tiny_train(dtype="bfloat16", **large), DATA)
+    check_fits(tiny_gpt(), tiny_train(dtype="bfloat16", **large), DATA)
     with pytest.raises(gpt.UserError, match="takes 0 GB of memory and more"):
-        gpt.check_fits(tiny_gpt(), tiny_train(**large), DATA)
+        check_fits(tiny_gpt(), tiny_train(**large), DATA)
 
 
 def test_a_run_is_trained_by_one_process_at_a_time():
@@ -364,7 +364,7 @@ def test_a_sample_follows_every_checkpoint_of_an_evaluation_but_the_last():
 def test_a_sample_is_what_the_model_writes_by_then():
     run = tiny_run(num_iter=8)
     (sample,) = samples(finish(run, sample_tokens=20))
-    ids = gpt.generate(trained_run(num_iter=4).load_model(), [TOKENIZER.start_token], 20, run.train.seed)
+    ids = gpt.generate(trained_run(num_iter=4).load_model(), [TOKENIZER.start_token], 20, run.train_config.seed)
     assert sample.tokens == tuple(ids)
 
 
@@ -449,7 +449,7 @@ def test_a_resumed_run_with_every_option_ends_with_exactly_the_weights_of_an_uni
 def test_an_extended_run_ends_with_exactly_the_weights_of_a_longer_one():
     run = trained_run(dropout=0.2, num_iter=6)
     finish(run.extended(num_iter=8))
-    assert gpt.open_run(run.path).train.num_iter == 8
+    assert gpt.open_run(run.path).train_config.num_iter == 8
     assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run(dropout=0.2)))
 
 

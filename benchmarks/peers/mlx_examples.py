@@ -1,7 +1,6 @@
 """MLX as its own examples write a language model: `nn.TransformerEncoder` behind an additive causal mask."""
 
 import mlx_nanogpt  # noqa: F401  before mlx.core: it loads the BLAS
-
 import mlx.core as mx
 import mlx.nn as nn
 

@@ -3,7 +3,6 @@
 from functools import partial
 
 import mlx_nanogpt  # noqa: F401  before mlx.core: it loads the BLAS
-
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim

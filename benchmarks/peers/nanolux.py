@@ -22,13 +22,13 @@ if __name__ == "__main__":  # a file that is run sees its own folder, not the pa
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
-
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import typer
-from mlx_nanogpt.benchmark import PUBLISHED, SEED_GPT, SEED_TRAIN
+from mlx_nanogpt.benchmark import NANOLUX_GPT, NANOLUX_TRAIN, PUBLISHED
 from mlx_nanogpt.text.batches import windows
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from peers import Batch, EvaluationSet, Peer, Settings, mlx_loop, record
 
@@ -131,19 +131,19 @@ def shuffled_batches(
 
 
 def main(
-    num_iter: Annotated[int, typer.Option(help="Training steps.")] = SEED_TRAIN.num_iter,
-    seed: Annotated[int, typer.Option(help="Of the weights, the windows and dropout.")] = SEED_TRAIN.seed,
+    num_iter: Annotated[int, typer.Option(help="Training steps.")] = NANOLUX_TRAIN.num_iter,
+    seed: Annotated[int, typer.Option(help="Of the weights, the windows and dropout.")] = NANOLUX_TRAIN.seed,
     eval_iters: Annotated[
         int, typer.Option(help="Batches of each split in the final evaluation.")
-    ] = SEED_TRAIN.eval_iters,
+    ] = NANOLUX_TRAIN.eval_iters,
 ) -> None:
     """Train NanoLux's model as NanoLux does, and compare the final losses with the published ones."""
-    text = gpt.load_corpus(gpt.TINYSHAKESPEARE).text.removesuffix("\n")  # NanoLux joins lines and so loses the last end
+    text = gpt.load_corpus(TINYSHAKESPEARE).text.removesuffix("\n")  # NanoLux joins lines and so loses the last end
     tokens = gpt.CharTokenizer.of(text).encode(text)
-    starts = np.arange(len(tokens) - SEED_GPT.block_size - 2)  # it leaves out the last two windows
-    boundary = round(SEED_TRAIN.train_fraction * len(starts))
+    starts = np.arange(len(tokens) - NANOLUX_GPT.block_size - 2)  # it leaves out the last two windows
+    boundary = round(NANOLUX_TRAIN.train_fraction * len(starts))
 
-    settings = record.settings_of(SEED_GPT, replace(SEED_TRAIN, seed=seed))
+    settings = record.settings_of(NANOLUX_GPT, replace(NANOLUX_TRAIN, seed=seed))
     peer = make(settings)
     rng = np.random.default_rng(seed)
     batches = shuffled_batches(tokens, starts[:boundary], settings, rng)
@@ -180,7 +180,7 @@ def main(
     }
     print(f"written to {record.write_json(f'nanolux-seed{seed}', result)}")
     if not within:
-        print(f"not within {TOLERANCE} of the published losses, which took {SEED_TRAIN.num_iter} iterations")
+        print(f"not within {TOLERANCE} of the published losses, which took {NANOLUX_TRAIN.num_iter} iterations")
         raise typer.Exit(1)
 
 

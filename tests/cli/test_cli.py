@@ -13,19 +13,36 @@ from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import Mock
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
 import typer
-from conftest import DATA, NOBODY, TEXT, TINY, TOKENIZER, TOKENS
-from conftest import asked, checkpoint_arrays, finish, in_a_process, same, tiny_gpt, tiny_run, trained_run, worsened_run
-from rich.console import Console
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import benchmark, run as run_module, PRESETS, GPTConfig, Preset, TrainConfig, open_run, read_settings, write_settings
-from mlx_nanogpt.settings import KEYS
+from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, benchmark, open_run
+from mlx_nanogpt import run as run_module
+from conftest import (
+    DATA,
+    NOBODY,
+    TEXT,
+    TINY,
+    TOKENIZER,
+    TOKENS,
+    asked,
+    checkpoint_arrays,
+    finish,
+    in_a_process,
+    same,
+    tiny_gpt,
+    tiny_run,
+    trained_run,
+    worsened_run,
+)
+from mlx_nanogpt.config import Preset
+from mlx_nanogpt.config_file import KEYS, read_config_file, write_config_file
+from mlx_nanogpt.text.baselines import bigram, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt_cli.app import app
 from mlx_nanogpt_cli.screen import describe_run
 from mlx_nanogpt_cli.train import _short
+from rich.console import Console
 
 HOST = NOBODY.split("/")[2]
 NO_CORPUS = TINY[:-1]  # TINY without --data
@@ -126,8 +143,8 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
 
 
 def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "SEED_GPT", tiny_gpt(n_layer=1))
-    monkeypatch.setattr(benchmark, "SEED_TRAIN", TrainConfig(num_iter=20, batch_size=4, eval_interval=2))
+    monkeypatch.setattr(benchmark, "NANOLUX_GPT", tiny_gpt(n_layer=1))
+    monkeypatch.setattr(benchmark, "NANOLUX_TRAIN", TrainConfig(num_iter=20, batch_size=4, eval_interval=2))
     result = mlx_gpt("train", *TINY)
     for metric in (
         "Train 1st epoch", "Average epoch training time", "Time to estimate losses", "Total training time",
@@ -227,7 +244,7 @@ def test_an_option_goes_before_a_preset_even_with_the_defaults_value(mlx_gpt, sm
 def test_a_file_holds_and_what_is_given_goes_before_it(mlx_gpt):
     settings = {"data": ["play.txt"], "n_layer": 1, "n_embd": 12, "head_size": 6, "block_size": 8, "batch_size": 2}
     settings |= {"num_iter": 2, "eval_iters": 1, "tied": True, "learning_rate": 0.002, "backend": "eager"}
-    Path("my file.toml").write_text(write_settings(settings))
+    Path("my file.toml").write_text(write_config_file(settings))
     result = mlx_gpt("train", "--config=my file.toml", "--num-iter=3", "--no-tied", "--dropout=0.5")
     assert result.status == 0 and result.out.startswith("mlx-gpt train --config 'my file.toml'\n")
     given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size}
@@ -257,7 +274,11 @@ def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
     Path("mine.toml").write_text(result.out)
     assert mlx_gpt("train", "--config=mine.toml").status == 0
     first, second = (open_run(Path("runs") / name) for name in "12")
-    assert (first.gpt, first.train, first.corpus) == (second.gpt, second.train, second.corpus)
+    assert (first.gpt_config, first.train_config, first.corpus) == (
+        second.gpt_config,
+        second.train_config,
+        second.corpus,
+    )
     assert same(checkpoint_arrays(first), checkpoint_arrays(second))
 
 
@@ -270,10 +291,10 @@ def test_the_settings_of_a_run_are_complete_and_say_where_they_are_from(mlx_gpt)
         f"{version('mlx-nanogpt')}, mlx {version('mlx')}\n"
     )
     Path("mine.toml").write_text(out)
-    settings = read_settings(Path("mine.toml"))
+    settings = read_config_file(Path("mine.toml"))
     assert list(settings) == [key for key in KEYS if key != "init_from"]
-    found = asdict(run.gpt) | asdict(run.train) | {"data": ["play.txt"], "tokenizer": "char"}
-    assert settings | {"vocab_size": run.gpt.vocab_size} == found
+    found = asdict(run.gpt_config) | asdict(run.train_config) | {"data": ["play.txt"], "tokenizer": "char"}
+    assert settings | {"vocab_size": run.gpt_config.vocab_size} == found
 
 
 def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypatch):
@@ -356,9 +377,7 @@ def settings_row(out: str) -> list[str]:
 
 
 def test_the_header_tells_every_setting_that_is_not_the_default(mlx_gpt):
-    shown = (
-        "bias all, tied, activation gelu, train_fraction 0.7, warmup_iters 1, lr_decay_iters 3, min_lr 0.001, "
-    )
+    shown = "bias all, tied, activation gelu, train_fraction 0.7, warmup_iters 1, lr_decay_iters 3, min_lr 0.001, "
     shown += "weight_decay 0.1, beta1 0.8, beta2 0.9, grad_clip 1.0, eval_interval 2, eval_iters 1, patience 9, dtype bfloat16"
     options = [f"--{name.replace(' ', '=')}" for name in shown.split(", ")]
     out = mlx_gpt(
@@ -555,12 +574,12 @@ def rows(out: str) -> dict[str, list[str]]:
 def expected_rows(run, tokens, train) -> dict[str, list[str]]:
     """By the library. A token is a character here."""
     *_, loss = gpt.evaluate_split(run.load_model(), tokens, "compiled")
-    losses = {"this model": loss, "uniform guess": gpt.uniform(tokens, TOKENIZER.vocab_size)}
+    losses = {"this model": loss, "uniform guess": uniform(tokens, TOKENIZER.vocab_size)}
     xz = {}
     if train is not None:
-        losses["bigram"] = gpt.bigram(train, tokens, TOKENIZER.vocab_size)
-        losses["unigram"] = gpt.unigram(train, tokens, TOKENIZER.vocab_size)
-        bits = gpt.xz_bits_per_character(TOKENIZER, tokens, None if tokens is train else train)
+        losses["bigram"] = bigram(train, tokens, TOKENIZER.vocab_size)
+        losses["unigram"] = unigram(train, tokens, TOKENIZER.vocab_size)
+        bits = xz_bits_per_character(TOKENIZER, tokens, None if tokens is train else train)
         xz = {"xz -9e": ["-", f"{bits:.4f}", "-"]}
     return xz | {
         name: [f"{each.mean:.4f}", f"{each.mean / math.log(2):.4f}", f"{math.exp(each.mean):.2f}"]
@@ -568,7 +587,7 @@ def expected_rows(run, tokens, train) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("split, tokens", [("train", DATA.train), ("valid", DATA.valid)])
+@pytest.mark.parametrize("split, tokens", [("train", DATA.train_tokens), ("valid", DATA.valid_tokens)])
 def test_eval_shows_the_model_beside_the_baselines_on_a_whole_split(mlx_gpt, run, split, tokens):
     result = mlx_gpt("eval", f"--split={split}")
     assert (result.status, result.err) == (0, "")
@@ -576,7 +595,7 @@ def test_eval_shows_the_model_beside_the_baselines_on_a_whole_split(mlx_gpt, run
     assert (
         f"play.txt, {'training' if split == 'train' else 'validation'} split: {len(tokens) - 1:,} tokens" in result.out
     )
-    assert rows(result.out) == expected_rows(run, tokens, DATA.train)
+    assert rows(result.out) == expected_rows(run, tokens, DATA.train_tokens)
 
 
 def test_eval_is_of_the_validation_split_unless_told_and_both_are_one_after_the_other(mlx_gpt, run):
@@ -604,9 +623,9 @@ def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
 
 @pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
 def test_eval_shows_the_models_loss_before_it_counts_and_compresses(mlx_gpt, run, monkeypatch, slow):
-    monkeypatch.setattr(gpt, slow, Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(f"mlx_nanogpt_cli.eval.{slow}", Mock(side_effect=KeyboardInterrupt))
     result = mlx_gpt("eval")
-    loss, _, perplexity = expected_rows(run, DATA.valid, None)["this model"]
+    loss, _, perplexity = expected_rows(run, DATA.valid_tokens, None)["this model"]
     assert result.status == 130 and "validation split: " in result.out
     assert result.out.endswith(f"\nThis model: {loss} nats per token, perplexity {perplexity}\n")
 
@@ -631,7 +650,7 @@ def test_another_text_is_evaluated_whole_and_predicted_from_the_runs_own(mlx_gpt
     Path("other.txt").write_text(other)
     result = mlx_gpt("eval", "--data=other.txt")
     assert result.status == 0 and "other.txt: 300 tokens in windows of 8" in result.out
-    assert rows(result.out) == expected_rows(run, TOKENIZER.encode(other), DATA.train)
+    assert rows(result.out) == expected_rows(run, TOKENIZER.encode(other), DATA.train_tokens)
 
 
 def test_another_text_is_evaluated_without_baselines_where_the_runs_own_is_gone(mlx_gpt, run):

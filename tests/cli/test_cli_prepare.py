@@ -7,14 +7,15 @@ import signal
 import sys
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import numpy as np
 import pytest
+from mlx_nanogpt import TrainConfig, open_run, open_token_folder
 from conftest import TEXT, TINY, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
-from test_cli import command_after, is_a_sentence, recorded, rows
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import TrainConfig, open_prepared, open_run
+from mlx_nanogpt.text.baselines import bigram
+from mlx_nanogpt.text.corpus import CorpusIdentity
 from mlx_nanogpt_cli.screen import describe_data
+from test_cli import command_after, is_a_sentence, recorded, rows
 
 TINY = TINY[:-1]  # without --data
 
@@ -116,10 +117,10 @@ def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
     pipe(monkeypatch, "the end\n")
     options = ["--data=halves", "--data=-", "--train-fraction=0.3", "--tokenizer=char", "--out=tokens"]
     assert mlx_gpt("prepare", *options).status == 0
-    data = open_prepared(Path("tokens"))
+    data = open_token_folder(Path("tokens"))
     text = gpt.load_corpus("halves").text + "the end\n"
-    assert len(data.train) == int(0.3 * len(text))
-    assert "".join(map(data.tokenizer.decode, (data.train, data.valid))) == text
+    assert len(data.train_tokens) == int(0.3 * len(text))
+    assert "".join(map(data.tokenizer.decode, (data.train_tokens, data.valid_tokens))) == text
     assert mlx_gpt("train", *TINY, "--data=tokens").status == 0 and recorded()["train_fraction"] == 0.3
 
 
@@ -189,11 +190,11 @@ def test_a_folder_of_nanogpts_is_trained_on(mlx_gpt):
     Path("char/input.txt").write_text(TEXT)  # beside them, as there
     result = mlx_gpt("train", *TINY, "--data=char")
     assert result.status == 0 and f"char: {len(TEXT):,} characters, {len(chars)} different" in result.out
-    assert open_run(Path("runs/1")).train.train_fraction == 1500 / len(TEXT)
+    assert open_run(Path("runs/1")).train_config.train_fraction == 1500 / len(TEXT)
 
 
 def test_tokens_of_unknown_characters_are_described_as_tokens():
-    identity = gpt.CorpusIdentity(("owt",), "", None)
+    identity = CorpusIdentity(("owt",), "", None)
     tokens = np.zeros(1000, np.uint16)
     data = gpt.Dataset(identity, gpt.CharTokenizer("abc"), tokens, tokens[:500], 0.9)
     assert describe_data(data) == "owt: 1,500 tokens, vocabulary 3"
@@ -262,7 +263,7 @@ def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
 
 
 def test_the_share_that_trains_is_the_same_for_a_text_and_its_tokens(mlx_gpt, tokens):
-    assert open_prepared(Path("tokens")).train_fraction == TrainConfig.train_fraction
+    assert open_token_folder(Path("tokens")).train_fraction == TrainConfig.train_fraction
 
 
 # ---- with other tokens, settings and starting points
@@ -315,7 +316,7 @@ def test_a_preset_beside_a_model_to_start_from_says_how_to_train_it(mlx_gpt):
     options = ["--preset=laptop", "--num-iter=2", "--eval-iters=1", "--data=play.txt", "--backend=eager"]
     assert mlx_gpt("train", "--init-from=runs/1", *options).status == 0
     first, second = (open_run(Path("runs") / number) for number in "12")
-    assert second.gpt == first.gpt and second.train.weight_decay == 0.1
+    assert second.gpt_config == first.gpt_config and second.train_config.weight_decay == 0.1
 
 
 @pytest.mark.parametrize(
@@ -350,8 +351,8 @@ def test_a_folder_of_another_text_is_evaluated_by_its_own_splits(mlx_gpt):
     result = mlx_gpt("eval", "--data=others", "--split=both")
     halves = [f"others, {name} split: {len(TEXT) // 2 - 1:,} tokens" for name in ("training", "validation")]
     assert result.status == 0 and all(half in result.out for half in halves)
-    others = open_prepared(Path("others"))
-    learned_there = gpt.bigram(others.train, others.valid, others.tokenizer.vocab_size)
+    others = open_token_folder(Path("others"))
+    learned_there = bigram(others.train_tokens, others.valid_tokens, others.tokenizer.vocab_size)
     assert rows(result.out)["bigram"][0] == f"{learned_there.mean:.4f}"
     Path("other.txt").write_text("abc" * 50)
     mlx_gpt("prepare", "--data=other.txt", "--out=strange")

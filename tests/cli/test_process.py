@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SESSION_CACHE, TINY, in_a_process, trained_run
-
 from mlx_nanogpt import open_run
+from conftest import SESSION_CACHE, TINY, in_a_process, trained_run
 
 ENDLESS = [*TINY, "--num-iter=1000000", "--run-dir=mine"]
 ALL_CLOSED = "<&- >&- 2>&-"
@@ -126,7 +125,9 @@ def test_what_a_run_says_of_its_text_does_not_command_the_terminal(mlx_gpt):
     card = Path("model/README.md").read_text()
     for text in [each.out + each.err for each in (*results, gone)] + [card]:
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
-    assert all(SHOWN in text for text in (results[0].out, results[1].out, results[2].out, results[3].err, gone.err, card))
+    assert all(
+        SHOWN in text for text in (results[0].out, results[1].out, results[2].out, results[3].err, gone.err, card)
+    )
 
 
 # ---- signals
@@ -205,14 +206,17 @@ def test_two_signals_at_any_time_are_no_traceback(seconds, second):
 def test_a_second_ctrl_c_says_that_there_is_no_checkpoint():
     script = """if True:
         import sys, signal, mlx_nanogpt as gpt, mlx_nanogpt_cli
-        def train(run, data, should_stop):
+        def train(run, data, should_stop, *more, **others):
             for _ in range(2):
                 signal.raise_signal(signal.SIGINT)
             yield
         gpt.train = train
         mlx_nanogpt_cli.main()"""
     status, error = ended(in_a_process("-c", script, "train", *ENDLESS))
-    assert (status, error.splitlines()[1:]) == (130, ["Stopped at once; mine has no checkpoint, so --resume begins it anew."])
+    assert (status, error.splitlines()[1:]) == (
+        130,
+        ["Stopped at once; mine has no checkpoint, so --resume begins it anew."],
+    )
 
 
 def test_the_program_is_in_charge_of_signals_before_it_imports_anything_large():

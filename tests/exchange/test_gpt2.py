@@ -13,13 +13,19 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import CORPUS, DATA, TEXT, TINY, TOKENIZER, TOKENS
+from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, open_run
 from conftest import (
-    keep_as_gpt2s,
+    CORPUS,
+    DATA,
+    TEXT,
+    TINY,
+    TOKENIZER,
+    TOKENS,
     arrays,
     byte_pairs,
     checkpoint_arrays,
     finish,
+    keep_as_gpt2s,
     lively_model,
     same,
     tiny_gpt,
@@ -29,8 +35,9 @@ from conftest import (
     worsened_run,
 )
 from mlx.utils import tree_flatten
-
-from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, load_gpt2, open_run
+from mlx_nanogpt.exchange.gpt2 import gpt2_tokenizer, load_gpt2, tokenizer_of_folder
+from mlx_nanogpt.model import adapted
+from mlx_nanogpt.training import start_from
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
 GPT2_OPTIONS = ["--bias=all", "--tied", "--activation=gelu"]
@@ -43,7 +50,7 @@ PROMPT = TOKENS[:5].tolist()
 def run_of(model: gpt.GPT, data: gpt.Dataset = DATA) -> gpt.Run:
     """A run, not trained, whose weights are those of `model`."""
     run = gpt.create_run(model.config, tiny_train(), data)
-    gpt.start_from(run, model)
+    start_from(run, model)
     return run
 
 
@@ -262,7 +269,7 @@ def test_the_tokenizer_of_an_older_folder_is_in_two_files():
     (FOLDER / "vocab.json").write_text(json.dumps(described["vocab"] | {"<|endoftext|>": 300}))
     pairs = (" ".join(pair) for pair in described["merges"])
     (FOLDER / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
-    older = gpt.tokenizer_of_folder(FOLDER)
+    older = tokenizer_of_folder(FOLDER)
     text = TEXT + "é 🦓<|endoftext|>"
     assert (older.encode(text) == tokenizer.encode(text)).all()
     assert (older.vocab_size, older.start_token) == (tokenizer.vocab_size, tokenizer.start_token) == (301, 300)
@@ -420,11 +427,11 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence_that_says_what_to_put_where(
     with pytest.raises(
         UserError, match=r"no route to host.*put its tokenizer.json at .*mlx-nanogpt/gpt2/tokenizer.json"
     ):
-        gpt.gpt2_tokenizer()
+        gpt2_tokenizer()
 
 
 @pytest.mark.parametrize("package, use", [
-    ("huggingface_hub", lambda: load_gpt2("gpt2")), ("huggingface_hub", gpt.gpt2_tokenizer),
+    ("huggingface_hub", lambda: load_gpt2("gpt2")), ("huggingface_hub", gpt2_tokenizer),
     ("tokenizers", lambda: gpt.BPETokenizer(byte_pairs().to_json())),
 ])  # fmt: skip
 def test_a_package_that_is_missing_is_a_sentence_with_the_command(monkeypatch, package, use):
@@ -444,7 +451,7 @@ def test_gpt2s_byte_pairs_may_be_put_in_the_cache():
     cached = gpt.files.cache_dir() / "gpt2"
     cached.mkdir(parents=True)
     (cached / "tokenizer.json").write_text(byte_pairs().to_json())
-    assert gpt.gpt2_tokenizer() == byte_pairs()
+    assert gpt2_tokenizer() == byte_pairs()
 
 
 # ---- a training that starts from weights
@@ -457,7 +464,7 @@ def test_a_training_starts_from_the_weights_of_an_exported_model(mlx_gpt):
     )
     assert result.status == 0 and "Start     from the weights of exported" in result.out
     run = gpt.newest_run()
-    assert run.gpt == model.config and run.tokenizer == TOKENIZER and run.init_from == "exported"
+    assert run.gpt_config == model.config and run.tokenizer == TOKENIZER and run.init_from == "exported"
     for name, array in arrays(run.load_model().parameters()).items():
         assert np.allclose(array, arrays(model.parameters())[name], atol=1e-6), name
 
@@ -469,7 +476,7 @@ def test_a_training_starts_from_one_of_our_own_runs_whatever_its_shape(mlx_gpt):
     )
     assert result.status == 0
     second = gpt.newest_run()
-    assert second.gpt == first.gpt and second.position().iteration == 4
+    assert second.gpt_config == first.gpt_config and second.position().iteration == 4
     assert second.history()[0].valid_loss < trained_run(n_layer=1, num_iter=4).history()[0].valid_loss
 
 
@@ -511,13 +518,13 @@ def test_dropout_may_be_another_and_the_context_smaller(mlx_gpt):
     options = ["--dropout=0.25", "--block-size=5", "--n-embd=16", "--bias=all", "--backend=eager"]
     assert mlx_gpt("train", *TINY[4:], "--init-from=exported", *options).status == 0
     run = gpt.newest_run()
-    assert asdict(run.gpt) == asdict(model.config) | {"dropout": 0.25, "block_size": 5}
+    assert asdict(run.gpt_config) == asdict(model.config) | {"dropout": 0.25, "block_size": 5}
     assert run.load_model().wpe.weight.shape == (5, 16)
 
 
 def test_a_cropped_model_computes_what_the_whole_one_does():
     model = lively_model(tiny_gpt(**GPT2))
-    assert np.abs(logits(gpt.adapted(model, block_size=5)) - logits(model)).max() < 1e-6
+    assert np.abs(logits(adapted(model, block_size=5)) - logits(model)).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -583,7 +590,7 @@ def test_a_training_on_byte_pairs_writes_and_goes_on(mlx_gpt):
     result = mlx_gpt("train", *TINY, "--tokenizer=gpt2")
     assert result.status == 0 and f"{len(TEXT):,} characters in " in result.out and "vocabulary 301" in result.out
     run = gpt.newest_run()
-    assert run.tokenizer == byte_pairs() and run.gpt.vocab_size == 301
+    assert run.tokenizer == byte_pairs() and run.gpt_config.vocab_size == 301
     assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6").status == 0
     assert mlx_gpt("generate", "--tokens=5", "--prompt=né 🦓").out.startswith("né 🦓")
     bad = mlx_gpt("generate", "--prompt=a\udcff")

@@ -10,8 +10,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import in_a_process
-
-import mlx_nanogpt as gpt
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.linux_cpu import blas
 
@@ -20,12 +18,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="MLX brings its own B
 
 @linux
 def test_linux_computes_with_openblas():
-    assert gpt.BLAS == f"OpenBLAS {metadata.version('scipy-openblas32')}"
+    assert blas.IN_USE == f"OpenBLAS {metadata.version('scipy-openblas32')}"
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Accelerate is macOS's")
 def test_macos_computes_with_accelerate_and_nothing_is_copied():
-    assert gpt.BLAS == blas.load() == "Accelerate"
+    assert blas.IN_USE == blas.load() == "Accelerate"
     assert not cache_dir().exists()
 
 
@@ -38,13 +36,13 @@ def test_products_are_right(shape):
 
 
 def test_mlx_may_be_imported_first():
-    script = "import mlx.core as mx, mlx_nanogpt; print(mlx_nanogpt.BLAS, (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist())"
+    script = "import mlx.core as mx, mlx_nanogpt; print(mlx_nanogpt.machine.machine().blas, (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist())"
     with in_a_process("-c", script) as process:
         out, err = process.communicate(timeout=60)
     assert "[[3.0, 3.0], [3.0, 3.0]]" in out
     if sys.platform == "linux":
         assert "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)" in out
-        assert '<string>:1: RuntimeWarning: mlx.core was imported first, so' in err and err.count("Warning") == 1
+        assert "<string>:1: RuntimeWarning: mlx.core was imported first, so" in err and err.count("Warning") == 1
 
 
 # ---- something is missing
@@ -105,7 +103,9 @@ def flipped(content: bytes) -> bytes:
 
 
 @linux
-@pytest.mark.parametrize("damage", [lambda content: content[:8000], lambda content: content[:-1], flipped, lambda content: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:8000], lambda content: content[:-1], flipped, lambda content: b""]
+)
 def test_a_damaged_copy_is_made_anew(before_mlx, damage):
     library = blas._renamed_openblas()
     content = library.read_bytes()

@@ -1,13 +1,12 @@
 """The promises of the folded model, which evaluates and generates on MLX's CPU backend on Linux: it is the same function."""
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import LOGIT_ROUNDING, arrays, lively_model, only_here, tiny_gpt
-
-import mlx_nanogpt as gpt
 from mlx_nanogpt import generate
+from conftest import LOGIT_ROUNDING, arrays, lively_model, only_here, tiny_gpt
 from mlx_nanogpt.linux_cpu import folding
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.linux_cpu.folding import folded
@@ -15,7 +14,6 @@ from mlx_nanogpt.linux_cpu.layers import Linear
 from mlx_nanogpt.model import LayerCache
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # nothing else runs it
-
 
 
 def prepared(config) -> gpt.GPT:

@@ -1,13 +1,11 @@
 """The promises of MLX's kernels: compiled where this user alone can write, and a sentence where that is nowhere."""
 
 import os
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from conftest import SESSION_CACHE, TINY, in_a_process, only_here
-
+from conftest import TINY, in_a_process, only_here
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.linux_cpu import kernels
 
@@ -99,7 +97,9 @@ def test_a_broken_compiler_is_a_sentence(temporary, monkeypatch):
 @only_here
 def test_no_place_at_all_is_a_sentence(temporary):
     share(temporary)
-    script = "import os, sys; os.environ['XDG_CACHE_HOME'] = '/dev/null'; import mlx_nanogpt_cli; mlx_nanogpt_cli.main()"
+    script = (
+        "import os, sys; os.environ['XDG_CACHE_HOME'] = '/dev/null'; import mlx_nanogpt_cli; mlx_nanogpt_cli.main()"
+    )
     with in_a_process("-c", script, "train", *TINY) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err

@@ -7,7 +7,6 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import only_here
-
 from mlx_nanogpt.linux_cpu import layers, operations
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # a Mac's subnormal numbers, say, may be others
@@ -81,7 +80,9 @@ def test_attention_holds_scores_of_any_size():
     s = np.array(q @ k.swapaxes(-1, -2))[0, 0].astype(np.float64)
     s[np.triu_indices(6, 1)] = -np.inf
     p = np.exp(s - s.max(-1, keepdims=True))
-    assert np.allclose(np.array(operations.causal_attention(q, k, v, 1.0))[0, 0], p / p.sum(-1, keepdims=True), atol=1e-4)
+    assert np.allclose(
+        np.array(operations.causal_attention(q, k, v, 1.0))[0, 0], p / p.sum(-1, keepdims=True), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("dtype", [mx.uint16, mx.int32])

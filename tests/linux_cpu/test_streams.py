@@ -5,13 +5,12 @@ import resource
 import threading
 from contextlib import suppress
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, only_here, tiny_gpt, tiny_train
-
-import mlx_nanogpt as gpt
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.linux_cpu.streams import in_parallel, part_edges, streams
 

@@ -12,11 +12,10 @@ from shutil import which
 import numpy as np
 import pytest
 from conftest import DATA, TEXT, TOKENIZER, TOKENS
-
-import mlx_nanogpt as gpt
 from mlx_nanogpt.text import baselines
+from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 
-TRAIN, VALID, V = DATA.train, DATA.valid, TOKENIZER.vocab_size
+TRAIN, VALID, V = DATA.train_tokens, DATA.valid_tokens, TOKENIZER.vocab_size
 in_parts = pytest.mark.parametrize("chunk", [1, 7, 1000, 2**20])
 
 
@@ -51,7 +50,7 @@ def plain_bigram_nats(train, tokens, vocab_size: int) -> float:
 
 
 def test_a_uniform_guess_costs_the_logarithm_of_the_vocabulary():
-    loss = gpt.uniform(TOKENS, 65)
+    loss = uniform(TOKENS, 65)
     assert loss.tokens == len(TOKENS) - 1 and loss.mean == pytest.approx(math.log(65))
     assert loss.perplexity == pytest.approx(65) and loss.bits_per_character(loss.tokens) == pytest.approx(math.log2(65))
 
@@ -59,7 +58,7 @@ def test_a_uniform_guess_costs_the_logarithm_of_the_vocabulary():
 @in_parts
 def test_a_unigram_is_the_frequencies_plus_one(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "CHUNK", chunk)
-    loss = gpt.unigram(TRAIN, VALID, V)
+    loss = unigram(TRAIN, VALID, V)
     frequency = {w: plain_unigram(TRAIN, w, V) for w in range(V)}
     assert sum(frequency.values()) == pytest.approx(1)
     assert loss.tokens == len(VALID) - 1
@@ -70,7 +69,7 @@ def test_a_unigram_knows_what_it_has_never_seen(strange):
     train, tokens = strange
     assert set(tokens.tolist()) - set(train.tolist())
     plain = -sum(math.log(plain_unigram(train, w, 50_257)) for w in tokens.tolist()[1:])
-    assert gpt.unigram(train, tokens, 50_257).nats == pytest.approx(plain, rel=1e-12)
+    assert unigram(train, tokens, 50_257).nats == pytest.approx(plain, rel=1e-12)
 
 
 # ---- bigram
@@ -79,7 +78,7 @@ def test_a_unigram_knows_what_it_has_never_seen(strange):
 @in_parts
 def test_a_bigram_equals_its_formula_one_token_at_a_time(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "CHUNK", chunk)
-    loss = gpt.bigram(TRAIN, VALID, V)
+    loss = bigram(TRAIN, VALID, V)
     assert loss.tokens == len(VALID) - 1
     assert loss.nats == pytest.approx(plain_bigram_nats(TRAIN, VALID, V), rel=1e-12)
 
@@ -87,14 +86,14 @@ def test_a_bigram_equals_its_formula_one_token_at_a_time(monkeypatch, chunk):
 @pytest.mark.parametrize("vocab_size", [50_257, 2**24])
 def test_a_bigram_of_a_large_vocabulary_needs_no_table_of_all_pairs(strange, vocab_size):
     train, tokens = strange
-    loss = gpt.bigram(train, tokens, vocab_size)
+    loss = bigram(train, tokens, vocab_size)
     assert loss.nats == pytest.approx(plain_bigram_nats(train, tokens, vocab_size), rel=1e-12)
 
 
 def test_the_probabilities_of_a_bigram_add_up_to_one():
     train = np.array([0, 1, 0, 2, 0, 1, 1, 3])
     for before in range(5):  # 3 has no successor, 4 was never seen
-        losses = [gpt.bigram(train, np.array([before, after]), 5).nats for after in range(5)]
+        losses = [bigram(train, np.array([before, after]), 5).nats for after in range(5)]
         assert sum(math.exp(-nats) for nats in losses) == pytest.approx(1, rel=1e-12)
 
 
@@ -102,17 +101,17 @@ def test_a_bigram_by_hand():
     """0 was followed twice, both times by 1, which is 3 of the 5 tokens."""
     train = np.array([1, 0, 1, 0, 1])
     probability = (2 + 1 * Fraction(3 + 1, 5 + 2)) / (2 + 1)
-    assert gpt.bigram(train, np.array([0, 1]), 2).nats == pytest.approx(-math.log(probability))
+    assert bigram(train, np.array([0, 1]), 2).nats == pytest.approx(-math.log(probability))
 
 
 def test_a_bigram_of_a_single_token_is_the_unigram():
     """Up to the order of a sum: the one adds up pairs, the other tokens."""
-    bigram, unigram = (loss(TRAIN[:1], VALID, V) for loss in (gpt.bigram, gpt.unigram))
-    assert bigram.tokens == unigram.tokens and bigram.nats == pytest.approx(unigram.nats, rel=1e-12)
+    pairs, tokens = (loss(TRAIN[:1], VALID, V) for loss in (bigram, unigram))
+    assert pairs.tokens == tokens.tokens and pairs.nats == pytest.approx(tokens.nats, rel=1e-12)
 
 
 def test_a_bigram_is_better_than_a_unigram_and_that_than_a_guess():
-    losses = [gpt.bigram(TRAIN, VALID, V), gpt.unigram(TRAIN, VALID, V), gpt.uniform(VALID, V)]
+    losses = [bigram(TRAIN, VALID, V), unigram(TRAIN, VALID, V), uniform(VALID, V)]
     assert losses == sorted(losses, key=lambda each: each.nats) and len({each.tokens for each in losses}) == 1
 
 
@@ -120,9 +119,9 @@ def test_the_baselines_read_a_memmap(tmp_path):
     for name, tokens in (("train", TRAIN), ("valid", VALID)):
         tokens.tofile(tmp_path / name)
     train, valid = (np.memmap(tmp_path / name, TRAIN.dtype, "r") for name in ("train", "valid"))
-    assert gpt.unigram(train, valid, V) == gpt.unigram(TRAIN, VALID, V)
-    assert gpt.bigram(train, valid, V) == gpt.bigram(TRAIN, VALID, V)
-    xz = gpt.xz_bits_per_character
+    assert unigram(train, valid, V) == unigram(TRAIN, VALID, V)
+    assert bigram(train, valid, V) == bigram(TRAIN, VALID, V)
+    xz = xz_bits_per_character
     assert xz(TOKENIZER, valid, train) == xz(TOKENIZER, VALID, TRAIN)
 
 
@@ -146,20 +145,20 @@ class Watched:
 @in_parts
 def test_xz_takes_what_the_whole_text_takes_more_than_the_training_text(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "CHUNK", chunk)
-    size = lambda text: len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))  # noqa: E731
+    size = lambda text: len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     train, valid = TEXT[: len(TRAIN)], TEXT[len(TRAIN) :]
-    assert gpt.xz_bits_per_character(TOKENIZER, TRAIN) == size(train) * 8 / len(train)
-    assert gpt.xz_bits_per_character(TOKENIZER, VALID, TRAIN) == (size(TEXT) - size(train)) * 8 / len(valid)
+    assert xz_bits_per_character(TOKENIZER, TRAIN) == size(train) * 8 / len(train)
+    assert xz_bits_per_character(TOKENIZER, VALID, TRAIN) == (size(TEXT) - size(train)) * 8 / len(valid)
 
 
 def test_xz_reads_no_more_of_the_training_text_than_it_remembers(monkeypatch):
     monkeypatch.setattr(baselines, "CHUNK", 10)
     monkeypatch.setattr(baselines, "REMEMBERED", 95)
-    size = lambda text: len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))  # noqa: E731
+    size = lambda text: len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
     read, valid = TEXT[len(TRAIN) - 100 : len(TRAIN)], TEXT[len(TRAIN) :]
     expected = (size(read + valid) - size(read)) * 8 / len(valid)
     long = Watched(TRAIN)
-    assert gpt.xz_bits_per_character(TOKENIZER, VALID, long) == expected
+    assert xz_bits_per_character(TOKENIZER, VALID, long) == expected
     assert long.first == len(TRAIN) - 100
 
 
@@ -182,7 +181,7 @@ def test_xz_is_the_programs(tmp_path):
     """The container ends with a checksum of 4 bytes here and of 8 there."""
     (tmp_path / "text").write_text(TEXT)
     program = subprocess.run(["xz", "-9e", "--stdout", tmp_path / "text"], capture_output=True, check=True).stdout
-    size = gpt.xz_bits_per_character(TOKENIZER, TOKENS) * len(TEXT) / 8
+    size = xz_bits_per_character(TOKENIZER, TOKENS) * len(TEXT) / 8
     assert abs(size - len(program)) <= 8
 
 
@@ -205,8 +204,8 @@ def test_bits_are_of_characters_and_not_of_tokens(monkeypatch, chunk):
     monkeypatch.setattr(baselines, "CHUNK", chunk)
     tokens = np.random.default_rng(2).integers(len(Pieces.pieces), size=400).astype(np.uint16)
     text = "".join(Pieces.pieces[i] for i in tokens)
-    assert gpt.count_characters(Pieces(), tokens) == len(text) != len(tokens)
-    loss = gpt.uniform(tokens, Pieces.vocab_size)
+    assert count_characters(Pieces(), tokens) == len(text) != len(tokens)
+    loss = uniform(tokens, Pieces.vocab_size)
     assert loss.bits_per_character(len(text)) == pytest.approx(399 * math.log2(5) / len(text))
     size = len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
-    assert gpt.xz_bits_per_character(Pieces(), tokens) == size * 8 / len(text)
+    assert xz_bits_per_character(Pieces(), tokens) == size * 8 / len(text)

@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import TEXT, byte_pairs
-
 from mlx_nanogpt import Corpus, Dataset, UserError, tokenize
-from mlx_nanogpt.text.dataset import check_splits
+from conftest import TEXT, byte_pairs
 from mlx_nanogpt.text.batches import evaluation_starts, training_batch, windows
+from mlx_nanogpt.text.dataset import check_splits
 
 COUNT = np.arange(100, dtype=np.uint16)  # every token says where it stands
 
@@ -19,23 +18,26 @@ def dataset(length: int, **more) -> Dataset:
 
 def test_the_first_80_percent_train_and_the_rest_validates():
     data = dataset(100)
-    assert data.train.tolist() == list(range(80)) and data.valid.tolist() == list(range(80, 100))
+    assert data.train_tokens.tolist() == list(range(80)) and data.valid_tokens.tolist() == list(range(80, 100))
 
 
 def test_another_share_of_the_text_may_train():
     data = dataset(100, train_fraction=0.9)
-    assert (len(data.train), len(data.valid)) == (90, 10)
+    assert (len(data.train_tokens), len(data.valid_tokens)) == (90, 10)
 
 
 def test_a_text_as_long_as_tiny_shakespeare_is_split_where_the_seed_splits_it():
-    assert len(dataset(1_115_394).train) == 892_315
+    assert len(dataset(1_115_394).train_tokens) == 892_315
 
 
 def test_a_text_is_split_before_it_is_encoded_and_byte_pairs_have_no_floor():
     corpus = Corpus(("text",), TEXT, floor=lambda start, stop: 1.0)
     data = tokenize(corpus, byte_pairs(), train_fraction=0.5)
     middle = len(TEXT) // 2
-    assert [byte_pairs().decode(part) for part in (data.train, data.valid)] == [TEXT[:middle], TEXT[middle:]]
+    assert [byte_pairs().decode(part) for part in (data.train_tokens, data.valid_tokens)] == [
+        TEXT[:middle],
+        TEXT[middle:],
+    ]
     assert data.floor is None and tokenize(corpus).floor == 1.0
 
 
@@ -69,7 +71,7 @@ def test_the_windows_of_an_evaluation_are_the_same_every_time_and_stay_inside():
 @pytest.mark.parametrize("length, block_size", [(100, 19), (10, 1)])
 def test_a_text_that_just_fits_is_accepted(length, block_size):
     check_splits(dataset(length), block_size)
-    training_batch(dataset(length).valid, seed=1, iteration=0, batch_size=8, block_size=block_size)
+    training_batch(dataset(length).valid_tokens, seed=1, iteration=0, batch_size=8, block_size=block_size)
 
 
 def test_a_block_size_that_the_text_cannot_fill_names_the_largest_that_it_can():

@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from mlx_nanogpt import UserError, load_corpus, prepare
 from conftest import TINY, trained_run
-
-from mlx_nanogpt import CorpusUnavailable, UserError, count_kinds, folder_files, load_corpus, prepare
-from mlx_nanogpt.text import corpus
 from mlx_nanogpt.files import cache_dir
+from mlx_nanogpt.text import corpus
+from mlx_nanogpt.text.corpus import CorpusUnavailable, count_kinds, folder_files
 
 CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in its place
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 20

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 
 import pytest
-
 from mlx_nanogpt.text import pastiche
 
 TOKEN = re.compile(r"[A-Za-z0-9$&']+|[^A-Za-z0-9$&']")
@@ -226,7 +225,7 @@ def test_the_last_fifth_is_like_the_rest():
 def test_counting_characters_cannot_beat_the_floor(order):
     """An n-gram model of the first four fifths, smoothed by the shorter n-grams, scores the last fifth."""
     train, held_out = PLAY.text[:TRAIN], PLAY.text[TRAIN - order + 1 :]
-    chance = {symbol: 1 / 65 for symbol in pastiche.SYMBOLS}
+    chance = dict.fromkeys(pastiche.SYMBOLS, 1 / 65)
     grams = Counter(held_out[i : i + order] for i in range(len(held_out) - order + 1))
     for n in range(1, order + 1):
         seen = Counter(train[i : i + n] for i in range(len(train) - n + 1))

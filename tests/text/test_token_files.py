@@ -13,14 +13,15 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import numpy as np
 import pytest
+from mlx_nanogpt import UserError, open_token_folder, prepare
 from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
-
-import mlx_nanogpt as gpt
-from mlx_nanogpt import Prepared, Preparing, UserError, open_prepared, prepare
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
+from mlx_nanogpt.text.corpus import CorpusIdentity
+from mlx_nanogpt.text.token_files import TokensRead, TokensWritten
 
 TEXTS = {
     "crlf": "one\r\ntwo\r\n\r\nthree\rfour\n" * 9,
@@ -32,7 +33,7 @@ TEXTS = {
 FILES = ("meta.json", "train.bin", "val.bin")
 
 
-def prepared(text: str | bytes, path: str = "tokens", train_fraction: float = 0.8, tokenizer=None) -> Prepared:
+def prepared(text: str | bytes, path: str = "tokens", train_fraction: float = 0.8, tokenizer=None) -> TokensWritten:
     Path("text.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
     *_, done = prepare(["text.txt"], Path(path), train_fraction, tokenizer)
     return done
@@ -53,7 +54,7 @@ def nanogpt_folder(text: str = TEXT, path: str = "nanogpt", **changes) -> Path:
 
 
 def text_of(data: gpt.Dataset) -> tuple[str, str]:
-    return data.tokenizer.decode(data.train), data.tokenizer.decode(data.valid)
+    return data.tokenizer.decode(data.train_tokens), data.tokenizer.decode(data.valid_tokens)
 
 
 # ---- the same as in memory
@@ -64,11 +65,11 @@ def text_of(data: gpt.Dataset) -> tuple[str, str]:
 def test_a_prepared_text_comes_back_whole(monkeypatch, text, piece):
     monkeypatch.setattr(corpus, "PIECE", piece if len(text) < 1000 else 1000 * piece)
     done = prepared(text, train_fraction=0.6)
-    data, boundary = open_prepared(Path("tokens")), int(0.6 * len(text))
+    data, boundary = open_token_folder(Path("tokens")), int(0.6 * len(text))
     assert text_of(data) == (text[:boundary], text[boundary:])
-    identity = gpt.CorpusIdentity(("tokens",), hashlib.sha256(text.encode()).hexdigest(), len(text))
+    identity = CorpusIdentity(("tokens",), hashlib.sha256(text.encode()).hexdigest(), len(text))
     assert (data.corpus, data.train_fraction) == (identity, 0.6)
-    assert done == Prepared(Path("tokens"), boundary, len(text) - boundary, len(set(text)))
+    assert done == TokensWritten(Path("tokens"), boundary, len(text) - boundary, len(set(text)))
 
 
 def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
@@ -89,11 +90,11 @@ def test_training_on_a_folder_is_training_on_its_text(train_fraction):
     runs = []
     for data in (
         gpt.tokenize(gpt.load_corpus("text.txt"), train_fraction=train_fraction),
-        open_prepared(Path("tokens")),
+        open_token_folder(Path("tokens")),
     ):
         runs.append(gpt.create_run(tiny_gpt(), tiny_train(train_fraction=data.train_fraction), data))
         list(gpt.train(runs[-1], data))
-    assert runs[0].train == runs[1].train and same(*map(checkpoint_arrays, runs))
+    assert runs[0].train_config == runs[1].train_config and same(*map(checkpoint_arrays, runs))
     assert [(each.train_loss, each.valid_loss) for each in runs[0].history()] == [
         (each.train_loss, each.valid_loss) for each in runs[1].history()
     ]
@@ -105,14 +106,14 @@ def test_several_sources_are_prepared_as_they_are_loaded(monkeypatch):
     Path("below/b.txt").write_bytes(b"no line end")
     sources = ["below", "a.txt", "below"]
     list(prepare(sources, Path("tokens"), 0.5))
-    assert "".join(text_of(open_prepared(Path("tokens")))) == gpt.load_corpus(*sources).text
+    assert "".join(text_of(open_token_folder(Path("tokens")))) == gpt.load_corpus(*sources).text
 
 
 def test_how_far_it_is_is_told_in_characters(monkeypatch):
     monkeypatch.setattr(corpus, "PIECE", 100)
     Path("text.txt").write_text("abcdefghij" * 25)
     *steps, done = prepare(["text.txt"], Path("tokens"))
-    assert [each for each in steps if each.total is None] == [Preparing(n, None) for n in (100, 200, 250)]
+    assert [each for each in steps if each.total is None] == [TokensRead(n, None) for n in (100, 200, 250)]
     assert [each.characters for each in steps if each.total == 250] == [
         100,
         200,
@@ -158,7 +159,7 @@ def test_standard_input_is_prepared_without_a_trace(monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXTS["crlf"].encode())))
     Path("text.txt").write_text("and more\n")
     list(prepare(["text.txt", "-"], Path("tokens")))
-    assert "".join(text_of(open_prepared(Path("tokens")))) == "and more\n" + TEXTS["crlf"]
+    assert "".join(text_of(open_token_folder(Path("tokens")))) == "and more\n" + TEXTS["crlf"]
     assert sorted(os.listdir("tokens")) == list(FILES)
 
 
@@ -183,7 +184,7 @@ def test_what_cannot_be_prepared_is_refused_and_leaves_nothing_behind(content, m
 def test_65536_different_characters_fit():
     text = "".join(map(chr, range(0xE000, 0xE000 + 65_536)))
     prepared(text)
-    assert "".join(text_of(open_prepared(Path("tokens")))) == text
+    assert "".join(text_of(open_token_folder(Path("tokens")))) == text
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -255,7 +256,7 @@ def test_a_folder_whose_writing_was_cut_off_is_never_taken_for_a_whole_one(missi
     for name in missing:
         (Path("tokens") / name).unlink()
     with pytest.raises(UserError):
-        open_prepared(Path("tokens"))
+        open_token_folder(Path("tokens"))
 
 
 # ---- memory
@@ -273,10 +274,10 @@ def peak(work: Callable) -> tuple[object, int]:
 def test_opening_and_reading_a_folder_takes_no_memory_to_speak_of():
     folder = nanogpt_folder()
     os.truncate(folder / "train.bin", 50 * 10**6)  # sparse: zeros that take no room
-    data, opening = peak(lambda: open_prepared(folder))
-    assert opening < 4e6 and len(data.train) == 25 * 10**6
-    assert isinstance(data.train, np.memmap) and isinstance(data.valid, np.memmap)
-    batch, reading = peak(lambda: training_batch(data.train, 1, 2, batch_size=64, block_size=99))
+    data, opening = peak(lambda: open_token_folder(folder))
+    assert opening < 4e6 and len(data.train_tokens) == 25 * 10**6
+    assert isinstance(data.train_tokens, np.memmap) and isinstance(data.valid_tokens, np.memmap)
+    batch, reading = peak(lambda: training_batch(data.train_tokens, 1, 2, batch_size=64, block_size=99))
     assert reading < 10 * 64 * 100 * 8  # 8 bytes for the place of each token, a few times over
     assert not any(isinstance(each, np.memmap) for each in batch) and batch[0].base.shape == (64, 100)
 
@@ -292,7 +293,7 @@ def test_preparing_takes_as_much_memory_for_a_longer_text(monkeypatch):
 
 
 def test_a_folder_of_nanogpts_is_read_as_it_is():
-    data = open_prepared(nanogpt_folder())
+    data = open_token_folder(nanogpt_folder())
     boundary = int(len(TEXT) * 0.9)
     assert text_of(data) == (TEXT[:boundary], TEXT[boundary:])
     assert data.tokenizer == gpt.CharTokenizer.of(TEXT) and data.corpus.characters == len(TEXT)
@@ -304,15 +305,15 @@ def test_a_meta_of_any_pickle_protocol_is_read(protocol):
     folder = nanogpt_folder("Ünïcode 🦓\r\n" * 9)
     meta = pickle.loads((folder / "meta.pkl").read_bytes())
     (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol))
-    assert open_prepared(folder).tokenizer.symbols == "".join(sorted(set("Ünïcode 🦓\r\n")))
+    assert open_token_folder(folder).tokenizer.symbols == "".join(sorted(set("Ünïcode 🦓\r\n")))
 
 
 def test_a_folder_without_a_meta_is_of_gpt2s_tokens():
     (nanogpt_folder() / "meta.pkl").unlink()
     with pytest.raises(UserError, match="put .*tokenizer.json at |pip install"):
-        open_prepared(Path("nanogpt"))
+        open_token_folder(Path("nanogpt"))
     keep_as_gpt2s(byte_pairs())
-    assert open_prepared(Path("nanogpt")).tokenizer == byte_pairs()
+    assert open_token_folder(Path("nanogpt")).tokenizer == byte_pairs()
 
 
 class Hostile:
@@ -350,7 +351,7 @@ def test_nothing_of_a_hostile_pickle_is_run(content):
     folder = nanogpt_folder()
     (folder / "meta.pkl").write_bytes(content())
     with pytest.raises(UserError, match="meta.pkl is damaged, or was written by another program"):
-        open_prepared(folder)
+        open_token_folder(folder)
     assert not Path("harm").exists()
 
 
@@ -376,7 +377,7 @@ def test_nothing_of_a_hostile_pickle_is_run(content):
 )
 def test_a_meta_that_contradicts_itself_is_refused(changes, reason):
     with pytest.raises(UserError, match=f"meta.pkl is damaged, or was written by another program .*{reason}"):
-        open_prepared(nanogpt_folder(**changes))
+        open_token_folder(nanogpt_folder(**changes))
 
 
 # ---- damage
@@ -399,7 +400,7 @@ def test_files_of_tokens_that_are_none_say_why(write, damage, reason):
     folder = write()
     damage(folder)
     with pytest.raises(UserError, match=reason):
-        open_prepared(folder)
+        open_token_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["train.bin", "val.bin"])
@@ -409,11 +410,11 @@ def test_an_id_beyond_the_vocabulary_is_refused(name):
     tokens = np.fromfile(folder / name, "<u2")
     tokens[len(tokens) // 2] = most
     tokens.tofile(folder / name)
-    open_prepared(folder)
+    open_token_folder(folder)
     tokens[len(tokens) // 2] = most + 1
     tokens.tofile(folder / name)
     with pytest.raises(UserError, match=f"{name} .*the id {most + 1}, and its vocabulary ends at {most}"):
-        open_prepared(folder)
+        open_token_folder(folder)
 
 
 def test_files_of_two_folders_do_not_mix():
@@ -423,16 +424,16 @@ def test_files_of_two_folders_do_not_mix():
         kept = (Path("one") / name).read_bytes()
         (Path("one") / name).write_bytes((Path("two") / name).read_bytes())
         with pytest.raises(UserError, match="one is damaged, .*are not as they were written"):
-            open_prepared(Path("one"))
+            open_token_folder(Path("one"))
         (Path("one") / name).write_bytes(kept)
-    open_prepared(Path("one"))
+    open_token_folder(Path("one"))
 
 
 def test_a_meta_may_be_laid_out_differently():
     prepared(TEXT)
     meta = json.loads(Path("tokens/meta.json").read_text())
     Path("tokens/meta.json").write_text(json.dumps(dict(reversed(meta.items())), ensure_ascii=False))
-    assert "".join(text_of(open_prepared(Path("tokens")))) == TEXT
+    assert "".join(text_of(open_token_folder(Path("tokens")))) == TEXT
 
 
 META_CHANGES = [
@@ -454,7 +455,7 @@ def test_a_meta_that_was_changed_is_refused(changes):
     file = Path("tokens/meta.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(UserError, match="is damaged, or was written by another program"):
-        open_prepared(Path("tokens"))
+        open_token_folder(Path("tokens"))
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -475,12 +476,12 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 def test_damage_to_a_folder_never_goes_unnoticed(name):
     rng, file = random.Random(name), Path("tokens") / name
     prepared("Fuzz 🦓 naïve\r\n" * 20)
-    intact, whole = file.read_bytes(), open_prepared(Path("tokens"))
+    intact, whole = file.read_bytes(), open_token_folder(Path("tokens"))
     refused = 0
     for _ in range(200):
         file.write_bytes(damaged(intact, rng))
         try:
-            data = open_prepared(Path("tokens"))
+            data = open_token_folder(Path("tokens"))
         except UserError:
             refused += 1
         else:  # no harm done: another layout of the same JSON
@@ -497,13 +498,13 @@ def test_a_damaged_folder_of_nanogpts_is_refused_or_read_as_it_says(name):
     for _ in range(200):
         (folder / name).write_bytes(damaged(intact, rng))
         try:
-            data = open_prepared(folder)
+            data = open_token_folder(folder)
         except UserError:
             refused += 1
         else:
-            assert data.train.tobytes() == (folder / "train.bin").read_bytes()
-            assert data.valid.tobytes() == (folder / "val.bin").read_bytes()
-            assert max(data.train.max(), data.valid.max()) < data.tokenizer.vocab_size
+            assert data.train_tokens.tobytes() == (folder / "train.bin").read_bytes()
+            assert data.valid_tokens.tobytes() == (folder / "val.bin").read_bytes()
+            assert max(data.train_tokens.max(), data.valid_tokens.max()) < data.tokenizer.vocab_size
             meta = pickle._loads((folder / "meta.pkl").read_bytes())  # C's refuses a wrong length of a frame
             assert dict(enumerate(data.tokenizer.symbols)) == meta["itos"]
     assert refused > 100

@@ -6,11 +6,12 @@ import random
 
 import numpy as np
 import pytest
+from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError
 from conftest import TEXT, WORDS, byte_pairs
-
-from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError, tokenizer_from_json, tokenizer_of_folder
+from mlx_nanogpt.exchange.gpt2 import tokenizer_of_folder
 from mlx_nanogpt.text import byte_pairs as byte_pairs_module
 from mlx_nanogpt.text.byte_pairs import cut_between_tokens
+from mlx_nanogpt.text.tokenizer import tokenizer_from_json
 
 
 def random_text(seed: int) -> str:
@@ -158,7 +159,7 @@ def test_no_byte_pair_reaches_across_a_cut(text, size):
     ids = [library.encode(part, add_special_tokens=False).ids for part in parts]
     assert "".join(parts) == text and sum(ids, []) == library.encode(text, add_special_tokens=False).ids
     # what GPT-2's expression takes as one is cut nowhere, though these byte pairs may be shorter
-    words = lambda text: [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]  # noqa: E731
+    words = lambda text: [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]
     assert sum(map(words, parts), []) == words(text)
 
 

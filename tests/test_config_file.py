@@ -6,10 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-
-from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt import configurations, preset_settings, read_settings, write_settings
-from mlx_nanogpt.settings import KEYS
+from mlx_nanogpt import GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt.config_file import KEYS, preset_settings, read_config_file, write_config_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +27,7 @@ OTHERS = {
 
 def read(text: str | bytes) -> dict:
     FILE.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_settings(FILE)
+    return read_config_file(FILE)
 
 
 def refusal(text: str | bytes) -> str:
@@ -49,14 +47,14 @@ def test_every_field_of_the_configurations_is_a_key_but_the_vocabulary():
 
 def test_every_key_holds():
     defaults = asdict(GPTConfig()) | asdict(TrainConfig())
-    gpt, train = configurations(read(write_settings(OTHERS)))
+    gpt, train = configurations(read(write_config_file(OTHERS)))
     found = asdict(gpt) | asdict(train)
     for key in KEYS[3:]:
         assert found[key] == OTHERS[key] != defaults[key], key
 
 
 def test_what_is_written_is_read_and_is_what_anybody_else_reads():
-    text = write_settings(OTHERS)
+    text = write_config_file(OTHERS)
     assert read(text) == OTHERS
     assert tomllib.loads(text) == OTHERS | {"data": "play.txt"}
 
@@ -80,14 +78,14 @@ def test_windows_line_ends_and_byte_order_mark_are_no_matter():
     ['"quoted" \\ and\\n', "'", '"""', "naïve ☕ 𝄞", "".join(map(chr, range(1, 0x20))), "\x7f\x80\u2028", "#", " x "],
 )
 def test_any_name_survives_the_file(name):
-    text = write_settings({"data": [name, "b"], "bias": name}, [f"about {name}"])
+    text = write_config_file({"data": [name, "b"], "bias": name}, [f"about {name}"])
     assert tomllib.loads(text) == {"data": [name, "b"], "bias": name}
     assert text.splitlines()[0].startswith("# about ")
 
 
 def test_a_name_that_is_not_unicode_is_a_sentence():
     with pytest.raises(UserError, match="caf.udce9.txt' is not Unicode.*; rename"):
-        write_settings({"data": ["caf\udce9.txt"]})
+        write_config_file({"data": ["caf\udce9.txt"]})
 
 
 # ---- mistakes
@@ -101,7 +99,10 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ('"learningrate" = 4', ", line 1: learningrate is not a setting; did you mean learning_rate?"),
         ("max_iters = 4", ", line 1: max_iters is not a setting; did you mean num_iter?"),
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
-        ("xyzzy = 4", ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, train_fraction, "),
+        (
+            "xyzzy = 4",
+            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, train_fraction, ",
+        ),
         ("vocab_size = 65", ", line 1: vocab_size is not a setting, for the text says it; leave it out"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
         ('resume = "x"', ", line 1: resume is not a setting;"),
@@ -150,13 +151,13 @@ def test_a_line_that_cannot_be_told_is_not_made_up():
 
 def test_a_file_that_is_not_there_is_a_sentence():
     with pytest.raises(UserError, match="nowhere.toml cannot be read .No such file or directory.; name"):
-        read_settings(Path("nowhere.toml"))
+        read_config_file(Path("nowhere.toml"))
     with pytest.raises(UserError, match="cannot be read .Is a directory.; name"):
-        read_settings(Path("."))
+        read_config_file(Path("."))
 
 
 def test_a_damaged_file_is_a_configuration_or_a_sentence():
-    rng, whole = random.Random(11), write_settings(OTHERS, ["about"]).encode()
+    rng, whole = random.Random(11), write_config_file(OTHERS, ["about"]).encode()
     outcomes = {"read": 0, "refused": 0}
     for _ in range(500):
         damaged = bytearray(whole)
@@ -180,7 +181,7 @@ def test_a_damaged_file_is_a_configuration_or_a_sentence():
         else:
             assert settings.keys() <= set(KEYS)
             configurations(settings)
-            assert read(write_settings(settings)) == settings
+            assert read(write_config_file(settings)) == settings
             outcomes["read"] += 1
     assert min(outcomes.values()) > 50  # both happen
 
@@ -204,4 +205,4 @@ def test_a_preset_cannot_be_changed_by_who_asked_for_it():
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file here")
 def test_a_file_without_an_end_is_refused():
     with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, which no settings have"):
-        read_settings(Path("/dev/zero"))
+        read_config_file(Path("/dev/zero"))

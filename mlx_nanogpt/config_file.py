@@ -37,7 +37,7 @@ def preset_settings(name: str) -> dict[str, object]:
     return dict(PRESETS[name].settings)
 
 
-def read_settings(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:
+def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:
     """The settings in the TOML file `path`, some of `KEYS`; `data` is a list of texts, also where the file names one.
 
     Raises `UserError`, naming the file, if it cannot be read, is not TOML, has another key, or is not a valid
@@ -64,8 +64,8 @@ def read_settings(path: Path, instead: Mapping[str, object] = {}) -> dict[str, o
     return settings
 
 
-def write_settings(settings: Mapping[str, object], about: Iterable[str] = ()) -> str:
-    """A TOML file that `read_settings` reads as those of `settings` that are in `KEYS`, after `about` as comments.
+def write_config_file(settings: Mapping[str, object], about: Iterable[str] = ()) -> str:
+    """A TOML file that `read_config_file` reads as those of `settings` that are in `KEYS`, after `about` as comments.
 
     Raises `UserError` if the name of a text is not Unicode, which TOML is.
     """
@@ -82,7 +82,9 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a TOML file of settings") from error
     if len(raw) > LARGEST_FILE:
-        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have; name a TOML file of settings")
+        raise UserError(
+            f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have; name a TOML file of settings"
+        )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
