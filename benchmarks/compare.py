@@ -265,7 +265,7 @@ def _report(result: dict) -> str:
         "Generation, tokens/s", "Ours / theirs", "First step, s", "Peak memory, MiB",
     )  # fmt: skip
     rows = [head, ("---", "---", *["---:"] * (len(head) - 2))]
-    for name, peer in result["peers"].items():
+    for peer in result["peers"].values():
         cells = []
         for key, form in (
             ("train_ms_per_step", "{:.1f}"),

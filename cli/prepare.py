@@ -9,7 +9,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import TrainConfig
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
-from mlx_nanogpt.text.token_files import TokensRead, TokensWritten
+from mlx_nanogpt.text.prepare import TokensRead, TokensWritten
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .screen import (

@@ -17,21 +17,16 @@ import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, TrainConfig, UserError
 from mlx_nanogpt.benchmark import PUBLISHED, NanoLuxMetrics
 from mlx_nanogpt.errors import CONTROLS, printable
-from mlx_nanogpt.exchange.gpt2 import export_obstacles, gpt2_tokenizer, load_gpt2
+from mlx_nanogpt.exchange.gpt2_export import export_obstacles
+from mlx_nanogpt.exchange.gpt2_import import load_gpt2
+from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.run import RUNS, package_versions
-from mlx_nanogpt.text.corpus import (
-    PASTICHE,
-    STANDARD_INPUT,
-    TINYSHAKESPEARE,
-    CorpusIdentity,
-    CorpusUnavailable,
-    check_readable_again,
-    count_kinds,
-    folder_files,
-    holds_texts,
-    holds_tokens,
-)
+from mlx_nanogpt.text.corpus import PASTICHE, TINYSHAKESPEARE, check_readable_again, holds_texts
+from mlx_nanogpt.text.folders import count_kinds, folder_files
+from mlx_nanogpt.text.identity import STANDARD_INPUT, CorpusIdentity
+from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
+from mlx_nanogpt.text.token_files import holds_tokens
 from mlx_nanogpt.text.tokenizer import Tokenizer, TokenizerName
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn

@@ -22,7 +22,8 @@ from mlx_nanogpt.config_file import preset_settings, read_config_file
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.run import MAY_CHANGE
-from mlx_nanogpt.text.corpus import STANDARD_INPUT, TINYSHAKESPEARE
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits, start_from
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn

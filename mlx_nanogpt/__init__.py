@@ -18,16 +18,19 @@ from .benchmark import bench
 from .config import PRESETS, GPTConfig, TrainConfig, configurations
 from .errors import UserError
 from .evaluation import Evaluation, evaluate_split, make_evaluate
-from .exchange.gpt2 import export_gpt2, load_pretrained
+from .exchange.gpt2_export import export_gpt2
+from .exchange.gpt2_import import load_pretrained
 from .generation import generate, make_sampler
 from .model import GPT, loss_fn
 from .run import Run, create_run, newest_run, open_run
 from .text.byte_pairs import BPETokenizer
 from .text.characters import CharTokenizer
-from .text.corpus import Corpus, load_corpus
+from .text.corpus import load_corpus
 from .text.dataset import Dataset, tokenize
+from .text.identity import Corpus
 from .text.loss import SplitLoss
-from .text.token_files import open_token_folder, prepare
+from .text.prepare import prepare
+from .text.token_files import open_token_folder
 from .training import (
     Diverged,
     Done,

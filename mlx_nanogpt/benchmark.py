@@ -30,8 +30,8 @@ from .machine import machine
 from .model import GPT
 from .run import Evaluation, create_run, package_versions
 from .text.batches import training_batch
-from .text.corpus import Corpus
 from .text.dataset import Dataset, tokenize
+from .text.identity import Corpus
 from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)

@@ -46,8 +46,8 @@ from .errors import UserError
 from .evaluation import Evaluation
 from .files import DAMAGE, Folder, check_name, locked
 from .model import GPT
-from .text.corpus import CorpusIdentity
 from .text.dataset import Dataset
+from .text.identity import CorpusIdentity
 from .text.tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs live unless they are given a directory of their own

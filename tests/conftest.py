@@ -33,7 +33,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.linux_cpu import operations
-from mlx_nanogpt.text import corpus
+from mlx_nanogpt.text import tinyshakespeare
 
 only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
@@ -68,7 +68,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home" / ".cache"))
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_URL", NOBODY)
+    monkeypatch.setattr(tinyshakespeare, "URL", NOBODY)
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text(TEXT)
     device = mx.default_device()

@@ -1,6 +1,7 @@
 """The promises of an evaluation: the same windows every time or every token once, no dropout, no trace left behind."""
 
 import math
+from itertools import pairwise
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -175,7 +176,7 @@ def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
     monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
     records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
     assert [each.tokens for each in records] == [*range(80, 1000, 80), 1000]
-    assert all(a.nats < b.nats for a, b in zip(records, records[1:]))
+    assert all(a.nats < b.nats for a, b in pairwise(records))
 
 
 def test_a_batch_holds_as_many_tokens_as_keep_the_device_busy_where_the_vocabulary_is_small(machine):

@@ -2,18 +2,17 @@
 optional extra."""
 
 import codecs
-import importlib
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from types import ModuleType
 
 import numpy as np
 
 from ..config import MOST_TOKENS
 from ..errors import UserError
+from ..exchange.hub import import_extra
 from .characters import id_type, listed
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
@@ -110,17 +109,6 @@ class BPETokenizer:
     def _pieces(self) -> dict[int, bytes]:
         """The bytes that an id stands for."""
         return {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
-
-
-def import_extra(package: str) -> ModuleType:
-    """`package`, of the extra `gpt2`. Raises `UserError` if it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"this takes the package {package}, which cannot be imported ({error}); install it with "
-            f'pip install -e ".[gpt2]" in the folder of mlx-nanogpt'
-        ) from error
 
 
 def _library_of(text: str):

@@ -1,98 +1,27 @@
-"""Where text comes from: tiny Shakespeare (downloaded once), the built-in pastiche, or the user's files, folders and pipes.
+"""Where text comes from: a built-in text, or the user's files, folders and pipes.
 
-`read_pieces` reads any of it piece by piece; `load_corpus` joins the pieces, and `prepared.py` never holds them together.
+`read_pieces` reads any of it piece by piece; `load_corpus` joins the pieces, and `prepare.py` never holds them together.
 """
 
 import codecs
-import hashlib
-import http.client
 import os
-import re
-import ssl
 import stat
 import sys
-import threading
-import urllib.parse
-import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import UserError, printable
-from ..files import cache_dir, locked
+from ..errors import UserError
 from . import pastiche
+from .folders import count_kinds, folder_files
+from .identity import STANDARD_INPUT, Corpus, source_name
+from .tinyshakespeare import tinyshakespeare
+from .token_files import TOKEN_FILES, holds_tokens
 
-TINYSHAKESPEARE = "tinyshakespeare"
-TINYSHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-TINYSHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-TINYSHAKESPEARE_BYTES = 1_115_394
-PASTICHE = "pastiche"
-DOWNLOAD_TIMEOUT = 10.0  # seconds of silence
-DOWNLOAD_DEADLINE = 120.0  # seconds for all of it
-STANDARD_INPUT = "-"
+TINYSHAKESPEARE, PASTICHE = "tinyshakespeare", "pastiche"
+BUILT_IN = {TINYSHAKESPEARE: tinyshakespeare, PASTICHE: lambda: pastiche.write().text}  # by name, what gives the text
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
-TOKEN_FILES = ("train.bin", "val.bin")  # of a folder of tokens, under nanoGPT's names
-MODEL_FILES = ("config.json", "tokenizer.json")  # of a folder of a run or of an exported model
-MOST_KINDS = 5  # listed by name
 PIECE = 2**20  # bytes of text read at a time
-
-
-class CorpusUnavailable(UserError):
-    """Tiny Shakespeare is not in the cache and could not be downloaded."""
-
-
-@dataclass(frozen=True)
-class CorpusIdentity:
-    """Which text it is, without the text: where it came from, the checksum of its UTF-8, and its length where that is known.
-
-    The tokens that `prepare` wrote are known by the checksum of their text, those of nanoGPT by that of their files.
-    """
-
-    sources: tuple[str, ...]
-    sha256: str
-    characters: int | None
-
-    @property
-    def name(self) -> str:
-        return " + ".join(_name(source) for source in self.sources)
-
-    @classmethod
-    def from_json(cls, said: dict) -> "CorpusIdentity":
-        """What `dataclasses.asdict` made of an identity, and a file kept. Raises `ValueError`, `KeyError` or `TypeError` for
-        anything else."""
-        sources, sha256, characters = said["sources"], said["sha256"], said["characters"]
-        if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
-            raise ValueError(f"{sources!r} does not name texts")
-        if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            raise ValueError(f"{sha256!r} is no sha256")
-        if characters is not None and not (type(characters) is int and characters > 0):
-            raise ValueError(f"{characters!r} is no number of characters")
-        return cls(tuple(sources), sha256, characters)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A text and where it came from. `floor(start, stop)`, where known, is the loss in nats per character of
-    `text[start:stop]` that no model can beat except by luck."""
-
-    sources: tuple[str, ...]
-    text: str
-    floor: Callable[[int, int], float] | None = None
-
-    @cached_property
-    def identity(self) -> CorpusIdentity:
-        return CorpusIdentity(self.sources, hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
-
-
-@dataclass(frozen=True)
-class FolderFiles:
-    """The files below a folder, in the order of their names: those that are text, and those that were left."""
-
-    taken: tuple[Path, ...]
-    left: tuple[Path, ...]
 
 
 def load_corpus(*sources: str) -> Corpus:
@@ -119,17 +48,12 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
             yield piece
         if empty:
             remedy = PIPE if source == STANDARD_INPUT else "--data needs a text to learn from"
-            raise UserError(f"{_name(source)} is empty; {remedy}")
-
-
-def holds_tokens(source: str) -> bool:
-    """Whether `source` is a folder of tokens, which `open_token_folder` reads, rather than a text."""
-    return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
+            raise UserError(f"{source_name(source)} is empty; {remedy}")
 
 
 def holds_texts(source: str) -> bool:
     """Whether `source` is a folder whose texts are read, those of `folder_files`."""
-    named = source in (TINYSHAKESPEARE, PASTICHE, STANDARD_INPUT)
+    named = source in BUILT_IN or source == STANDARD_INPUT
     return not named and os.path.isdir(source) and not holds_tokens(source)
 
 
@@ -138,7 +62,7 @@ def check_readable_again(sources: Sequence[str]) -> None:
     for source in sources:
         if stat.S_ISFIFO(_mode(source)):
             raise UserError(
-                f"{_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, or "
+                f"{source_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, or "
                 f"name a file"
             )
 
@@ -151,18 +75,12 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _name(source: str) -> str:
-    return "standard input" if source == STANDARD_INPUT else printable(source)
-
-
 def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
     """The text of one source; no piece is empty."""
-    if source == TINYSHAKESPEARE:
-        yield _tinyshakespeare().decode()
-    elif source == PASTICHE:
-        yield pastiche.write().text
+    if source in BUILT_IN:
+        yield BUILT_IN[source]()
     elif source == STANDARD_INPUT:
-        yield from _decoded(standard_input or _own_standard_input(), _name(source))
+        yield from _decoded(standard_input or _own_standard_input(), source_name(source))
     else:
         for path in _files(source):
             try:
@@ -189,64 +107,6 @@ def _files(path: str) -> Sequence[Path]:
         held = f"nothing but {count_kinds(files.left)}" if files.left else "no file"
         raise UserError(f"{path} holds no text ({held}); name a text file, or a folder of some, with --data")
     return files.taken
-
-
-def folder_files(path: str) -> FolderFiles:
-    """The files below the folder `path`, apart by whether their first `PIECE` bytes are UTF-8 text.
-
-    What is hidden is passed over, and so are folders of tokens, runs and exported models, which hold text that nobody means.
-    Raises `UserError` for what cannot be read, for what is no file, such as a pipe, and for a `*.txt` file that is no text.
-    """
-
-    def refuse(error: OSError) -> None:
-        raise _unreadable(Path(error.filename), error)
-
-    found = []
-    for folder, below, names in os.walk(path, onerror=refuse):
-        # what is hidden are an editor's copies and, on a Mac's external disks, binary "._" companions
-        below[:] = [each for each in below if not (each.startswith(".") or _is_ours(Path(folder, each)))]
-        found += [Path(folder, each) for each in names if not each.startswith(".")]
-    taken, left = [], []
-    for file in sorted(found):
-        (taken if _is_text(file) else left).append(file)
-    return FolderFiles(tuple(taken), tuple(left))
-
-
-def count_kinds(files: Sequence[Path]) -> str:
-    """How many there are of each kind, the most frequent first: "12 .md, 2 .py"."""
-    counts = Counter(_kind(file) for file in files).most_common()
-    listed = [f"{count} {kind}" for kind, count in counts[:MOST_KINDS]]
-    if rest := sum(count for _, count in counts[MOST_KINDS:]):
-        listed.append(f"{rest} of other kinds")
-    return ", ".join(listed)
-
-
-def _kind(file: Path) -> str:
-    if file.stat().st_size == 0:
-        return "empty"
-    return file.suffix.lower() or "without a suffix"
-
-
-def _is_ours(folder: Path) -> bool:
-    return holds_tokens(str(folder)) or all((folder / name).is_file() for name in MODEL_FILES)
-
-
-def _is_text(file: Path) -> bool:
-    """Whether a file of a folder is text, as far as its first piece tells; one that its name calls text has to be."""
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
-            raise UserError(f"{file} is no file but a pipe, a socket or a device; take it out of the folder")
-        with file.open("rb") as opened:
-            piece = opened.read(PIECE)
-            whole = len(piece) < PIECE
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(piece, final=whole)
-        is_text = bool(text) and "\0" not in text
-    except UnicodeDecodeError:
-        is_text = False
-    return is_text or (file.suffix.lower() == ".txt" and bool(piece))
 
 
 def _own_standard_input() -> BinaryIO:
@@ -289,77 +149,6 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
 
 def _unreadable(path: Path | str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be read ({error.strerror}); --data takes {TINYSHAKESPEARE}, {PASTICHE}, a UTF-8 text file, a folder "
-        f"of texts, or {STANDARD_INPUT} for standard input"
+        f"{path} cannot be read ({error.strerror}); --data takes {', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, "
+        f"or {STANDARD_INPUT} for standard input"
     )
-
-
-def _tinyshakespeare() -> bytes:
-    cached = cache_dir() / "tinyshakespeare.txt"
-    try:
-        if cached.is_file() and _is_tinyshakespeare(text := cached.read_bytes()):
-            return text
-    except OSError as error:
-        raise UserError(
-            f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
-        ) from error
-    try:
-        text = _download()
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        certificates = isinstance(reason, ssl.SSLCertVerificationError)
-        remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
-        raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason}); {remedy}, "
-            f"name a copy of it with --data, or choose the built-in --data {PASTICHE}"
-        ) from error
-    if not _is_tinyshakespeare(text):
-        more = " and more" if len(text) > TINYSHAKESPEARE_BYTES else ""
-        raise UserError(
-            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256); sign in to "
-            f"the network and try again, or name a copy with --data"
-        )
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with locked(cached.parent, wait=True) as folder:
-            folder.sweep(cached.name)
-            with folder.replacing(cached.name) as file:
-                file.write(text)
-    except OSError as error:
-        raise UserError(
-            f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
-        ) from error
-    return text
-
-
-def _host() -> str:
-    return urllib.parse.urlsplit(TINYSHAKESPEARE_URL).netloc
-
-
-def _download() -> bytes:
-    """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
-    ends: list[bytes | Exception] = []
-
-    def fetch() -> None:
-        try:
-            with urllib.request.urlopen(TINYSHAKESPEARE_URL, timeout=DOWNLOAD_TIMEOUT) as response:
-                text = response.read(TINYSHAKESPEARE_BYTES + 1)
-                if response.length and len(text) <= TINYSHAKESPEARE_BYTES:
-                    raise http.client.IncompleteRead(text, response.length)
-                ends.append(text)
-        except Exception as error:
-            ends.append(error)
-
-    # a thread, for a socket's own time limit begins anew with every byte
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    thread.join(DOWNLOAD_DEADLINE)
-    if not ends:
-        raise TimeoutError(f"it was not complete after {DOWNLOAD_DEADLINE:g} s")
-    if isinstance(ends[0], Exception):
-        raise ends.pop()  # kept, it would keep itself and its connection
-    return ends[0]
-
-
-def _is_tinyshakespeare(text: bytes) -> bool:
-    return hashlib.sha256(text).hexdigest() == TINYSHAKESPEARE_SHA256

@@ -7,7 +7,7 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import UserError
 from .characters import CharTokenizer
-from .corpus import Corpus, CorpusIdentity
+from .identity import Corpus, CorpusIdentity
 from .tokenizer import Tokenizer
 
 

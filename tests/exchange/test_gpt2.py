@@ -35,7 +35,8 @@ from conftest import (
     worsened_run,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.exchange.gpt2 import gpt2_tokenizer, load_gpt2, tokenizer_of_folder
+from mlx_nanogpt.exchange.gpt2_import import load_gpt2
+from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.training import start_from
 

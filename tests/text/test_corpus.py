@@ -13,10 +13,11 @@ import pytest
 from mlx_nanogpt import UserError, load_corpus, prepare
 from conftest import TINY, trained_run
 from mlx_nanogpt.files import cache_dir
-from mlx_nanogpt.text import corpus
-from mlx_nanogpt.text.corpus import CorpusUnavailable, count_kinds, folder_files
+from mlx_nanogpt.text import corpus, folders, tinyshakespeare
+from mlx_nanogpt.text.folders import count_kinds, folder_files
+from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
 
-CHECKSUM = corpus.TINYSHAKESPEARE_SHA256  # before the tests put their own in its place
+CHECKSUM = tinyshakespeare.SHA256  # before the tests put their own in its place
 PLAY = b"First Citizen:\nBefore we proceed any further, hear me speak.\n" * 20
 
 
@@ -51,7 +52,7 @@ def server(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "TINYSHAKESPEARE_URL", f"http://127.0.0.1:{http.server_port}/input.txt")
+        patch.setattr(tinyshakespeare, "URL", f"http://127.0.0.1:{http.server_port}/input.txt")
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -69,9 +70,9 @@ def nobody():
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
-    monkeypatch.setattr(corpus, "TINYSHAKESPEARE_SHA256", hashlib.sha256(PLAY).hexdigest())
-    monkeypatch.setattr(corpus, "DOWNLOAD_TIMEOUT", 0.2)
-    monkeypatch.setattr(corpus, "DOWNLOAD_DEADLINE", 1.0)
+    monkeypatch.setattr(tinyshakespeare, "SHA256", hashlib.sha256(PLAY).hexdigest())
+    monkeypatch.setattr(tinyshakespeare, "TIMEOUT", 0.2)
+    monkeypatch.setattr(tinyshakespeare, "DEADLINE", 1.0)
 
 
 def cached() -> list[Path]:
@@ -99,7 +100,7 @@ def test_tiny_shakespeare_is_downloaded_once():
         first = load_corpus("tinyshakespeare")
         second = load_corpus("tinyshakespeare")
     assert first.text.encode() == second.text.encode() == PLAY
-    assert first.sources == ("tinyshakespeare",) and first.identity.sha256 == corpus.TINYSHAKESPEARE_SHA256
+    assert first.sources == ("tinyshakespeare",) and first.identity.sha256 == tinyshakespeare.SHA256
     assert len(requests) == 1
 
 
@@ -251,7 +252,7 @@ def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
 
 
 def test_a_file_of_a_folder_is_judged_by_its_first_piece(folder, monkeypatch):
-    monkeypatch.setattr(corpus, "PIECE", 4)
+    monkeypatch.setattr(folders, "PIECE", 4)
     (folder / "c.md").write_bytes("caf\u00e9s".encode())  # the first piece ends within a character
     assert load_corpus("texts").text.endswith("cafés")
     (folder / "c.md").write_bytes(b"cafes\xff")

@@ -4,6 +4,7 @@ import hashlib
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from mlx_nanogpt.text import pastiche
@@ -49,7 +50,7 @@ def test_lines_have_the_length_of_verse():
 
 def test_nobody_answers_himself():
     names = [name for name, *_ in complete_speeches()]
-    assert all(name != answer for name, answer in zip(names, names[1:]))
+    assert all(name != answer for name, answer in pairwise(names))
 
 
 def test_a_scene_keeps_to_the_people_and_the_quarrel_it_opens_with():

@@ -20,8 +20,8 @@ from mlx_nanogpt import UserError, open_token_folder, prepare
 from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
-from mlx_nanogpt.text.corpus import CorpusIdentity
-from mlx_nanogpt.text.token_files import TokensRead, TokensWritten
+from mlx_nanogpt.text.identity import CorpusIdentity
+from mlx_nanogpt.text.prepare import TokensRead, TokensWritten
 
 TEXTS = {
     "crlf": "one\r\ntwo\r\n\r\nthree\rfour\n" * 9,
@@ -42,7 +42,7 @@ def prepared(text: str | bytes, path: str = "tokens", train_fraction: float = 0.
 def nanogpt_folder(text: str = TEXT, path: str = "nanogpt", **changes) -> Path:
     """What `prepare.py` of nanoGPT's data/shakespeare_char writes, but for `changes` in its meta.pkl."""
     chars = sorted(set(text))
-    stoi, itos = {ch: i for i, ch in enumerate(chars)}, {i: ch for i, ch in enumerate(chars)}
+    stoi, itos = {ch: i for i, ch in enumerate(chars)}, dict(enumerate(chars))
     folder = Path(path)
     folder.mkdir()
     boundary = int(len(text) * 0.9)

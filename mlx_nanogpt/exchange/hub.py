@@ -1,0 +1,36 @@
+"""The Hugging Face hub, and the optional packages that reach it."""
+
+import importlib
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+from ..errors import UserError
+
+HUB = "https://huggingface.co"
+
+
+def import_extra(package: str) -> ModuleType:
+    """`package`, of the extra `gpt2`. Raises `UserError` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise UserError(
+            f"this takes the package {package}, which cannot be imported ({error}); install it with "
+            f'pip install -e ".[gpt2]" in the folder of mlx-nanogpt'
+        ) from error
+
+
+def fetched(name: str, files: list[str], otherwise: str) -> Path:
+    """The folder in the hub's own cache with `files` of the model `name`, fetched if need be."""
+    try:
+        hub = import_extra("huggingface_hub")
+    except UserError as error:
+        raise UserError(f"{error}, to fetch from {HUB}/{name}; or {otherwise}") from error
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=files))
+    except Exception as error:  # the library's own, and those of all it stands on
+        reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
+        raise UserError(
+            f"{HUB}/{name} could not be fetched ({reason}); connect to the network, or {otherwise}"
+        ) from error

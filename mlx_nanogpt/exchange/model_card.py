@@ -1,0 +1,66 @@
+"""The model card of an exported run: what it is, what it learned from, and how to use it."""
+
+import os
+import shlex
+from pathlib import Path
+
+from ..errors import printable
+from ..model import GPT
+from ..run import Run
+from ..text.characters import CharTokenizer
+from .gpt2_layout import WEIGHTS
+
+
+def model_card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> str:
+    shape, corpus = run.gpt_config, run.corpus
+    windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
+    iteration = run.position(best).iteration
+    losses = [
+        f"| Loss at iteration {each.iteration:,}, nats per token | {each.train_loss:.4f} in training, "
+        f"{each.valid_loss:.4f} in validation |\n"
+        for each in run.history()
+        if each.iteration <= iteration
+    ]
+    # where files lay is nobody's business; the owner of a model on the hub is
+    origin = Path(run.init_from).name if run.init_from and os.path.isabs(run.init_from) else run.init_from
+    start = f" It started from the weights of {printable(origin)}." if origin else ""
+    texts = printable(" + ".join(Path(source).name for source in corpus.sources))
+    name = printable(name)
+    tokens = "one per character" if isinstance(run.tokenizer, CharTokenizer) else "byte pairs"
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [gpt2, mlx]
+---
+
+# {name}
+
+A GPT in the layout of GPT-2, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
+
+| | |
+|---|---|
+| Parameters | {model.num_parameters():,} |
+| Layers, width, heads | {shape.n_layer}, {shape.n_embd}, {shape.n_head} |
+| Context | {shape.block_size} tokens |
+| Tokens | {shape.vocab_size:,}, {tokens} |
+| Text | {texts} |
+| sha256 of the text | {corpus.sha256} |
+| sha256 of {WEIGHTS} | {checksum} |
+{"".join(losses[-1:])}
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
+```
+
+```python
+from mlx_lm import generate, load
+
+model, tokenizer = load("{name}")
+```
+
+```sh
+mlx-gpt generate --init-from {shlex.quote(name)}
+mlx-gpt train --init-from {shlex.quote(name)} --data my.txt
+```
+"""

@@ -1,0 +1,94 @@
+"""Tiny Shakespeare: downloaded once, then read from the cache."""
+
+import hashlib
+import http.client
+import ssl
+import threading
+import urllib.parse
+import urllib.request
+
+from ..errors import UserError
+from ..files import cache_dir, locked
+
+URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+BYTES = 1_115_394
+TIMEOUT = 10.0  # seconds of silence
+DEADLINE = 120.0  # seconds for all of it
+
+
+class CorpusUnavailable(UserError):
+    """Tiny Shakespeare is not in the cache and could not be downloaded."""
+
+
+def tinyshakespeare() -> str:
+    """The text. Raises `CorpusUnavailable` if it has to be downloaded and cannot be, `UserError` if it is not what it should be
+    or the cache cannot be used."""
+    cached = cache_dir() / "tinyshakespeare.txt"
+    try:
+        if cached.is_file() and _is_whole(text := cached.read_bytes()):
+            return text.decode()
+    except OSError as error:
+        raise UserError(
+            f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
+    try:
+        text = _download()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        certificates = isinstance(reason, ssl.SSLCertVerificationError)
+        remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
+        raise CorpusUnavailable(
+            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason}); {remedy}, "
+            f"name a copy of it with --data, or choose the built-in --data pastiche"
+        ) from error
+    if not _is_whole(text):
+        more = " and more" if len(text) > BYTES else ""
+        raise UserError(
+            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256); sign in to "
+            f"the network and try again, or name a copy with --data"
+        )
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with locked(cached.parent, wait=True) as folder:
+            folder.sweep(cached.name)
+            with folder.replacing(cached.name) as file:
+                file.write(text)
+    except OSError as error:
+        raise UserError(
+            f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+        ) from error
+    return text.decode()
+
+
+def _host() -> str:
+    return urllib.parse.urlsplit(URL).netloc
+
+
+def _download() -> bytes:
+    """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
+    ends: list[bytes | Exception] = []
+
+    def fetch() -> None:
+        try:
+            with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+                text = response.read(BYTES + 1)
+                if response.length and len(text) <= BYTES:
+                    raise http.client.IncompleteRead(text, response.length)
+                ends.append(text)
+        except Exception as error:
+            ends.append(error)
+
+    # a thread, for a socket's own time limit begins anew with every byte
+    thread = threading.Thread(target=fetch, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    if not ends:
+        raise TimeoutError(f"it was not complete after {DEADLINE:g} s")
+    if isinstance(ends[0], Exception):
+        raise ends.pop()  # kept, it would keep itself and its connection
+    return ends[0]
+
+
+def _is_whole(text: bytes) -> bool:
+    return hashlib.sha256(text).hexdigest() == SHA256
