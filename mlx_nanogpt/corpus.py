@@ -5,13 +5,10 @@
 
 import codecs
 import hashlib
-import http.client
 import os
-import ssl
 import stat
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -220,6 +217,9 @@ def _tinyshakespeare() -> bytes:
         raise UserError(
             f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
+    import http.client  # only here and below: these take 15 ms, which every start would pay
+    import ssl
+
     try:
         text = _download()
     except (OSError, http.client.HTTPException) as error:
@@ -249,6 +249,9 @@ def _tinyshakespeare() -> bytes:
 
 def _download() -> bytes:
     """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
+    import http.client
+    import urllib.request
+
     ends: list[bytes | Exception] = []
 
     def fetch() -> None:
