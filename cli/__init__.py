@@ -1,5 +1,5 @@
-"""The command line, `mlx-gpt`. Here is what has to happen before anything is imported, which takes half a second: standard
-streams and signals that cannot do harm. The commands are in `app.py`."""
+"""The command line, `mlx-gpt`. Here is what has to happen before anything is imported, which takes half a second:
+standard streams and signals that cannot do harm. The commands are in `app.py`."""
 
 import errno
 import io
@@ -12,7 +12,8 @@ CLOSED: set[str] = set()  # the standard streams that we were started without
 
 def main() -> None:
     """Run the program. Ctrl-C ends it without a traceback, at whatever time it comes and however often."""
-    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # and not ignored, as in a background job
+    # in a background job it is ignored, and stays so
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
@@ -38,7 +39,7 @@ def _open_standard_streams() -> None:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # as the lowest free number, this one
         if getattr(sys, name) is None:
             CLOSED.add(name)
             setattr(sys, name, open(os.devnull, "w" if descriptor else "r", encoding="utf-8"))

@@ -1,5 +1,5 @@
-"""The commands of `mlx-gpt`, one file each, and what becomes of their errors. They read the library's defaults and render
-its records."""
+"""The commands of `mlx-gpt`, one file each, and what becomes of their errors. They read the library's defaults and
+render its records."""
 
 import sys
 from contextlib import suppress

@@ -318,8 +318,8 @@ def _row(evaluation: gpt.Evaluation) -> str:
 
 @contextmanager
 def _stop_request() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, kill or end of the terminal into a request to stop in good order; the second Ctrl-C or kill
-    stops at once. What was ignored when we were started (nohup, a background job) stays ignored."""
+    """Turn the first Ctrl-C, kill or end of the terminal into a request to stop in good order; the second Ctrl-C or
+    kill stops at once. What was ignored when we were started (nohup, a background job) stays ignored."""
     request = threading.Event()
     before = {each: signal.getsignal(each) for each in STOPS}
     before = {each: handler for each, handler in before.items() if handler is not signal.SIG_IGN}

@@ -31,8 +31,8 @@ def load() -> str:
     if sys.platform != "linux":
         return "Accelerate"
     if "mlx.core" in sys.modules:
-        remedy = "import mlx_nanogpt before it"
-        warnings.warn(f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=4)  # 4: the importer
+        warning = f"mlx.core was imported first, so {SLOW}; import mlx_nanogpt before it"
+        warnings.warn(warning, RuntimeWarning, stacklevel=4)  # 4: whoever imports mlx_nanogpt
         return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
     try:
         ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)
@@ -60,7 +60,7 @@ def _renamed_openblas() -> Path:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether the copy is there and as it was written. That takes 10 ms for its 25 MB, half as long as SHA-256 at best."""
+    """Whether the copy is there and as it was written. Its 25 MB take 10 ms, half as long as SHA-256 at best."""
     try:
         return _checksum(library) == WITH_CHECKSUM
     except FileNotFoundError:

@@ -103,8 +103,8 @@ def check_readable_again(sources: Sequence[str]) -> None:
     for source in sources:
         if stat.S_ISFIFO(_mode(source)):
             raise UserError(
-                f"{_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, or "
-                f"name a file"
+                f"{_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, "
+                f"or name a file"
             )
 
 

@@ -1,7 +1,7 @@
 """The folder in which MLX's CPU backend on Linux keeps the kernels that it compiles, and what to do where it cannot.
 
-MLX takes `mlx/<version>/cpu` in the folder for temporary files, whoever made it: on a machine of several users the first
-one owns it, the others cannot write to it, and what they load from it is the first one's.
+MLX takes `mlx/<version>/cpu` in the folder for temporary files, whoever made it: on a machine of several users the
+first one owns it, the others cannot write to it, and what they load from it is the first one's.
 """
 
 import os
@@ -15,7 +15,7 @@ from .files import cache_dir
 
 TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # where MLX looks, each time that it looks for a kernel
 NOWHERE = os.devnull  # no folder, so MLX fails rather than load what somebody else has put somewhere
-FAILURES = ("[Compile::eval_cpu]", "filesystem error", "Could not load C++")  # how MLX says that it cannot have a kernel
+FAILURES = ("[Compile::eval_cpu]", "filesystem error", "Could not load C++")  # how MLX says that it has no kernel
 
 
 def use_safe_folder() -> None:
@@ -52,7 +52,8 @@ def explained(error: RuntimeError) -> str | None:
     """A sentence in the place of an error of MLX, if it is that a kernel cannot be compiled, kept or loaded."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
-    said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # by the compiler, where it ran; warnings, too
+    # what the compiler says, where it ran: warnings, too
+    said = str(error).rpartition("the output is: ")[2].strip().splitlines()
     reason = next((line for line in said if "error: " in line or "failed: " in line), said[-1])
     return (
         f"MLX could not compile what it computes with ({reason}); make room in the folder for temporary files, set "

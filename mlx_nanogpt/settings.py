@@ -85,7 +85,7 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name a TOML file of settings") from error
     if len(raw) > LARGEST_FILE:
-        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have; name a TOML file of settings")
+        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, as no settings have; name a TOML file of settings")
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -99,7 +99,7 @@ def test_a_broken_compiler_is_a_sentence(temporary, monkeypatch):
 @only_here
 def test_no_place_at_all_is_a_sentence(temporary):
     share(temporary)
-    script = "import os, sys; os.environ['XDG_CACHE_HOME'] = '/dev/null'; import mlx_nanogpt_cli; mlx_nanogpt_cli.main()"
+    script = "import os; os.environ['XDG_CACHE_HOME'] = '/dev/null'; import mlx_nanogpt_cli; mlx_nanogpt_cli.main()"
     with in_a_process("-c", script, "train", *TINY) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "Traceback" not in err

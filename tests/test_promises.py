@@ -31,7 +31,8 @@ def test_the_library_never_prints(module):
 
 
 def test_all_names_of_the_library_are_public_and_typed():
-    names = [each.asname or each.name for node in MODULES["__init__"].body if isinstance(node, ast.ImportFrom) for each in node.names]
+    imports = [node for node in MODULES["__init__"].body if isinstance(node, ast.ImportFrom)]
+    names = [each.asname or each.name for node in imports for each in node.names]
     assert sorted(gpt.__all__) == sorted(names)
     assert (Path(gpt.__file__).parent / "py.typed").exists()
 

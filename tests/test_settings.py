@@ -203,5 +203,5 @@ def test_a_preset_cannot_be_changed_by_who_asked_for_it():
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file here")
 def test_a_file_without_an_end_is_refused():
-    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, which no settings have"):
+    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, as no settings have"):
         read_settings(Path("/dev/zero"))
