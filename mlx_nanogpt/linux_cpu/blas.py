@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..files import cache_dir, replacing
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
-CHECKSUM_BYTES = 4
+WITH_CHECKSUM = 0x2144DF1C  # the CRC-32 of whatever ends with its own
 SLOW = "MLX computes with its own BLAS, 8 times slower than with OpenBLAS"
 
 
@@ -59,22 +59,24 @@ def _renamed_openblas() -> Path:
             command = [patchelf, "--output", renamed.name, "--rename-dynamic-symbols", names.name, original]
             subprocess.run(command, check=True, capture_output=True)
             with replacing(library) as file:
-                content = Path(renamed.name).read_bytes()
-                file.write(content + _checksum(content))
+                file.write(Path(renamed.name).read_bytes() + _checksum(Path(renamed.name)).to_bytes(4, "little"))
     return library
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether the copy is there and as it was written. Its 25 MB are read in 10 ms; SHA-256 takes twice as long at best."""
+    """Whether the copy is there and as it was written. Its 25 MB take 10 ms, half as long as SHA-256 at best."""
     try:
-        content = memoryview(library.read_bytes())
+        return _checksum(library) == WITH_CHECKSUM
     except FileNotFoundError:
         return False
-    return _checksum(content[:-CHECKSUM_BYTES]) == content[-CHECKSUM_BYTES:]
 
 
-def _checksum(content: bytes | memoryview) -> bytes:
-    return zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little")
+def _checksum(path: Path) -> int:
+    checksum, piece = 0, memoryview(bytearray(2**18))  # reading all at once takes 20 ms more
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(piece):
+            checksum = zlib.crc32(piece[:count], checksum)
+    return checksum
 
 
 def _installed(package: str, name: str) -> Path:

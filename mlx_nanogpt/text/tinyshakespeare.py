@@ -1,11 +1,8 @@
 """Tiny Shakespeare: downloaded once, then read from the cache."""
 
 import hashlib
-import http.client
-import ssl
 import threading
 import urllib.parse
-import urllib.request
 
 from ..errors import UserError
 from ..files import cache_dir, locked
@@ -32,6 +29,9 @@ def tinyshakespeare() -> str:
         raise UserError(
             f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
         ) from error
+    import http.client  # only here and below: these take 15 ms, which every start would pay
+    import ssl
+
     try:
         text = _download()
     except (OSError, http.client.HTTPException) as error:
@@ -67,6 +67,9 @@ def _host() -> str:
 
 def _download() -> bytes:
     """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
+    import http.client
+    import urllib.request
+
     ends: list[bytes | Exception] = []
 
     def fetch() -> None:

@@ -63,9 +63,9 @@ def test_a_reader_of_the_help_may_leave():
     assert in_a_shell("train --help", "| true").stderr == ""
 
 
-def test_a_width_of_nothing_is_none(mlx_gpt, monkeypatch):
+def test_a_width_of_nothing_is_none(monkeypatch):
     monkeypatch.setenv("COLUMNS", "0")
-    assert max(map(len, mlx_gpt("presets").out.splitlines())) == 80
+    assert max(map(len, in_a_shell("presets", "").stdout.splitlines())) == 80
 
 
 @pytest.mark.parametrize(
@@ -223,5 +223,5 @@ def test_the_program_is_in_charge_of_signals_before_it_imports_anything_large():
     script = "import sys; before = set(sys.modules); import mlx_nanogpt_cli; print(*(set(sys.modules) - before))"
     with in_a_process("-c", script) as process:
         loaded = set(process.communicate(timeout=60)[0].split())
-    assert not {each.partition(".")[0] for each in loaded} - {"mlx_nanogpt_cli", "signal", "enum", "types", "operator",
-        "functools", "collections", "keyword", "reprlib", "_collections", "_functools", "_operator", "itertools"}  # fmt: skip
+    assert "mlx_nanogpt_cli" in loaded and len(loaded) < 20
+    assert not {"mlx_nanogpt", "mlx", "numpy", "typer", "rich"} & {each.partition(".")[0] for each in loaded}
