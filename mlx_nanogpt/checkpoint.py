@@ -95,11 +95,11 @@ def explaining_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, or name another run") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})", "make it readable, or name another run") from error
     except DAMAGE as error:
         raise UserError(
-            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error}); restore it from a "
-            f"copy, or train a new run"
+            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error})",
+            "restore it from a copy, or train a new run",
         ) from error
 
 

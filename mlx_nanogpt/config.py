@@ -105,7 +105,9 @@ class GPTConfig:
         _check_fields(self)
         if self.n_embd % self.head_size:
             sizes = ", ".join(str(size) for size in range(1, self.n_embd + 1) if self.n_embd % size == 0)
-            raise UserError(f"head_size {self.head_size} does not divide n_embd {self.n_embd}; these sizes do: {sizes}")
+            raise UserError(
+                f"head_size {self.head_size} does not divide n_embd {self.n_embd}", f"these sizes do: {sizes}"
+            )
 
     @property
     def n_head(self) -> int:
@@ -199,15 +201,17 @@ class TrainConfig:
         _check_fields(self)
         if self.min_lr > self.learning_rate:
             raise UserError(
-                f"min_lr {self.min_lr:g} is out of range; give a number from 0 to learning_rate, {self.learning_rate:g}"
+                f"min_lr {self.min_lr:g} is out of range",
+                f"give a number from 0 to learning_rate, {self.learning_rate:g}",
             )
         if self.lr_decay_iters == 0 and self.min_lr > 0:
             raise UserError(
-                f"min_lr {self.min_lr:g} is never reached without a decay; give lr_decay_iters, too, or a min_lr of 0"
+                f"min_lr {self.min_lr:g} is never reached without a decay", "give lr_decay_iters, too, or a min_lr of 0"
             )
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             raise UserError(
-                f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}; give a larger one"
+                f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}",
+                "give a larger one",
             )
 
 
@@ -274,10 +278,10 @@ def _check_fields(config: GPTConfig | TrainConfig) -> None:
         value, about = getattr(config, each.name), each.metadata["setting"]
         if each.type in (int, float):
             if not about.allows(each.type, value):
-                raise UserError(f"{each.name} {value!r} is out of range; give {about.values(each.type)}")
+                raise UserError(f"{each.name} {value!r} is out of range", f"give {about.values(each.type)}")
         elif each.type is bool:
             if type(value) is not bool:
-                raise UserError(f"{each.name} {value!r} is neither true nor false; give one of them")
+                raise UserError(f"{each.name} {value!r} is neither true nor false", "give one of them")
         else:
             check_choice(each.name, value, each.type)
 
@@ -285,7 +289,7 @@ def _check_fields(config: GPTConfig | TrainConfig) -> None:
 def check_choice(name: str, value: str, choices: object) -> None:
     """Raise `UserError` unless `value` is one of `choices`, a `Literal`."""
     if value not in get_args(choices):
-        raise UserError(f"{name} {value!r} is not known; choose one of: {', '.join(get_args(choices))}")
+        raise UserError(f"{name} {value!r} is not known", f"choose one of: {', '.join(get_args(choices))}")
 
 
 def _shown(number: float) -> str:

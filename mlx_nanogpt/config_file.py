@@ -31,9 +31,8 @@ LARGEST_FILE = 2**20  # bytes; all settings with all their comments are a hundre
 def preset_settings(name: str) -> dict[str, object]:
     """The settings of the preset called `name`. Raises `UserError` if there is none."""
     if name not in PRESETS:
-        raise UserError(
-            f"preset {name!r} is not known;{_did_you_mean(name, PRESETS)} The presets are {', '.join(PRESETS)}"
-        )
+        nearest, listed = _nearest(name, PRESETS), f"presets are {', '.join(PRESETS)}"
+        raise UserError(f"preset {name!r} is not known", f"{nearest} The {listed}" if nearest else f"the {listed}")
     return dict(PRESETS[name].settings)
 
 
@@ -43,24 +42,24 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
     Raises `UserError`, naming the file, if it cannot be read, is not TOML, has another key, or is not a valid
     configuration together with what is set `instead` and the defaults.
     """
-    text = _read(path)
+    text = _read_text(path)
     try:
         settings = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and a number of thousands of digits
         lines = text.split("\n")
         reason = str(error).replace("end of document", f"line {len(lines)}, column {len(lines[-1]) + 1}")
-        raise UserError(f"{path} is not TOML: {reason}; correct it there") from error
+        raise UserError(f"{path} is not TOML: {reason}", "correct it there") from error
     for key, value in settings.items():
         _check_key(key, value, f"{path}{_line_of(key, text)}")
     try:
         configurations(settings | instead)
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
         if not isinstance(settings.get("init_from", ""), str):
-            raise UserError(f"init_from {settings['init_from']!r} names no model; give a name in quotes")
+            raise UserError(f"init_from {settings['init_from']!r} names no model", "give a name in quotes")
         if "data" in settings:
             settings["data"] = _texts(settings["data"])
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{path}: {error.problem}", error.remedy) from error
     return settings
 
 
@@ -75,34 +74,36 @@ def write_config_file(settings: Mapping[str, object], about: Iterable[str] = ())
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); name a TOML file of settings") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})", "name a TOML file of settings") from error
     if len(raw) > LARGEST_FILE:
         raise UserError(
-            f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have; name a TOML file of settings"
+            f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have", "name a TOML file of settings"
         )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8; save it as UTF-8") from error
+        raise UserError(
+            f"{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8", "save it as UTF-8"
+        ) from error
 
 
 def _check_key(key: str, value: object, place: str) -> None:
     shown = printable(key)
     if isinstance(value, dict):
-        raise UserError(f"{place}: settings are not grouped; take them out of the table {shown!r}")
+        raise UserError(f"{place}: settings are not grouped", f"take them out of the table {shown!r}")
     if key == "vocab_size":
-        raise UserError(f"{place}: vocab_size is not a setting, for the text says it; leave it out")
+        raise UserError(f"{place}: vocab_size is not a setting, for the text says it", "leave it out")
     if key not in KEYS:
-        did_you_mean = _did_you_mean(NANOGPTS_NAMES.get(key, key), KEYS) or f" the settings are {', '.join(KEYS)}"
-        raise UserError(f"{place}: {shown} is not a setting;{did_you_mean}")
+        remedy = _nearest(NANOGPTS_NAMES.get(key, key), KEYS) or f"the settings are {', '.join(KEYS)}"
+        raise UserError(f"{place}: {shown} is not a setting", remedy)
     if type(value) is int and not -(2**63) <= value < 2**63:
-        raise UserError(f"{place}: {key} is beyond TOML's whole numbers, which have 64 bits; give a smaller one")
+        raise UserError(f"{place}: {key} is beyond TOML's whole numbers, which have 64 bits", "give a smaller one")
 
 
 def _line_of(key: str, text: str) -> str:
@@ -115,13 +116,14 @@ def _line_of(key: str, text: str) -> str:
 def _texts(data: object) -> list[str]:
     texts = data if isinstance(data, list) else [data]
     if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
-        raise UserError(f"data {data!r} names no text; give a name in quotes, or several in [brackets]")
+        raise UserError(f"data {data!r} names no text", "give a name in quotes, or several in [brackets]")
     return texts
 
 
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """A question for the one of `names` that looks most like `name`; nothing if none does."""
     nearest = difflib.get_close_matches(name, names, n=1)
-    return f" did you mean {nearest[0]}?" if nearest else ""
+    return f"did you mean {nearest[0]}?" if nearest else ""
 
 
 def _comment(line: str) -> str:
@@ -135,7 +137,7 @@ def _toml(value: object) -> str:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"the name {value!r} is not Unicode, so TOML cannot hold it; rename the file") from error
+            raise UserError(f"the name {value!r} is not Unicode, so TOML cannot hold it", "rename the file") from error
         return f'"{value.translate(ESCAPES)}"'
     if isinstance(value, (list, tuple)):
         return _toml(value[0]) if len(value) == 1 else f"[{', '.join(map(_toml, value))}]"

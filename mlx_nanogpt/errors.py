@@ -15,7 +15,11 @@ def printable(text: str) -> str:
 
 
 class UserError(Exception):
-    """A sentence that names the value, the reason and the remedy; the command line prints it without a traceback."""
+    """What a user can cause and put right: a problem, which names the value and the reason, and the remedy.
 
-    def __init__(self, sentence: str):
-        super().__init__(printable(sentence))
+    A remedy names parameters in backticks, as `run_dir`; the command line makes options of them.
+    """
+
+    def __init__(self, problem: str, remedy: str):
+        self.problem, self.remedy = printable(problem), printable(remedy)
+        super().__init__(f"{self.problem}; {self.remedy}")

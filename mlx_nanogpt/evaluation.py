@@ -89,7 +89,7 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
     """
     if len(tokens) < 2:
         raise UserError(
-            f"the text has too few tokens ({len(tokens)}): the first is never predicted; give one of at least 2"
+            f"the text has too few tokens ({len(tokens)}): the first is never predicted", "give one of at least 2"
         )
     block_size = model.config.block_size
     batches = consecutive_windows(tokens, _windows_per_batch(model), block_size)

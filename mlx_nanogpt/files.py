@@ -26,7 +26,7 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx-nanogpt"
     except RuntimeError as error:
-        raise UserError("there is no home directory to keep a cache in; set XDG_CACHE_HOME to a folder") from error
+        raise UserError("there is no home directory to keep a cache in", "set XDG_CACHE_HOME to a folder") from error
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class Folder:
                 if os.path.samestat(own, place.stat()):
                     return place
         raise UserError(
-            f"{self.path} was deleted meanwhile, or moved to another disk; start anew, and leave the folder where it is"
+            f"{self.path} was deleted meanwhile, or moved to another disk",
+            "start anew, and leave the folder where it is",
         )
 
     @contextmanager
@@ -110,7 +111,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
         try:
             fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another process; wait for its end, or stop it") from error
+            raise UserError(f"{path} is in use by another process", "wait for its end, or stop it") from error
         yield folder
 
 
@@ -126,7 +127,7 @@ def check_name(path: Path, remedy: str) -> None:
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there; {remedy}") from error
+        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there", f"{remedy}") from error
 
 
 @contextmanager
@@ -137,7 +138,7 @@ def appearing(path: Path) -> Iterator[Path]:
     try. Raises `UserError` if `path` exists already, or if its name is one that MLX cannot write to.
     """
     if os.path.lexists(path):
-        raise UserError(f"{path} exists already, and nothing in it is overwritten; choose another name")
+        raise UserError(f"{path} exists already, and nothing in it is overwritten", "choose another name")
     check_name(path, "choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
     left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.part")

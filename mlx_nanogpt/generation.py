@@ -27,11 +27,11 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
     Raises `UserError` for a value out of range.
     """
     if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(f"temperature {temperature} is out of range; give 0 (always the likeliest token) or more")
+        raise UserError(f"temperature {temperature} is out of range", "give 0 (always the likeliest token) or more")
     if top_k is not None and top_k < 1:
-        raise UserError(f"top_k {top_k} is out of range; give 1 or more")
+        raise UserError(f"top_k {top_k} is out of range", "give 1 or more")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top_p {top_p} is out of range; give more than 0 and at most 1")
+        raise UserError(f"top_p {top_p} is out of range", "give more than 0 and at most 1")
 
     def sample(logits: mx.array, key: mx.array) -> mx.array:
         if temperature < COLDEST:
@@ -55,9 +55,9 @@ def generate(
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
     if not 0 <= seed < 2**64:
-        raise UserError(f"seed {seed} is out of range; give a whole number from 0 to {2**64 - 1}")
+        raise UserError(f"seed {seed} is out of range", f"give a whole number from 0 to {2**64 - 1}")
     if len(prompt) == 0:
-        raise UserError("an empty prompt has no next token; give at least one token")
+        raise UserError("an empty prompt has no next token", "give at least one token")
     model.eval()
     this_machine = machine()
     this_machine.prepare(model)

@@ -85,7 +85,7 @@ class Run:
                 folder.sweep(*FILES)
                 found = _read_config(self.path)
             if _lasting(found) != _lasting(self._config()):
-                raise UserError(f"{self.path} holds another run by now; name the directory where the run is")
+                raise UserError(f"{self.path} holds another run by now", "name the directory where the run is")
             yield Writer(self, folder)
 
     def position(self, best: bool = False) -> Position:
@@ -102,8 +102,9 @@ class Run:
         if not self.checkpoint.exists():
             if self.init_from is not None:
                 raise UserError(
-                    f"the run {self.path} was to start from the weights of {self.init_from}, and was stopped before it had "
-                    f"them; start it anew with the same --run-dir"
+                    f"the run {self.path} was to start from the weights of {self.init_from}, and was stopped "
+                    "before it had them",
+                    "start it anew with the same `run_dir`",
                 )
             return Position()
         parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
@@ -121,8 +122,8 @@ class Run:
         if not file.exists():
             missing = "no best weights" if best else "no checkpoint"
             raise UserError(
-                f"the run {self.path} has {missing} yet (it was stopped before its first evaluation); go on with "
-                f"mlx-gpt train --resume {_quoted(self.path)}"
+                f"the run {self.path} has {missing} yet (it was stopped before its first evaluation)",
+                f"go on with `resume` {_quoted(self.path)}",
             )
         model = GPT(self.gpt_config)
         model.update(read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
@@ -133,13 +134,14 @@ class Run:
         checkpoint counts, or if a line is damaged."""
         file, contents = self.path / HISTORY, self._contents()
         with explaining_damage(file):
-            lines = _read(file).splitlines(keepends=True) if file.exists() else []
+            lines = _read_text(file).splitlines(keepends=True) if file.exists() else []
             evaluations = [Evaluation(**json.loads(line)) for line in lines]
         counted = lines[: contents.evaluations]
         if len(counted) < contents.evaluations or zlib.crc32("".join(counted).encode()) != contents.history:
             raise UserError(
-                f"{file} is damaged: the checkpoint counts {contents.evaluations} evaluations, and not all are there as "
-                f"they were; restore it from a copy, or go on in a new run with --init-from {_quoted(self.path)}"
+                f"{file} is damaged: the checkpoint counts {contents.evaluations} evaluations, and not all are "
+                "there as they were",
+                f"restore it from a copy, or go on in a new run with `init_from` {_quoted(self.path)}",
             )
         return evaluations[: contents.evaluations]
 
@@ -219,11 +221,11 @@ class Writer:
             try:
                 path = self.path
             except UserError as gone:
-                raise UserError(f"{failure}: {gone}") from error
+                raise UserError(f"{failure}: {gone.problem}", gone.remedy) from error
             kept = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
             raise UserError(
-                f"{failure} into {path} ({error}); {kept}: make room or make the directory writable, then go on with "
-                f"--resume {_quoted(path)}"
+                f"{failure} into {path} ({error})",
+                f"{kept}: make room or make the directory writable, then go on with `resume` {_quoted(path)}",
             ) from error
 
 
@@ -239,16 +241,20 @@ def since_best(history: Sequence[Evaluation]) -> int:
 
 
 def create_run(
-    gpt: GPTConfig, train: TrainConfig, data: Dataset, path: Path | None = None, init_from: str | None = None
+    gpt_config: GPTConfig,
+    train_config: TrainConfig,
+    data: Dataset,
+    run_dir: Path | None = None,
+    init_from: str | None = None,
 ) -> Run:
-    """Make a run directory: `path`, or else the next number in `runs/`. Never touches one that has a run in it.
+    """Make a run directory: `run_dir`, or else the next number in `runs/`. Never touches one that has a run in it.
 
-    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `path` holds
+    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `run_dir` holds
     a run or cannot be written.
     """
-    with _explaining_write(path or RUNS):
-        path = _next_numbered() if path is None else _made(path)
-        run = Run(path, gpt, train, data.corpus, data.tokenizer, init_from)
+    with _explaining_write(run_dir or RUNS):
+        path = _next_numbered() if run_dir is None else _made(run_dir)
+        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, init_from)
         with locked(path) as folder:
             _check_free(folder)
             folder.sweep(*FILES)
@@ -262,29 +268,27 @@ def open_run(path: Path) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
     if not os.path.isfile(path / CONFIG):
         raise UserError(
-            f"{path} holds no run (it has no {CONFIG}); train one with mlx-gpt train --run-dir {_quoted(path)}"
+            f"{path} holds no run (it has no {CONFIG})", f"train one there first, with `run_dir` {_quoted(path)}"
         )
     with explaining_damage(path):
-        config, text = _read_config(path), _read(path / TOKENIZER)
+        config, text = _read_config(path), _read_text(path / TOKENIZER)
         if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
             raise ValueError(f"{TOKENIZER} is not as it was written")
         tokenizer = tokenizer_from_json(text)
-        gpt, train = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
+        gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
         init_from = config["init_from"]
         if not isinstance(init_from, str | None):
             raise ValueError(f"init_from {init_from!r} is no name")
-        if tokenizer.vocab_size != gpt.vocab_size:
-            raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt.vocab_size}")
-        return Run(path, gpt, train, CorpusIdentity.from_json(config["corpus"]), tokenizer, init_from)
+        if tokenizer.vocab_size != gpt_config.vocab_size:
+            raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
+        return Run(path, gpt_config, train_config, CorpusIdentity.from_json(config["corpus"]), tokenizer, init_from)
 
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
     checkpoints = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda file: file.stat().st_mtime_ns)
     if not checkpoints:
-        raise UserError(
-            f"there is no trained run in {RUNS.resolve()}; train one with mlx-gpt train, or name one with --run"
-        )
+        raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
     return open_run(checkpoints[-1].parent)
 
 
@@ -300,7 +304,7 @@ def _next_numbered() -> Path:
 
 
 def _made(path: Path) -> Path:
-    check_name(path, "choose another --run-dir")
+    check_name(path, "choose another `run_dir`")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -310,9 +314,11 @@ def _check_free(folder: Folder) -> None:
     none yet."""
     path, taken = folder.path, [name for name in FILES if folder.holds(name)]
     if CONFIG in taken and not _unfinished(path, taken):
-        raise UserError(f"{path} already holds a run; choose another --run-dir, or go on with --resume {_quoted(path)}")
+        raise UserError(
+            f"{path} already holds a run", f"choose another `run_dir`, or go on with `resume` {_quoted(path)}"
+        )
     if taken and CONFIG not in taken:
-        raise UserError(f"{path} holds a {taken[0]} of something else; choose another --run-dir")
+        raise UserError(f"{path} holds a {taken[0]} of something else", "choose another `run_dir`")
 
 
 def _unfinished(path: Path, taken: Sequence[str]) -> bool:
@@ -331,12 +337,12 @@ def _explaining_write(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another with --run-dir") from error
+        raise UserError(f"{path} cannot be written ({error.strerror})", "choose another with `run_dir`") from error
 
 
 def _read_config(path: Path) -> dict:
     """What config.json says, without its checksum."""
-    config = json.loads(_read(path / CONFIG))
+    config = json.loads(_read_text(path / CONFIG))
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
     return config
@@ -356,5 +362,5 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")

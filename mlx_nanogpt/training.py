@@ -99,9 +99,10 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     memory = machine_memory()
     if needed > memory:
         raise UserError(
-            f"training this model takes {needed / 1e9:,.0f} GB of memory and more, and the machine has "
-            f"{memory / 1e9:,.0f} GB; lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer "
-            f"({gpt.n_layer}), n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})"
+            f"training this model takes {needed / 1000000000.0:,.0f} GB of memory and more, and the machine has "
+            f"{memory / 1000000000.0:,.0f} GB",
+            f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
+            f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
         )
 
 
@@ -370,6 +371,6 @@ class Training:
         saved = self.saved.iteration
         kept = f"the checkpoint of iteration {saved} is kept" if saved else "no checkpoint had been written"
         return Diverged(
-            f"the loss is not finite at iteration {iteration}, so training stopped ({kept}); "
-            f"try a learning rate lower than {self.config.learning_rate:g}"
+            f"the loss is not finite at iteration {iteration}, so training stopped ({kept})",
+            f"try a learning rate lower than {self.config.learning_rate:g}",
         )

@@ -89,7 +89,7 @@ def test_runs_are_numbered_and_a_new_one_never_overwrites_an_older_one():
 def test_a_directory_that_holds_a_run_is_refused():
     run = trained_run("mine")
     before = checkpoint_arrays(run)
-    with pytest.raises(UserError, match="mine already holds a run; .*--resume mine"):
+    with pytest.raises(UserError, match="mine already holds a run; .*`resume` mine"):
         tiny_run("mine")
     assert same(before, checkpoint_arrays(run))
 
@@ -103,19 +103,19 @@ def test_the_newest_run_is_the_one_whose_checkpoint_was_written_last():
 
 
 def test_without_a_run_there_is_a_hint():
-    with pytest.raises(UserError, match="no trained run in .*; train one with mlx-gpt train"):
+    with pytest.raises(UserError, match="no trained run in .*; train one first"):
         newest_run()
 
 
 @pytest.mark.parametrize("path", ["play.txt", "play.txt/run"])
 def test_a_directory_that_cannot_be_made_is_refused(path):
-    with pytest.raises(UserError, match=f"{path} cannot be written .*--run-dir"):
+    with pytest.raises(UserError, match=f"{path} cannot be written .*`run_dir`"):
         tiny_run(path)
 
 
 def test_a_file_in_the_place_of_the_runs_is_refused():
     Path("runs").write_text("a file")
-    with pytest.raises(UserError, match="runs cannot be written .*--run-dir"):
+    with pytest.raises(UserError, match="runs cannot be written .*`run_dir`"):
         tiny_run()
 
 
@@ -390,12 +390,12 @@ def test_a_damaged_history_is_refused(line):
 
 @pytest.mark.parametrize("path", ["nowhere", "play.txt", "."])
 def test_a_directory_without_a_run_is_refused(path):
-    with pytest.raises(UserError, match="holds no run .*; train one with"):
+    with pytest.raises(UserError, match="holds no run .*; train one there first"):
         open_run(Path(path))
 
 
 def test_a_run_without_a_checkpoint_says_how_to_get_one():
-    with pytest.raises(UserError, match="no checkpoint yet .*--resume runs/1"):
+    with pytest.raises(UserError, match="no checkpoint yet .*`resume` runs/1"):
         tiny_run().load_model()
 
 

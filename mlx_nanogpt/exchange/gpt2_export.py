@@ -25,13 +25,13 @@ def export_obstacles(config: GPTConfig) -> dict[str, str]:
     """What keeps a model from the layout of GPT-2, and the option to train with instead; empty if nothing does."""
     obstacles = {}
     if not config.tied:
-        obstacles["untied head"] = "--tied"
+        obstacles["untied head"] = "`tied`"
     if config.activation != "gelu":
-        obstacles["ReLU"] = "--activation gelu"
+        obstacles["ReLU"] = "`activation` gelu"
     return obstacles
 
 
-def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
+def export_gpt2(run: Run, out: Path, best: bool = False) -> None:
     """Write the model of `run` as it is now, or as it was at its lowest validation loss, into a new folder in the
     layout of GPT-2, which appears complete or not at all. Biases that the model does not have are written as zeros.
 
@@ -42,17 +42,18 @@ def export_gpt2(run: Run, folder: Path, best: bool = False) -> None:
     if obstacles:
         raise UserError(
             f"the model of {run.path} cannot be written as a GPT-2, which has another architecture (here: "
-            f"{', '.join(obstacles)}); train one with mlx-gpt train {' '.join(obstacles.values())}"
+            f"{', '.join(obstacles)})",
+            f"train one with {' '.join(obstacles.values())}",
         )
     model = run.load_model(best)
-    with _explaining_write(folder), appearing(folder) as aside:
+    with _explaining_write(out), appearing(out) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(model), {"format": "pt"})
         checksum = _sha256(aside / WEIGHTS)
         for name, text in {
             CONFIG: as_json(_stored_config(run)),
             TOKENIZER: tokenizer_json(run.tokenizer),
             TOKENIZER_CONFIG: as_json(_tokenizer_config(run)),
-            CARD: model_card(run, model, folder.name, best, checksum),
+            CARD: model_card(run, model, out.name, best, checksum),
         }.items():
             # the name of a text may hold bytes that are no UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -111,7 +112,7 @@ def _explaining_write(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{folder} cannot be written ({error}); choose another with --out, or make room") from error
+        raise UserError(f"{folder} cannot be written ({error})", "choose another with `out`, or make room") from error
 
 
 def _sha256(file: Path) -> str:

@@ -55,8 +55,9 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
         tokenizer = tokenizer_of_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise UserError(
-                f"{folder} does not fit together: its tokenizer knows {tokenizer.vocab_size:,} tokens and its model "
-                f"{config.vocab_size:,}; fetch or export both anew"
+                f"{folder} does not fit together: its tokenizer knows {tokenizer.vocab_size:,} tokens and its "
+                f"model {config.vocab_size:,}",
+                "fetch or export both anew",
             )
         weights = _read_weights(folder, config, tensors)
         weights["wte.weight"] = weights["wte.weight"][: tokenizer.vocab_size]  # (vocab_size, C)
@@ -67,11 +68,11 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
 
 def _downloaded(source: str) -> Path:
     if source == "resume":  # nanoGPT's word
-        raise UserError("--init-from resume is --resume RUN here; name the run")
+        raise UserError("`init_from` resume is `resume` RUN here", "name the run")
     name = source if "/" in source else f"openai-community/{source}"
     owner = name.partition("/")[0]
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
-        raise UserError(f"{source} is not a folder; name one in the layout of GPT-2, a run, or a model on {HUB}")
+        raise UserError(f"{source} is not a folder", f"name one in the layout of GPT-2, a run, or a model on {HUB}")
     return fetched(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
 
 
@@ -138,8 +139,8 @@ def _tensors(folder: Path) -> dict[str, mx.array]:
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
         raise UserError(
-            f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX}); mlx-gpt export writes "
-            f"such a folder from a run"
+            f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX})",
+            "name one that does; a run may be exported as such a folder",
         )
     files = json.loads(read_text(folder / INDEX))["weight_map"]
     if any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in files.values()):
@@ -149,4 +150,4 @@ def _tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def _refusal(folder: Path, reason: str) -> UserError:
-    return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}; name another")
+    return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}", "name another")

@@ -16,8 +16,8 @@ def import_extra(package: str) -> ModuleType:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
-            f"this takes the package {package}, which cannot be imported ({error}); install it with "
-            f'pip install -e ".[gpt2]" in the folder of mlx-nanogpt'
+            f"this takes the package {package}, which cannot be imported ({error})",
+            'install it with pip install -e ".[gpt2]" in the folder of mlx-nanogpt',
         ) from error
 
 
@@ -26,11 +26,11 @@ def fetched(name: str, files: list[str], otherwise: str) -> Path:
     try:
         hub = import_extra("huggingface_hub")
     except UserError as error:
-        raise UserError(f"{error}, to fetch from {HUB}/{name}; or {otherwise}") from error
+        raise UserError(f"{error}, to fetch from {HUB}/{name}", f"or {otherwise}") from error
     try:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # the library's own, and those of all it stands on
         reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
         raise UserError(
-            f"{HUB}/{name} could not be fetched ({reason}); connect to the network, or {otherwise}"
+            f"{HUB}/{name} could not be fetched ({reason})", f"connect to the network, or {otherwise}"
         ) from error

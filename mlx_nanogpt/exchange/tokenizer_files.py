@@ -29,7 +29,7 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
         if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
             return BPETokenizer(_byte_pair_json(read_text(folder / VOCAB), read_text(folder / MERGES)))
     raise UserError(
-        f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES}); put that of the model there"
+        f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES})", "put that of the model there"
     )
 
 
@@ -108,12 +108,12 @@ def explaining_damage(folder: Path) -> Iterator[None]:
     except OSError as error:
         name = error.filename or folder
         raise UserError(
-            f"{name} cannot be read ({error.strerror or error}); complete the folder, or name another"
+            f"{name} cannot be read ({error.strerror or error})", "complete the folder, or name another"
         ) from error
     except DAMAGE as error:
         raise UserError(
-            f"{folder} is damaged, incomplete or of another kind ({type(error).__name__}: {error}); fetch or export it "
-            f"anew, or name another"
+            f"{folder} is damaged, incomplete or of another kind ({type(error).__name__}: {error})",
+            "fetch or export it anew, or name another",
         ) from error
 
 

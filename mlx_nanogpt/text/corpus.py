@@ -40,7 +40,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
     fit in memory. `standard_input` is read in the place of the process's own. Raises what `load_corpus` raises.
     """
     if sources.count(STANDARD_INPUT) > 1:
-        raise UserError(f"standard input can be read only once; give --data {STANDARD_INPUT} once")
+        raise UserError("standard input can be read only once", f"give `data` {STANDARD_INPUT} once")
     for source in sources:
         empty = True
         for piece in _pieces(source, standard_input):
@@ -48,7 +48,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
             yield piece
         if empty:
             remedy = PIPE if source == STANDARD_INPUT else "--data needs a text to learn from"
-            raise UserError(f"{source_name(source)} is empty; {remedy}")
+            raise UserError(f"{source_name(source)} is empty", f"{remedy}")
 
 
 def holds_texts(source: str) -> bool:
@@ -62,8 +62,8 @@ def check_readable_again(sources: Sequence[str]) -> None:
     for source in sources:
         if stat.S_ISFIFO(_mode(source)):
             raise UserError(
-                f"{source_name(source)} is a pipe and gives its text only once; pipe the text into --data {STANDARD_INPUT}, or "
-                f"name a file"
+                f"{source_name(source)} is a pipe and gives its text only once",
+                f"pipe the text into `data` {STANDARD_INPUT}, or name a file",
             )
 
 
@@ -94,24 +94,24 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
 def _files(path: str) -> Sequence[Path]:
     """The text files that the path of a file or of a folder stands for."""
     if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # endless, or a keyboard
-        raise UserError(f"{path} is a device, not a text; name a file, or pipe a text into --data {STANDARD_INPUT}")
+        raise UserError(f"{path} is a device, not a text", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
     if not os.path.isdir(path):
         return [Path(path)]
     if holds_tokens(path):
         raise UserError(
-            f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text; give it alone to mlx-gpt train --data, or name "
-            f"text files"
+            f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text",
+            "give it alone as `data` to train on, or name text files",
         )
     files = folder_files(path)
     if not files.taken:
         held = f"nothing but {count_kinds(files.left)}" if files.left else "no file"
-        raise UserError(f"{path} holds no text ({held}); name a text file, or a folder of some, with --data")
+        raise UserError(f"{path} holds no text ({held})", "name a text file, or a folder of some, with `data`")
     return files.taken
 
 
 def _own_standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UserError(f"standard input is not a file and not a pipe; {PIPE}")
+        raise UserError("standard input is not a file and not a pipe", f"{PIPE}")
     return sys.stdin.buffer
 
 
@@ -127,7 +127,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
             raise _unreadable(name, error) from error
         if b"\0" in chunk:
             raise UserError(
-                f"{name} is not text: there is a zero byte at {position + chunk.index(0):,}; save it as UTF-8"
+                f"{name} is not text: there is a zero byte at {position + chunk.index(0):,}", "save it as UTF-8"
             )
         waiting = len(decoder.getstate()[0])  # bytes of a character that the chunk before ended in
         try:
@@ -136,7 +136,8 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
             raw, at = error.object, error.start
             line = lines + raw.count(b"\n", 0, at) + 1
             raise UserError(
-                f"{name} is not UTF-8: byte {raw[at]:#04x} at {position - waiting + at:,} (line {line:,}); save it as UTF-8"
+                f"{name} is not UTF-8: byte {raw[at]:#04x} at {position - waiting + at:,} (line {line:,})",
+                "save it as UTF-8",
             ) from error
         position, lines = position + len(chunk), lines + chunk.count(b"\n")
         if beginning and text:
@@ -149,6 +150,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
 
 def _unreadable(path: Path | str, error: OSError) -> UserError:
     return UserError(
-        f"{path} cannot be read ({error.strerror}); --data takes {', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, "
-        f"or {STANDARD_INPUT} for standard input"
+        f"{path} cannot be read ({error.strerror})",
+        f"`data` takes {', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for "
+        "standard input",
     )

@@ -49,6 +49,7 @@ def check_splits(data: Dataset, block_size: int) -> None:
     if shorter <= block_size:
         remedy = f"use a block_size of {shorter - 1} or less, or a longer text" if shorter > 1 else "use a longer text"
         raise UserError(
-            f"block_size {block_size} does not fit the text: of its {len(data.train_tokens) + len(data.valid_tokens):,} tokens the "
-            f"smaller split has {shorter:,}; {remedy}"
+            f"block_size {block_size} does not fit the text: of its "
+            f"{len(data.train_tokens) + len(data.valid_tokens):,} tokens the smaller split has {shorter:,}",
+            f"{remedy}",
         )

@@ -68,7 +68,7 @@ def _is_text(file: Path) -> bool:
     """Whether a file of a folder is text, as far as its first piece tells; one that its name calls text has to be."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
-            raise UserError(f"{file} is no file but a pipe, a socket or a device; take it out of the folder")
+            raise UserError(f"{file} is no file but a pipe, a socket or a device", "take it out of the folder")
         with file.open("rb") as opened:
             piece = opened.read(PIECE)
             whole = len(piece) < PIECE
@@ -83,4 +83,4 @@ def _is_text(file: Path) -> bool:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be read ({error.strerror}); make it readable, or take it out of the folder")
+    return UserError(f"{path} cannot be read ({error.strerror})", "make it readable, or take it out of the folder")

@@ -56,7 +56,7 @@ def prepare(
     """
     TrainConfig(train_fraction=train_fraction)  # checks it
     if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in sources):
-        raise UserError(f"{out} holds the text itself, which its tokens would hide; choose another --out")
+        raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
     check_readable_again(sources)
     with _new_files_in(out) as folder, TemporaryFile(dir=out) as spool:
         if STANDARD_INPUT in sources:
@@ -71,13 +71,15 @@ def prepare(
         boundary = int(train_fraction * identity.characters)
         if not 0 < boundary < identity.characters:
             raise UserError(
-                f"a text of {identity.characters:,} characters cannot be split at {train_fraction:g} of it; use a longer text"
+                f"a text of {identity.characters:,} characters cannot be split at {train_fraction:g} of it",
+                "use a longer text",
             )
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
         if tokenizer.vocab_size > MOST_IDS:
             raise UserError(
-                f"the text has {tokenizer.vocab_size:,} different characters, and these files have ids for {MOST_IDS:,}; "
-                f"leave some out, or train on the text itself with mlx-gpt train --data"
+                f"the text has {tokenizer.vocab_size:,} different characters, and these files have ids for "
+                f"{MOST_IDS:,}",
+                "leave some out, or train on the text itself, with `data`",
             )
         counts = yield from _encode(folder, read, identity, boundary, tokenizer, train_fraction)
     yield TokensWritten(out, *counts, tokenizer.vocab_size)
@@ -124,7 +126,7 @@ def _encode(
             counts.append(count)
             digests.append(digest.digest())
         if again.hexdigest() != identity.sha256:
-            raise UserError(f"{identity.name} changed while it was read; prepare it again once it is at rest")
+            raise UserError(f"{identity.name} changed while it was read", "prepare it again once it is at rest")
         _describe(meta_file, identity, tokenizer, train_fraction, digests)
     return counts
 
@@ -155,11 +157,11 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path) as folder:
             if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
-                raise UserError(f"{path} already holds a {taken[0]}; choose another --out, or take that file away")
+                raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or take that file away")
             folder.sweep(*TOKEN_FILES, META)
             yield folder
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); make room, or choose another --out") from error
+        raise UserError(f"{path} cannot be written ({error.strerror})", "make room, or choose another `out`") from error
     finally:
         if made and os.path.isdir(path) and not os.listdir(path):
             path.rmdir()

@@ -27,7 +27,7 @@ def tinyshakespeare() -> str:
             return text.decode()
     except OSError as error:
         raise UserError(
-            f"{cached} cannot be read ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+            f"{cached} cannot be read ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
         ) from error
     import http.client  # only here and below: these take 15 ms, which every start would pay
     import ssl
@@ -39,14 +39,14 @@ def tinyshakespeare() -> str:
         certificates = isinstance(reason, ssl.SSLCertVerificationError)
         remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
-            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason}); {remedy}, "
-            f"name a copy of it with --data, or choose the built-in --data pastiche"
+            f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason})",
+            f"{remedy}, name a copy of it with `data`, or choose the built-in `data` pastiche",
         ) from error
     if not _is_whole(text):
         more = " and more" if len(text) > BYTES else ""
         raise UserError(
-            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256); sign in to "
-            f"the network and try again, or name a copy with --data"
+            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256)",
+            "sign in to the network and try again, or name a copy with `data`",
         )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def tinyshakespeare() -> str:
                 file.write(text)
     except OSError as error:
         raise UserError(
-            f"{cached} cannot be written ({error.strerror}); set XDG_CACHE_HOME to a folder that can"
+            f"{cached} cannot be written ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
         ) from error
     return text.decode()
 

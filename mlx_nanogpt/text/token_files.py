@@ -97,9 +97,8 @@ def _gpt2s(path: Path) -> Tokenizer:
     try:
         return gpt2_tokenizer()
     except UserError as error:
-        raise UserError(
-            f"{path} has no {META} and no {NANOGPT_META}, so its tokens are GPT-2's, and {error}"
-        ) from error
+        problem = f"{path} has no {META} and no {NANOGPT_META}, so its tokens are GPT-2's, and {error.problem}"
+        raise UserError(problem, error.remedy) from error
 
 
 def _inspect(file: Path) -> _Tokens:
@@ -169,12 +168,12 @@ def _read_bounded(file: Path) -> bytes:
 
 def _unreadable(file: Path, error: OSError) -> UserError:
     return UserError(
-        f"{file} cannot be read ({error.strerror}); a folder of tokens has {' and '.join(TOKEN_FILES)}: prepare it again "
-        f"with mlx-gpt prepare"
+        f"{file} cannot be read ({error.strerror})",
+        f"a folder of tokens has {' and '.join(TOKEN_FILES)}: prepare it again",
     )
 
 
 def _damaged(file: Path, reason: str) -> UserError:
     return UserError(
-        f"{file} is damaged, or was written by another program ({reason}); prepare it again, or restore it"
+        f"{file} is damaged, or was written by another program ({reason})", "prepare it again, or restore it"
     )

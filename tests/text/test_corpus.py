@@ -106,7 +106,7 @@ def test_tiny_shakespeare_is_downloaded_once():
 
 @bad_servers
 def test_nothing_of_a_bad_download_lands_in_the_cache(serve, error):
-    with serve(), pytest.raises(error, match="--data"):
+    with serve(), pytest.raises(error, match="`data`"):
         load_corpus("tinyshakespeare")
     assert cached() == []
 
@@ -187,7 +187,7 @@ def make_bad_file(content: bytes | None) -> str:
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (None, r"holds no text \(no file\); name a text file, or a folder of some, with --data"),
+        (None, r"holds no text \(no file\); name a text file, or a folder of some, with `data`"),
         (b"", "is empty"),
         (b"MZ\0\1", "not text: there is a zero byte at 2"),
         ("one\ntwo\ncafé\n".encode("latin-1"), r"not UTF-8: byte 0xe9 at 11 \(line 3\)"),
@@ -203,12 +203,12 @@ def test_a_file_that_is_no_text_says_why_and_where(content, reason):
 def test_a_device_is_no_text(device):
     if not os.path.exists(device):
         pytest.skip("there is none here")
-    with pytest.raises(UserError, match=f"{device} is a device, not a text; name a file, or pipe a text into --data -"):
+    with pytest.raises(UserError, match=f"{device} is a device, not a text; name a file, or pipe a text into `data` -"):
         load_corpus(device)
 
 
 def test_a_missing_file_names_what_data_takes():
-    with pytest.raises(UserError, match="nowhere.txt cannot be read .*--data takes tinyshakespeare, pastiche, a UTF-8"):
+    with pytest.raises(UserError, match="nowhere.txt cannot be read .*`data` takes tinyshakespeare, pastiche, a UTF-8"):
         load_corpus("nowhere.txt")
 
 
@@ -316,7 +316,7 @@ def test_a_link_to_nowhere_in_a_folder_is_not_passed_over(folder):
 
 def test_a_folder_of_tokens_is_no_text(folder):
     (folder / "train.bin").write_bytes(b"\0\0")
-    with pytest.raises(UserError, match="texts holds tokens .*train --data, or name text files"):
+    with pytest.raises(UserError, match="texts holds tokens .*give it alone as `data`"):
         load_corpus("play.txt", "texts")
 
 

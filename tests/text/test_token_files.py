@@ -191,7 +191,7 @@ def test_65536_different_characters_fit():
 def test_files_that_are_there_are_not_overwritten(name):
     Path("tokens").mkdir()
     (Path("tokens") / name).write_text("precious")
-    with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another --out"):
+    with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another `out`"):
         prepared(TEXT)
     assert os.listdir("tokens") == [name] and (Path("tokens") / name).read_text() == "precious"
 
@@ -207,7 +207,7 @@ def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence():
-    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*--out"):
+    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*`out`"):
         prepared(TEXT, "text.txt/tokens")
 
 
