@@ -142,13 +142,13 @@ class BenchResult:
 
     def unsteady(self) -> list[str]:
         """The measurements whose rounds are not steady, in words."""
-        spreads = {"matrix product": self.matrix_flops}
+        rounds = {"matrix product": self.matrix_flops}
         for each in self.backends:
-            spreads[f"{each.backend} step"] = each.step_seconds
-            spreads[f"{each.backend} evaluation"] = each.evaluation_seconds_per_window
-        spreads["generation within the context"] = self.cached_tokens_per_second
-        spreads["generation beyond it"] = self.reread_tokens_per_second
-        return [name for name, spread in spreads.items() if not spread.steady]
+            rounds[f"{each.backend} step"] = each.step_seconds
+            rounds[f"{each.backend} evaluation"] = each.evaluation_seconds_per_window
+        rounds["generation within the context"] = self.cached_tokens_per_second
+        rounds["generation beyond it"] = self.reread_tokens_per_second
+        return [name for name, each in rounds.items() if not each.steady]
 
 
 @dataclass(frozen=True)

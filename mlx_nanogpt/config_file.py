@@ -93,17 +93,17 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _check_key(key: str, value: object, place: str) -> None:
+def _check_key(key: str, value: object, where: str) -> None:
     shown = printable(key)
     if isinstance(value, dict):
-        raise UserError(f"{place}: settings are not grouped", f"take them out of the table {shown!r}")
+        raise UserError(f"{where}: settings are not grouped", f"take them out of the table {shown!r}")
     if key == "vocab_size":
-        raise UserError(f"{place}: vocab_size is not a setting, for the text says it", "leave it out")
+        raise UserError(f"{where}: vocab_size is not a setting, for the text says it", "leave it out")
     if key not in KEYS:
         remedy = _nearest(NANOGPTS_NAMES.get(key, key), KEYS) or f"the settings are {', '.join(KEYS)}"
-        raise UserError(f"{place}: {shown} is not a setting", remedy)
+        raise UserError(f"{where}: {shown} is not a setting", remedy)
     if type(value) is int and not -(2**63) <= value < 2**63:
-        raise UserError(f"{place}: {key} is beyond TOML's whole numbers, which have 64 bits", "give a smaller one")
+        raise UserError(f"{where}: {key} is beyond TOML's whole numbers, which have 64 bits", "give a smaller one")
 
 
 def _line_of(key: str, text: str) -> str:

@@ -93,10 +93,10 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
         )
     block_size = model.config.block_size
     batches = consecutive_windows(tokens, _windows_per_batch(model), block_size)
-    so_far = SplitLoss(0, 0.0)
+    total = SplitLoss(0, 0.0)
     for each in _make_losses(model, backend)(batches):
-        so_far = SplitLoss(so_far.tokens + each.tokens, so_far.nats + each.nats)
-        yield so_far
+        total = SplitLoss(total.tokens + each.tokens, total.nats + each.nats)
+        yield total
 
 
 def _windows_per_batch(model: GPT) -> int:
@@ -130,20 +130,20 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
             this_machine.refresh(inference_copy, model)
             batches, unread = iter(batches), []
             while together := list(islice(batches, len(streams))):
-                newest = []
+                started = []
                 for (idx, targets), stream, loss in zip(together, streams, stream_losses):
                     with mx.stream(stream):
-                        newest.append(loss(mx.array(idx), mx.array(targets)))
-                mx.async_eval(newest)  # together, or one stream would wait for the other
-                yield from map(_read, unread)  # while the device is busy with the newest
-                unread = newest
-            yield from map(_read, unread)
+                        started.append(loss(mx.array(idx), mx.array(targets)))
+                mx.async_eval(started)  # together, or one stream would wait for the other
+                yield from map(_split_loss, unread)  # while the device is busy with what was started
+                unread = started
+            yield from map(_split_loss, unread)
         finally:
             model.train(was_training)
 
     return losses
 
 
-def _read(losses: mx.array) -> SplitLoss:
+def _split_loss(losses: mx.array) -> SplitLoss:
     # added up in float64: MLX adds one float32 to the other, and over thousands of tokens that is off by 1e-5
     return SplitLoss(losses.size, float(np.array(losses).sum(dtype=np.float64)))

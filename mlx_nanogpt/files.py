@@ -36,13 +36,13 @@ class Folder:
     path: Path  # where it was when it was opened
     descriptor: int
 
-    def place(self) -> Path:
+    def current_path(self) -> Path:
         """Where the folder is now: `path`, or else an absolute path. Raises `UserError` if it was deleted."""
         own = os.fstat(self.descriptor)
-        for place in (self.path, _path_of(self.descriptor)):
+        for path in (self.path, _path_of(self.descriptor)):
             with suppress(OSError):
-                if os.path.samestat(own, place.stat()):
-                    return place
+                if os.path.samestat(own, path.stat()):
+                    return path
         raise UserError(
             f"{self.path} was deleted meanwhile, or moved to another disk",
             "start anew, and leave the folder where it is",

@@ -63,7 +63,7 @@ def generate(
     this_machine.prepare(model)
     inference_copy, while_computing = this_machine.inference_copy(model), this_machine.one_text(model)
     drawn = _draw(inference_copy, list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler())
-    tokens = _read(drawn)
+    tokens = _as_numbers(drawn)
     while True:
         with while_computing():  # not beyond the yield: what the caller does then is its own
             token = next(tokens, None)
@@ -72,7 +72,7 @@ def generate(
         yield token
 
 
-def _read(drawn: Iterator[mx.array]) -> Iterator[int]:
+def _as_numbers(drawn: Iterator[mx.array]) -> Iterator[int]:
     """The tokens as numbers, each read when the next has been started."""
     waiting = None
     for token in drawn:

@@ -185,7 +185,7 @@ class Writer:
     @property
     def path(self) -> Path:
         """Where the run is now. Raises `UserError` if it was deleted."""
-        return self.folder.place()
+        return self.folder.current_path()
 
     def write_config(self) -> None:
         """Write down the run's configuration, and the versions that are in use now. Raises `UserError` if that cannot be

@@ -41,23 +41,23 @@ class Affine(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         y = x @ self.weight  # (N, O)
-        return operations.unfused(y + operations.spread(self.bias, y.shape)) if "bias" in self else y
+        return operations.unfused(y + operations.broadcast_view(self.bias, y.shape)) if "bias" in self else y
 
 
 def folded(model: GPT) -> GPT:
     """A model of the same function, up to rounding, made of the weights that `model` has now. It is not for training."""
-    twin = copy.deepcopy(model)
+    result = copy.deepcopy(model)
     if model.config.tied:  # the embedding is centred, the head is not
-        twin.config = replace(model.config, tied=False)
+        result.config = replace(model.config, tied=False)
     head = model.wte if model.config.tied else model.lm_head
-    twin.wte.weight, twin.wpe.weight = _centred(model.wte.weight), _centred(model.wpe.weight)
-    for block in twin.h:
+    result.wte.weight, result.wpe.weight = _centred(model.wte.weight), _centred(model.wpe.weight)
+    for block in result.h:
         block.attn.c_attn = _absorbing(block.ln_1, block.attn.c_attn)
         block.mlp.c_fc = _absorbing(block.ln_2, block.mlp.c_fc)
         block.attn.c_proj, block.mlp.c_proj = _centring(block.attn.c_proj), _centring(block.mlp.c_proj)
         block.ln_1, block.ln_2 = Scale(block.ln_1.eps), Scale(block.ln_2.eps)
-    twin.lm_head, twin.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
-    return twin.eval()
+    result.lm_head, result.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
+    return result.eval()
 
 
 def foldable(model: GPT) -> bool:

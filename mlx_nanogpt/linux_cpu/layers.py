@@ -42,12 +42,12 @@ class GELU(nn.GELU):
 
 
 class Attention(plain.Attention):
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
-        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False) -> mx.array:
+        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
         C = x.shape[-1]
         heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
-        if newest:
+        if last_only:
             q = q[:, :, -1:]  # (B, nh, 1, hs)
         if cache is not None:
             k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
@@ -61,10 +61,10 @@ class Attention(plain.Attention):
 
 
 class Block(plain.Block):
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, newest: bool = False) -> mx.array:
-        """(B*T, C) -> (B*T, C); or, with `newest`, (B, C): what comes out for the last token of each sequence."""
-        y = self.attn(self.ln_1(x), T, cache, newest)
-        if newest:
+    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False) -> mx.array:
+        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
+        y = self.attn(self.ln_1(x), T, cache, last_only)
+        if last_only:
             x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
         x = x + y
         return x + self.mlp(self.ln_2(x))
@@ -75,13 +75,13 @@ class GPT(plain.GPT):
         return self.logits(self._rows(idx)).reshape(*idx.shape, -1)  # (B, T, vocab_size)
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        return self.logits(self._rows(idx, cache, newest=True))  # (B, vocab_size)
+        return self.logits(self._rows(idx, cache, last_only=True))  # (B, vocab_size)
 
-    def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, newest: bool = False) -> mx.array:
-        """`idx` (B, T) -> (B*T, C); or, with `newest`, (B, C): the last block then serves the last token alone."""
+    def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, last_only: bool = False) -> mx.array:
+        """`idx` (B, T) -> (B*T, C); or, with `last_only`, (B, C): the last block then serves the last token alone."""
         x = self.embed(idx, cache).reshape(-1, self.config.n_embd)  # (B*T, C)
         for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
-            x = block(x, idx.shape[1], layer_cache, newest and block is self.h[-1])
+            x = block(x, idx.shape[1], layer_cache, last_only and block is self.h[-1])
         return x
 
 

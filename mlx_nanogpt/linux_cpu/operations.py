@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 LN_2 = math.log(2)
-SMALL_ARRAY = 4096  # elements: with fewer, `spread` and `unfused` would save less than their nodes cost
+SMALL_ARRAY = 4096  # elements: with fewer, `broadcast_view` and `unfused` would save less than their nodes cost
 LARGEST_VOCABULARY = 8192  # the cross-entropy here holds up to ten arrays as wide as the vocabulary, MLX's four
 GELU_SCALE, GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 
@@ -58,7 +58,7 @@ def _linear_vjp(primals, dy, _):
 @with_gradient(_linear_vjp)
 def _linear(x: mx.array, weight: mx.array, *bias: mx.array) -> mx.array:
     y = x @ weight.T
-    return y + spread(bias[0], y.shape) if bias else y
+    return y + broadcast_view(bias[0], y.shape) if bias else y
 
 
 def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float) -> mx.array:
@@ -75,7 +75,7 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
 
     @with_gradient(vjp)
     def normalised(x: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        x_hat, scale = unit_variance(x - spread(_mean(x), x.shape), eps)
+        x_hat, scale = unit_variance(x - broadcast_view(_mean(x), x.shape), eps)
         return x_hat * weight + bias, x_hat, scale  # fused: apart, over views, the two are no faster
 
     return normalised(x, weight, mx.zeros_like(weight) if bias is None else bias)[0]
@@ -84,7 +84,7 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
 def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
     """x (N, C), whose rows have mean 0 -> x over the deviation of its row (N, C), and that factor (N, 1)."""
     scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (N, 1)
-    return x * spread(scale, x.shape), scale
+    return x * broadcast_view(scale, x.shape), scale
 
 
 # Sums as matrix products: MLX's own are not vectorised.
@@ -139,7 +139,9 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     def vjp(primals, cotangents, outputs):
         (q, k, v), (dy, _, _), (y, p, total) = primals, cotangents, outputs
         g = dy / total
-        ds = v @ g.swapaxes(-1, -2) - spread((g * y).sum(axis=-1)[..., None, :], p.shape)  # (B, nh, T keys, Tq queries)
+        ds = v @ g.swapaxes(-1, -2) - broadcast_view(
+            (g * y).sum(axis=-1)[..., None, :], p.shape
+        )  # (B, nh, T keys, Tq queries)
         ds = unfused(ds) * p * scale
         return ds.swapaxes(-1, -2) @ k, ds @ q, p @ g
 
@@ -147,7 +149,7 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     def attention(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         s = (k * (scale / LN_2)) @ q.swapaxes(-1, -2)  # (B, nh, T keys, Tq queries)
         s = s + _mask(s.shape)
-        p = exp2(s - spread(s.max(axis=-2, keepdims=True), s.shape))
+        p = exp2(s - broadcast_view(s.max(axis=-2, keepdims=True), s.shape))
         total = p.sum(axis=-2)[..., None]  # (B, nh, Tq, 1)
         y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(1, 2)  # (B, Tq, nh, hs), as what reads it wants it
         return y.swapaxes(1, 2), p, total
@@ -175,7 +177,7 @@ def _cross_entropy(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.ar
     return (mx.log(total) - of_target)[..., 0], p, total
 
 
-def spread(x: mx.array, shape: tuple[int, ...]) -> mx.array:
+def broadcast_view(x: mx.array, shape: tuple[int, ...]) -> mx.array:
     """`x`, contiguous, broadcast to `shape` by a view that mx.compile does not see through: 0.1 ns an element where a fused
     loop takes 0.6. For a small shape it is `x` itself, which what reads it will broadcast.
 
@@ -192,7 +194,7 @@ def spread(x: mx.array, shape: tuple[int, ...]) -> mx.array:
 
 
 def unfused(x: mx.array) -> mx.array:
-    """`x`, or if it is large a view of it that mx.compile does not see through, for what is computed from a `spread`."""
+    """`x`, or if it is large a view of it that mx.compile does not see through, for what is computed from a `broadcast_view`."""
     return x if x.size < SMALL_ARRAY else mx.contiguous(x)
 
 
@@ -230,7 +232,7 @@ def _mask(shape: tuple[int, ...]) -> mx.array:
     where not. The last query sees all keys."""
     T, Tq = shape[-2:]
     seen = np.tri(Tq, T, T - Tq, dtype=bool).T
-    mask = spread(mx.array(np.where(seen, np.float32(0), np.float32(-np.inf))), shape)
+    mask = broadcast_view(mx.array(np.where(seen, np.float32(0), np.float32(-np.inf))), shape)
     mx.eval(mask)
     return mask
 

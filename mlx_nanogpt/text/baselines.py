@@ -44,9 +44,9 @@ def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
 
     pairs, times = _pair_counts(tokens, vocab_size)
     seen, counts = np.append(seen, vocab_size**2), np.append(counts, 0)  # a pair behind all others: searches end there
-    place = np.searchsorted(seen, pairs)
+    index = np.searchsorted(seen, pairs)
     h, w = np.divmod(pairs, vocab_size)
-    count = np.where(seen[place] == pairs, counts[place], 0)  # c(hw)
+    count = np.where(seen[index] == pairs, counts[index], 0)  # c(hw)
     probabilities = (count + different[h] * _frequencies(train, vocab_size)[w]) / (followed[h] + different[h])
     return SplitLoss(len(tokens) - 1, -float(times @ np.log(probabilities)))
 

@@ -137,9 +137,9 @@ def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
     next: each piece is cut at the first place in it where that is sure, or kept for the next if there is none."""
     kept, before = [], ""
     for piece in pieces:
-        place = BETWEEN_TOKENS.search(before + piece)
-        before_it = place.start() - len(before) if place else 0
-        if place:
+        gap = BETWEEN_TOKENS.search(before + piece)
+        before_it = gap.start() - len(before) if gap else 0
+        if gap:
             yield "".join((*kept, piece[:before_it]))
             kept = []
         kept.append(piece[before_it:])

@@ -31,11 +31,11 @@ IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
 def test_a_folded_model_has_the_same_logits(bias, tied, activation):
     model = prepared(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
-    twin = folded(model)
-    assert mx.allclose(twin(IDX), model(IDX), atol=LOGIT_ROUNDING)
+    folded_model = folded(model)
+    assert mx.allclose(folded_model(IDX), model(IDX), atol=LOGIT_ROUNDING)
     caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]
     for part in (IDX[:, :5], IDX[:, 5:6], IDX[:, 6:]):
-        logits = [each.next_logits(part, cache) for each, cache in zip((twin, model), caches)]
+        logits = [each.next_logits(part, cache) for each, cache in zip((folded_model, model), caches)]
         assert mx.allclose(*logits, atol=LOGIT_ROUNDING)
 
 
@@ -48,12 +48,12 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
             seen.append(x)
             return super().__call__(x)
 
-    twin = folded(prepared(tiny_gpt(vocab_size=9)))
-    twin.ln_f = Spy(twin.ln_f.eps)
-    for block in twin.h:
+    folded_model = folded(prepared(tiny_gpt(vocab_size=9)))
+    folded_model.ln_f = Spy(folded_model.ln_f.eps)
+    for block in folded_model.h:
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
-    twin(IDX)
-    assert len(seen) == 1 + 2 * len(twin.h)
+    folded_model(IDX)
+    assert len(seen) == 1 + 2 * len(folded_model.h)
     # but for what float32 rounds in a sum of that many numbers
     assert all(abs(x.mean(axis=-1)).max() < x.shape[-1] * 2**-24 * abs(x).max() for x in seen)
 
@@ -69,11 +69,11 @@ def test_folding_leaves_the_model_and_the_random_state_as_they_were():
 
 def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
     model = prepared(tiny_gpt(vocab_size=9))
-    twin = folded(model)
-    before = np.array(twin(IDX))
+    folded_model = folded(model)
+    before = np.array(folded_model(IDX))
     model.wte.weight = model.wte.weight + 1
     model.h[0].mlp.c_fc.weight *= 2
-    assert np.array_equal(np.array(twin(IDX)), before)
+    assert np.array_equal(np.array(folded_model(IDX)), before)
 
 
 @pytest.mark.parametrize(

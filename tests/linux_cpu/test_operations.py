@@ -116,18 +116,18 @@ def test_a_gradient_runs_on_the_stream_of_its_operation():
 @pytest.mark.parametrize(
     "shape, target", [((3,), (2, 3)), ((2, 1), (2, 3)), ((4, 2, 1, 3), (4, 2, 5, 3)), ((3, 1, 2), (4, 3, 5, 2))]
 )
-def test_what_is_spread_is_what_numpy_broadcasts(shape, target):
+def test_a_broadcast_view_is_what_numpy_broadcasts(shape, target):
     x = draw(*shape)
-    spread = mx.compile(lambda x: mx.zeros(target) + operations.spread(x, target))(x)
-    assert np.array_equal(np.array(spread), np.broadcast_to(np.array(x), target))
+    view = mx.compile(lambda x: mx.zeros(target) + operations.broadcast_view(x, target))(x)
+    assert np.array_equal(np.array(view), np.broadcast_to(np.array(x), target))
     assert mx.array_equal(operations.unfused(x), x)
 
 
-def test_what_does_not_fit_is_not_spread():
+def test_what_does_not_fit_has_no_view():
     """A view would read past the end."""
     for shape, target in (((3,), (7, 5)), ((7, 3), (3,)), ((2, 1), (3, 4))):
         with pytest.raises(ValueError):
-            operations.spread(draw(*shape), target)
+            operations.broadcast_view(draw(*shape), target)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
