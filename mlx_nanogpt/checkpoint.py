@@ -66,7 +66,7 @@ def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, d
     """What a file of weights says of itself, and those of its parts that are `expected`, as trees of the same shapes."""
     with explaining_damage(file):
         contents, arrays = open_arrays(file)
-        read = {}
+        read: dict[str, mx.array] = {}
         for part, tree in expected.items():
             wanted = dict(tree_flatten({part: tree}))
             found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
@@ -85,7 +85,7 @@ def checksum(arrays: Mapping[str, mx.array]) -> int:
     crc = 0
     for name, array in sorted(arrays.items()):
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
-        crc = zlib.crc32(np.ascontiguousarray(np.asarray(array)), crc)
+        crc = zlib.crc32(np.ascontiguousarray(np.asarray(array)).data, crc)
     return crc
 
 

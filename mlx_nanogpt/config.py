@@ -56,7 +56,7 @@ class Setting:
         start = f"of {_shown(self.least)} or more" if self.least > -math.inf else f"more than {_shown(self.above)}"
         return f"{number} {start}" + (f" and less than {_shown(self.below)}" if self.below < math.inf else "")
 
-    def allows(self, kind: type, value: object) -> bool:
+    def allows(self, kind: type, value: Any) -> bool:
         """Whether a field of the type `kind`, int or float, may be `value`."""
         if type(value) not in (int, kind) or not math.isfinite(value):
             return False
@@ -263,7 +263,7 @@ PRESETS = {
 }
 
 
-def configurations(settings: Mapping[str, object]) -> tuple[GPTConfig, TrainConfig]:
+def configurations(settings: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """Both configurations with the values that `settings` has for their fields, and the defaults for the rest. Its other
     names are not looked at. Raises `UserError` for a value that cannot work."""
     gpt, train = (

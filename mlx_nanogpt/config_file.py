@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
@@ -52,7 +53,7 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
     for key, value in settings.items():
         _check_key(key, value, f"{path}{_line_of(key, text)}")
     try:
-        configurations(settings | instead)
+        configurations(settings | dict(instead))
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
         if not isinstance(settings.get("init_from", ""), str):
             raise UserError(f"init_from {settings['init_from']!r} names no model", "give a name in quotes")
@@ -114,7 +115,7 @@ def _line_of(key: str, text: str) -> str:
 
 
 def _texts(data: object) -> list[str]:
-    texts = data if isinstance(data, list) else [data]
+    texts: list[Any] = data if isinstance(data, list) else [data]
     if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
         raise UserError(f"data {data!r} names no text", "give a name in quotes, or several in [brackets]")
     return texts

@@ -128,7 +128,8 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
         model.eval()
         try:
             this_machine.refresh(inference_copy, model)
-            batches, unread = iter(batches), []
+            batches = iter(batches)
+            unread: list[mx.array] = []
             while together := list(islice(batches, len(streams))):
                 started = []
                 for (idx, targets), stream, loss in zip(together, streams, stream_losses):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .errors import UserError
 
@@ -158,13 +158,13 @@ def appearing(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def check_counts(*values: object) -> None:
+def check_counts(*values: Any) -> None:
     """Raise `ValueError` unless all `values` are whole numbers from 0 on."""
     if not all(type(each) is int and 0 <= each < 2**63 for each in values):
         raise ValueError(f"not all of {values} are whole numbers from 0 on")
 
 
-def check_measures(*values: object) -> None:
+def check_measures(*values: Any) -> None:
     """Raise `ValueError` unless all `values` are finite numbers from 0 on."""
     if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in values):
         raise ValueError(f"not all of {values} are finite numbers from 0 on")

@@ -6,6 +6,7 @@ C = n_embd channels, nh heads of hs channels.
 
 import math
 from dataclasses import replace
+from itertools import repeat
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -157,7 +158,7 @@ class GPT(nn.Module):
     def _blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """`idx` (B, T) -> (B, T, C)."""
         x = self.embed(idx, cache)
-        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+        for block, layer_cache in zip(self.h, cache or repeat(None)):
             x = block(x, layer_cache)
         return x
 

@@ -197,13 +197,13 @@ def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
         return loss_and_grad
 
     def over_parts(model: GPT, idx: mx.array, targets: mx.array) -> tuple[mx.array, dict]:
-        total, sums = None, None
-        for part in zip(mx.split(idx, steps), mx.split(targets, steps)):
-            if sums is not None:  # the next part waits: one's activations are in memory at a time
-                part = mx.depends(list(part), [each for _, each in tree_flatten(sums)])
-            loss, grads = loss_and_grad(model, *part)
-            total = loss if total is None else total + loss
-            sums = grads if sums is None else tree_map(mx.add, sums, grads)
+        first, *rest = zip(mx.split(idx, steps), mx.split(targets, steps))
+        total, sums = loss_and_grad(model, *first)
+        for part in rest:
+            # it waits for the part before: the activations of one are in memory at a time
+            waiting = mx.depends(list(part), [each for _, each in tree_flatten(sums)])
+            loss, grads = loss_and_grad(model, *waiting)
+            total, sums = total + loss, tree_map(mx.add, sums, grads)
         return total / steps, tree_map(lambda each: each / steps, sums)
 
     return over_parts

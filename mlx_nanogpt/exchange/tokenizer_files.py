@@ -33,7 +33,7 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
     )
 
 
-def gpt2_tokenizer() -> BPETokenizer:
+def gpt2_tokenizer() -> Tokenizer:
     """GPT-2's own byte pairs: from the folder `gpt2` in `cache_dir()`, or else from the Hugging Face hub.
 
     Raises `UserError` if they cannot be had, and says which file to put where.

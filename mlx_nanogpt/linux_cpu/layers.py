@@ -4,6 +4,8 @@ Between embedding and head, all tokens are rows of one matrix, (B*T, C): only at
 flatten and unflatten around every other layer. In bfloat16 the layers are MLX's own.
 """
 
+from itertools import repeat
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -42,7 +44,9 @@ class GELU(nn.GELU):
 
 
 class Attention(plain.Attention):
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False) -> mx.array:
+    def __call__(  # type: ignore[override]  # rows do not tell how long a sequence is
+        self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
+    ) -> mx.array:
         """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
         C = x.shape[-1]
         heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
@@ -61,7 +65,11 @@ class Attention(plain.Attention):
 
 
 class Block(plain.Block):
-    def __call__(self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False) -> mx.array:
+    attn: Attention
+
+    def __call__(  # type: ignore[override]
+        self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
+    ) -> mx.array:
         """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
         y = self.attn(self.ln_1(x), T, cache, last_only)
         if last_only:
@@ -71,6 +79,8 @@ class Block(plain.Block):
 
 
 class GPT(plain.GPT):
+    h: list[Block]
+
     def __call__(self, idx: mx.array) -> mx.array:
         return self.logits(self._rows(idx)).reshape(*idx.shape, -1)  # (B, T, vocab_size)
 
@@ -80,7 +90,7 @@ class GPT(plain.GPT):
     def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, last_only: bool = False) -> mx.array:
         """`idx` (B, T) -> (B*T, C); or, with `last_only`, (B, C): the last block then serves the last token alone."""
         x = self.embed(idx, cache).reshape(-1, self.config.n_embd)  # (B*T, C)
-        for block, layer_cache in zip(self.h, cache or [None] * len(self.h)):
+        for block, layer_cache in zip(self.h, cache or repeat(None)):
             x = block(x, idx.shape[1], layer_cache, last_only and block is self.h[-1])
         return x
 

@@ -135,7 +135,8 @@ def _one_spelling(library) -> str:
 def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
     """The text of `pieces`, none of them empty, in at least one part, so that no byte pair reaches from one part into the
     next: each piece is cut at the first place in it where that is sure, or kept for the next if there is none."""
-    kept, before = [], ""
+    kept: list[str] = []
+    before = ""
     for piece in pieces:
         gap = BETWEEN_TOKENS.search(before + piece)
         before_it = gap.start() - len(before) if gap else 0

@@ -39,7 +39,8 @@ def folder_files(path: str) -> FolderFiles:
         # what is hidden are an editor's copies and, on a Mac's external disks, binary "._" companions
         below[:] = [each for each in below if not (each.startswith(".") or _is_ours(Path(folder, each)))]
         found += [Path(folder, each) for each in names if not each.startswith(".")]
-    taken, left = [], []
+    taken: list[Path] = []
+    left: list[Path] = []
     for file in sorted(found):
         (taken if _is_text(file) else left).append(file)
     return FolderFiles(tuple(taken), tuple(left))

@@ -67,11 +67,11 @@ def prepare(
             spool.seek(0)
             return read_pieces(sources, spool)
 
-        identity, symbols = yield from _count(sources, read)
-        boundary = int(train_fraction * identity.characters)
-        if not 0 < boundary < identity.characters:
+        identity, characters, symbols = yield from _count(sources, read)
+        boundary = int(train_fraction * characters)
+        if not 0 < boundary < characters:
             raise UserError(
-                f"a text of {identity.characters:,} characters cannot be split at {train_fraction:g} of it",
+                f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it",
                 "use a longer text",
             )
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
@@ -81,21 +81,22 @@ def prepare(
                 f"{MOST_IDS:,}",
                 "leave some out, or train on the text itself, with `data`",
             )
-        counts = yield from _encode(folder, read, identity, boundary, tokenizer, train_fraction)
-    yield TokensWritten(out, *counts, tokenizer.vocab_size)
+        train_count, valid_count = yield from _encode(folder, read, identity, boundary, tokenizer, train_fraction)
+    yield TokensWritten(out, train_count, valid_count, tokenizer.vocab_size)
 
 
 def _count(
     sources: Sequence[str], read: Callable[[], Iterator[str]]
-) -> Generator[TokensRead, None, tuple[CorpusIdentity, set[str]]]:
-    """Which text it is, and its different characters."""
-    characters, symbols, checksum = 0, set(), hashlib.sha256()
+) -> Generator[TokensRead, None, tuple[CorpusIdentity, int, set[str]]]:
+    """Which text it is, how many characters it has, and the different ones."""
+    characters, checksum = 0, hashlib.sha256()
+    symbols: set[str] = set()
     for piece in read():
         characters += len(piece)
         symbols.update(piece)
         checksum.update(piece.encode())
         yield TokensRead(characters, None)
-    return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), symbols
+    return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), characters, symbols
 
 
 def _encode(

@@ -88,9 +88,10 @@ def _download() -> bytes:
     thread.join(DEADLINE)
     if not ends:
         raise TimeoutError(f"it was not complete after {DEADLINE:g} s")
-    if isinstance(ends[0], Exception):
-        raise ends.pop()  # kept, it would keep itself and its connection
-    return ends[0]
+    end = ends.pop()  # kept, an error would keep itself and its connection
+    if isinstance(end, Exception):
+        raise end
+    return end
 
 
 def _is_whole(text: bytes) -> bool:

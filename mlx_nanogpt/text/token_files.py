@@ -134,7 +134,7 @@ def _read_meta(file: Path) -> tuple[dict, Tokenizer]:
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
 
 
-def _read_nanogpt_meta(file: Path) -> CharTokenizer:
+def _read_nanogpt_meta(file: Path) -> Tokenizer:
     """The tokenizer in a `meta.pkl` of nanoGPT: a dict of `vocab_size`, `itos` and `stoi`."""
     content = _read_bounded(file)
     try:
