@@ -22,6 +22,7 @@ from .exchange.gpt2_export import export_gpt2
 from .exchange.gpt2_import import load_pretrained
 from .generation import generate, make_sampler
 from .model import GPT, loss_fn
+from .optimizer import make_optimizer
 from .run import Run, create_run, newest_run, open_run
 from .text.byte_pairs import BPETokenizer
 from .text.characters import CharTokenizer
@@ -39,7 +40,6 @@ from .training import (
     Progress,
     Sample,
     Saved,
-    make_optimizer,
     make_step,
     train,
 )

@@ -4,8 +4,6 @@
 result. Nothing here is estimated without saying so: `NanoLuxMetrics` from a quick run are extrapolated, and marked.
 """
 
-import os
-import platform
 import re
 import statistics
 import subprocess
@@ -15,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
@@ -24,15 +21,16 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from .config import PRESETS, Backend, GPTConfig, TrainConfig, configurations
-from .evaluation import make_evaluate
+from .evaluation import Evaluation, make_evaluate
 from .generation import generate
-from .machine import machine
+from .machine import describe_machine, machine
 from .model import GPT
-from .run import Evaluation, create_run, package_versions
+from .optimizer import make_optimizer
+from .run import create_run
 from .text.batches import training_batch
 from .text.dataset import Dataset, tokenize
 from .text.identity import Corpus
-from .training import REPORT_INTERVAL, Event, check_fits, machine_memory, make_optimizer, make_step, train
+from .training import REPORT_INTERVAL, Event, check_fits, make_step, train
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
 NANOLUX_LEAVES_OPEN = (
@@ -225,24 +223,15 @@ def bench(
         results.append(result)
     yield Stage("generation")
     cached, reread = _measure_generation(gpt, data.tokenizer.start_token)
-    yield BenchResult(describe_machine(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread)
+    yield BenchResult(
+        describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread
+    )
 
 
-def describe_machine() -> dict:
-    """The machine and the versions, as far as they can be asked for; `commit` is None outside a checkout."""
-    info = mx.device_info()
-    return {
-        "device": mx.default_device().type.name,
-        "chip": info.get("device_name") or platform.processor(),
-        "cores": os.cpu_count(),
-        "memory": machine_memory(),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-        "versions": package_versions() | {"numpy": version("numpy")},
-        "blas": machine().blas,
-        "commit": _commit(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
+def describe_measurement() -> dict:
+    """The machine, the commit of this code (None outside a checkout) and the time."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return describe_machine() | {"commit": _commit(), "date": now}
 
 
 def _commit() -> str | None:

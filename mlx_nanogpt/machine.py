@@ -6,9 +6,12 @@ depend on what computes. `linux_cpu/` has other answers for MLX's CPU backend on
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
@@ -51,6 +54,10 @@ class Machine:
     def refresh(self, inference_copy: GPT, model: GPT) -> None:
         """Give an inference copy the weights that `model` has now."""
 
+    def memory(self) -> int:
+        """Bytes of memory that a training can have."""
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
     def explained(self, error: RuntimeError | MemoryError) -> str | None:
         """A sentence with the remedy in the place of an error of MLX's, if it is one that a user can put right."""
         return None
@@ -67,6 +74,26 @@ def machine() -> Machine | LinuxCPU:
 
         return LinuxCPU()
     return Machine()
+
+
+def describe_machine() -> dict:
+    """The machine and the versions, as far as they can be asked for; memory in bytes."""
+    info = mx.device_info()
+    return {
+        "device": mx.default_device().type.name,
+        "chip": info.get("device_name") or platform.processor(),
+        "cores": os.cpu_count(),
+        "memory": machine().memory(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "versions": package_versions() | {"numpy": version("numpy")},
+        "blas": machine().blas,
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {package: version(package) for package in ("mlx-nanogpt", "mlx")}
 
 
 machine()  # now: what is set up on Linux has to be so before MLX first computes

@@ -21,7 +21,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
@@ -45,6 +44,7 @@ from .config import GPTConfig, TrainConfig
 from .errors import UserError
 from .evaluation import Evaluation
 from .files import DAMAGE, Folder, check_name, locked
+from .machine import package_versions
 from .model import GPT
 from .text.dataset import Dataset
 from .text.identity import CorpusIdentity
@@ -227,11 +227,6 @@ class Writer:
                 f"{failure} into {path} ({error})",
                 f"{kept}: make room or make the directory writable, then go on with `resume` {_quoted(path)}",
             ) from error
-
-
-def package_versions() -> dict[str, str]:
-    """The versions that decide what a run computes."""
-    return {package: version(package) for package in ("mlx-nanogpt", "mlx")}
 
 
 def since_best(history: Sequence[Evaluation]) -> int:

@@ -4,7 +4,6 @@
 """
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -24,6 +23,7 @@ from .evaluation import make_estimate, mean_loss
 from .generation import generate
 from .machine import machine
 from .model import GPT
+from .optimizer import make_optimizer
 from .run import Evaluation, Position, Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
@@ -96,56 +96,14 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     size = 2 if config.dtype == "bfloat16" else 4  # bytes of an activation
     needed = 4 * 4 * GPT(gpt).num_parameters() + size * config.batch_size * gpt.block_size * per_token
     needed += 8 * config.eval_iters * config.batch_size  # where the windows of an evaluation begin
-    memory = machine_memory()
+    memory = machine().memory()
     if needed > memory:
         raise UserError(
-            f"training this model takes {needed / 1000000000.0:,.0f} GB of memory and more, and the machine has "
-            f"{memory / 1000000000.0:,.0f} GB",
+            f"training this model takes {needed / 1e9:,.0f} GB of memory and more, and the machine has "
+            f"{memory / 1e9:,.0f} GB",
             f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
             f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
         )
-
-
-def machine_memory() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def learning_rate(config: TrainConfig) -> float | Callable[[mx.array], mx.array]:
-    """The rate, or where it changes a function of how many steps were done before: linear, then a cosine (nanoGPT)."""
-    highest, lowest, warmup, last = config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
-    if not warmup and not last:
-        return highest
-
-    def rate(step: mx.array) -> mx.array:
-        risen = highest * mx.minimum((step + 1) / (warmup + 1), 1.0)
-        if not last:
-            return risen
-        progress = mx.clip((step - warmup) / (last - warmup), 0.0, 1.0)
-        fallen = lowest + (highest - lowest) * 0.5 * (1 + mx.cos(math.pi * progress))
-        return mx.where(step < warmup, risen, fallen)
-
-    return rate
-
-
-class DecayedMatrices(optim.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) that decays matrices only, not biases and norms, as nanoGPT does."""
-
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
-        update = optim.AdamW if parameter.ndim >= 2 else optim.Adam
-        return update.apply_single(self, gradient, parameter, state)
-
-
-def make_optimizer(config: TrainConfig) -> optim.Optimizer:
-    """Adam as in its paper (Kingma & Ba 2015), or AdamW. MLX leaves out the bias correction unless told."""
-    settings = {
-        "learning_rate": learning_rate(config),
-        "betas": [config.beta1, config.beta2],
-        "bias_correction": True,
-    }
-    if config.weight_decay:
-        return DecayedMatrices(weight_decay=config.weight_decay, **settings)
-    return optim.Adam(**settings)
 
 
 def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> Step:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt.benchmark import describe_machine
+from mlx_nanogpt.benchmark import describe_measurement
 from mlx_nanogpt.model import INIT_STD
 
 from . import Settings
@@ -38,7 +38,7 @@ def settings_of(model: gpt.GPTConfig, training: gpt.TrainConfig) -> Settings:
 
 def circumstances(script: str) -> dict:
     """What is needed to judge and repeat a measurement that `script` made in this process."""
-    machine = describe_machine()
+    machine = describe_measurement()
     machine["versions"] |= {package: _version(package) for package in PEER_PACKAGES}
     return {"command": shlex.join(["python", script, *sys.argv[1:]]), "machine": machine}
 

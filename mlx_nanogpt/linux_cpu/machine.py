@@ -56,6 +56,9 @@ class LinuxCPU:
         if inference_copy is not model:
             inference_copy.update(folded(model).parameters())
 
+    def memory(self) -> int:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
     def explained(self, error: RuntimeError | MemoryError) -> str | None:
         return kernels.explained(error)
 

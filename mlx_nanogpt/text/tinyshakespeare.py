@@ -88,10 +88,13 @@ def _download() -> bytes:
     thread.join(DEADLINE)
     if not ends:
         raise TimeoutError(f"it was not complete after {DEADLINE:g} s")
-    end = ends.pop()  # kept, an error would keep itself and its connection
-    if isinstance(end, Exception):
-        raise end
-    return end
+    end = ends.pop()
+    try:
+        if isinstance(end, Exception):
+            raise end
+        return end
+    finally:
+        del end  # an error that was kept here would keep itself and its connection
 
 
 def _is_whole(text: bytes) -> bool:
