@@ -1,4 +1,4 @@
-"""A checkpoint: one file of arrays that says how far they are, and that knows whether it is as it was written."""
+"""A checkpoint: one file of arrays, how far the training is, and checksums of both."""
 
 import json
 import zlib
@@ -33,8 +33,8 @@ class Position:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file of weights says of itself: how far they are; how many lines the history had by then, and their
-    checksum; and the checksum of each of its parts."""
+    """The metadata of a file of weights: how far they are, the number of lines in the history by then and their checksum,
+    and the checksum of each part."""
 
     position: Position
     evaluations: int
@@ -43,7 +43,7 @@ class Contents:
 
 
 def write_arrays(folder: Folder, name: str, parts: Mapping[str, Mapping[str, mx.array]], contents: Contents) -> None:
-    """Put `parts`, arrays under their full names, in the place of the file `name`, with what `contents` says of them."""
+    """Replace the file `name` by `parts`, arrays under their full names, and `contents`."""
     text = json.dumps(asdict(replace(contents, parts={part: contents.parts[part] for part in parts})))
     arrays = {name: array for part in parts.values() for name, array in part.items()}
     with folder.replacing(name) as file:
@@ -51,8 +51,8 @@ def write_arrays(folder: Folder, name: str, parts: Mapping[str, Mapping[str, mx.
 
 
 def open_arrays(file: Path) -> tuple[Contents, dict[str, mx.array]]:
-    """What a file of weights says of itself, and its arrays under their full names, not read yet."""
-    file.open("rb").close()  # raises what MLX would call damage
+    """The contents of a file of weights, and its arrays under their full names, not read yet."""
+    file.open("rb").close()  # a file that may not be read raises here; MLX would call it damaged
     arrays, metadata = mx.load(str(file), return_metadata=True)
     text = metadata[CONTENTS]
     if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
@@ -63,14 +63,15 @@ def open_arrays(file: Path) -> tuple[Contents, dict[str, mx.array]]:
 
 
 def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, dict]:
-    """What a file of weights says of itself, and those of its parts that are `expected`, as trees of the same shapes."""
+    """The contents of a file of weights, and the parts that are `expected`, as trees of the same shapes. Raises `UserError` if
+    the file is damaged."""
     with explaining_damage(file):
         contents, arrays = open_arrays(file)
         read: dict[str, mx.array] = {}
         for part, tree in expected.items():
             wanted = dict(tree_flatten({part: tree}))
             found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
-            if _shapes(found) != _shapes(wanted):  # before a name of the file is made a tree, of any depth
+            if _shapes(found) != _shapes(wanted):  # first: a name with a huge number in it would become a huge list
                 raise ValueError(f"its {part} is of another shape")
             if checksum(found) != contents.parts[part]:
                 raise ValueError(f"its {part} is not as it was written")
@@ -91,7 +92,7 @@ def checksum(arrays: Mapping[str, mx.array]) -> int:
 
 @contextmanager
 def explaining_damage(path: Path) -> Iterator[None]:
-    """Let what the body raises while it reads `path` be a `UserError`."""
+    """Turn an error of reading `path` in the body into a `UserError`."""
     try:
         yield
     except OSError as error:

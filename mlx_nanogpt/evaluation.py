@@ -1,5 +1,4 @@
-"""The loss of a split, forward only and without dropout: an estimate from the same random windows each time, or exactly,
-from all of it."""
+"""The loss of a split, without dropout: estimated from the same random windows each time, or exact, from all of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from .model import GPT
 from .text.batches import consecutive_windows, evaluation_starts, windows
 from .text.loss import SplitLoss
 
-LOGITS_PER_BATCH = 2**27  # float32, so 512 MiB, held about twice; reached from 8,192 tokens in the vocabulary on
+LOGITS_PER_BATCH = 2**27  # float32: 512 MiB, held about twice; vocabularies from 8,192 tokens on reach it
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
@@ -25,8 +24,8 @@ Estimate = Callable[[np.ndarray, int], Iterator["SplitLoss"]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One line of the history. Losses in nats per token; tokens and seconds of training since the line before; tokens
-    of each split that this evaluation covered, and its seconds. Raises `ValueError` for values that cannot be."""
+    """One line of the history: losses in nats per token; tokens and seconds of training since the line before; tokens of
+    each split that this evaluation read, and its seconds. Raises `ValueError` for impossible values."""
 
     iteration: int
     train_loss: float
@@ -48,17 +47,17 @@ class Evaluation:
 def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
     """Return `evaluate(tokens, count)`: the mean loss in nats per token over `count` windows of `tokens`.
 
-    The model's mode is put back as it was, so a training step may run before and after. Both calls belong in one thread.
+    The model's mode stays as it is, so a training step may run before and after. Make both calls in one thread.
     """
     estimate = make_estimate(model, backend)
     return lambda tokens, count: mean_loss(list(estimate(tokens, count)))
 
 
 def make_estimate(model: GPT, backend: Backend) -> Estimate:
-    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, one batch after the other;
-    `mean_loss` of them all is what `make_evaluate` gives.
+    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, batch by batch. Their
+    `mean_loss` is the result of `make_evaluate`.
 
-    The model's mode is put back as it was when the records end. All calls belong in one thread.
+    When the records end, the model's mode is what it was. Make all calls in one thread.
     """
     block_size = model.config.block_size
     losses = _make_losses(model, backend)
@@ -77,14 +76,14 @@ def mean_loss(batches: Sequence[SplitLoss]) -> float:
 
 
 def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
-    """Yield the loss of `tokens`, (N,), so far: the last record is that of all N - 1 tokens but the first.
+    """Yield the loss of `tokens`, (N,), up to some point. The last record covers all tokens but the first.
 
-    Each is predicted exactly once, from the tokens before it in its window. Windows of `block_size` follow each other
-    without overlap, and the last may be shorter. A token early in its window is predicted from little, as in nanoGPT's
-    estimate, so this is above what a window that slides along with every token would give.
+    Each token is predicted once, from the tokens before it in its window. Windows of `block_size` follow each other without
+    overlap; the last may be shorter. The first tokens of a window are predicted from little, as in nanoGPT's estimate. A
+    window that slides along with every token would give a lower loss.
 
-    The model's mode is put back as it was when the records end; until then its weights must stay as they are.
-    `tokens` may be an `np.memmap` larger than memory.
+    When the records end, the model's mode is what it was; until then its weights must not change. `tokens` may be an
+    `np.memmap` larger than memory.
     Raises `UserError` if there is no token to predict.
     """
     if len(tokens) < 2:
@@ -108,7 +107,7 @@ def _tokens_per_batch(vocab_size: int) -> int:
 
 
 def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], Iterator[SplitLoss]]:
-    """Return `losses(batches)`, which yields the loss of every batch, in their order."""
+    """Return `losses(batches)`, which yields the loss of each batch, in order."""
     this_machine = machine()
     this_machine.prepare(model)
     inference_copy = this_machine.inference_copy(model)
@@ -117,7 +116,7 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
         def loss(idx: mx.array, targets: mx.array) -> mx.array:
             return this_machine.token_losses(inference_copy, idx, targets)
 
-        # a function of its own: a compiled training step would go on with dropout
+        # not the training step, which was compiled with dropout
         return mx.compile(loss, inputs=inference_copy.state) if backend == "compiled" else loss
 
     streams = this_machine.streams()
@@ -135,8 +134,8 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
                 for (idx, targets), stream, loss in zip(together, streams, stream_losses):
                     with mx.stream(stream):
                         started.append(loss(mx.array(idx), mx.array(targets)))
-                mx.async_eval(started)  # together, or one stream would wait for the other
-                yield from map(_split_loss, unread)  # while the device is busy with what was started
+                mx.async_eval(started)  # all at once, or one stream would wait for the other
+                yield from map(_split_loss, unread)  # while the device works on what was started
                 unread = started
             yield from map(_split_loss, unread)
         finally:
@@ -146,5 +145,5 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
 
 
 def _split_loss(losses: mx.array) -> SplitLoss:
-    # added up in float64: MLX adds one float32 to the other, and over thousands of tokens that is off by 1e-5
+    # in float64: a sum of thousands of float32 numbers, one after the other, is off by 1e-5
     return SplitLoss(losses.size, float(np.array(losses).sum(dtype=np.float64)))

@@ -1,4 +1,4 @@
-"""Where files go, and how they are written so that nothing the user had is lost."""
+"""Files: where the cache is, and writing in which nothing that the user had is lost."""
 
 import fcntl
 import math
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
-"""What reading a damaged file may raise, and never more than a sentence may come of."""
+"""What reading a damaged file may raise."""
 
 
 def cache_dir() -> Path:
@@ -31,13 +31,13 @@ def cache_dir() -> Path:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that is held open: what is written here goes into it, wherever it is moved meanwhile."""
+    """An open folder. Files go into it even if it was moved meanwhile."""
 
-    path: Path  # where it was when it was opened
+    path: Path  # at the time it was opened
     descriptor: int
 
     def current_path(self) -> Path:
-        """Where the folder is now: `path`, or else an absolute path. Raises `UserError` if it was deleted."""
+        """Where the folder is now: `path`, or an absolute path if it was moved. Raises `UserError` if it was deleted."""
         own = os.fstat(self.descriptor)
         for path in (self.path, _path_of(self.descriptor)):
             with suppress(OSError):
@@ -50,10 +50,9 @@ class Folder:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[BinaryIO]:
-        """Yield a file to write to, aside; give it the name `name` once all of it is on disk.
+        """Yield a file to write to. Once all of it is on the disk it replaces the file `name`, whose rights it takes over.
 
-        If the body raises, or the machine stops, whatever had that name before is still there, whole. A new file has the
-        rights of the one that it replaces.
+        If the body raises, or the machine stops, the older file is still there, whole.
         """
         aside = f".{name}.{os.getpid()}.part"
         try:
@@ -70,12 +69,12 @@ class Folder:
             raise
 
     def write(self, name: str, text: str) -> None:
-        """Put `text`, as UTF-8, in the place of the file `name`."""
+        """Replace the file `name` by `text` in UTF-8."""
         with self.replacing(name) as file:
             file.write(text.encode())
 
     def holds(self, name: str) -> bool:
-        """Whether there is something called `name`, be it a link to nowhere."""
+        """Whether there is something called `name`, even a link to nowhere."""
         try:
             os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except FileNotFoundError:
@@ -83,7 +82,7 @@ class Folder:
         return True
 
     def sweep(self, *names: str) -> None:
-        """Remove what killed processes left aside of the files `names`; for who holds the lock, as others may be writing."""
+        """Remove the half-written files `names` of killed processes. Hold the lock: other processes may be writing."""
         left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
         for each in os.listdir(self.descriptor):
             if left.fullmatch(each):
@@ -95,7 +94,7 @@ class Folder:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Folder]:
-    """Hold the folder `path` open."""
+    """Open the folder `path` for the time of the body."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield Folder(path, descriptor)
@@ -105,8 +104,8 @@ def opened(path: Path) -> Iterator[Folder]:
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
-    """Hold the folder `path` open and keep other processes out of this for the same folder: wait for them, or raise
-    `UserError` if one is in it."""
+    """Open the folder `path` and lock it against other processes that call this. If one has the lock, wait for it or raise
+    `UserError`."""
     with opened(path) as folder:
         try:
             fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -117,7 +116,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write to, aside; give it the name `path` once all of it is on disk, as `Folder.replacing` does."""
+    """Yield a file to write to. Once all of it is on the disk it replaces the file `path`; see `Folder.replacing`."""
     with opened(path.parent) as folder, folder.replacing(path.name) as file:
         yield file
 
@@ -132,10 +131,10 @@ def check_name(path: Path, remedy: str) -> None:
 
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """Yield a folder to write files into, beside where `path` will be; rename it to `path` once all is on disk.
+    """Yield a folder to write files into. Once all of them are on the disk it is renamed to `path`.
 
-    If the body raises, or the machine stops, there is no `path`; what a killed process left beside it goes with the next
-    try. Raises `UserError` if `path` exists already, or if its name is one that MLX cannot write to.
+    If the body raises, or the machine stops, there is no `path`. The next call removes what a killed process left. Raises
+    `UserError` if `path` exists, or if MLX cannot write to a path of its name.
     """
     if os.path.lexists(path):
         raise UserError(f"{path} exists already, and nothing in it is overwritten", "choose another name")
@@ -143,7 +142,7 @@ def appearing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.part")
     for each in filter(lambda each: left.fullmatch(each.name), path.parent.iterdir()):
-        with suppress(UserError, OSError), locked(each):  # whoever still writes it holds the lock
+        with suppress(UserError, OSError), locked(each):  # a process that still writes it holds the lock
             shutil.rmtree(each)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir()
@@ -171,14 +170,14 @@ def check_measures(*values: Any) -> None:
 
 
 def _path_of(descriptor: int) -> Path:
-    """Where an open folder is now; nothing is there if it was deleted."""
+    """Where an open folder is now. If it was deleted, nothing is at that path."""
     if hasattr(fcntl, "F_GETPATH"):  # macOS
         return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def _sync(descriptor: int) -> None:
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync stops at the drive's own cache
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync does not reach beyond the cache of the drive
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:
         os.fsync(descriptor)

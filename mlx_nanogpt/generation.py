@@ -1,7 +1,7 @@
 """The GPT writes: a sampler picks a token from the logits, `generate` yields one token after another.
 
-While the text fits `block_size` each layer's keys and values are cached. Beyond it the last `block_size` tokens are read
-anew for every token, exactly as the lecture does: positions are absolute, so all of them shift and no cache can hold.
+While the text fits into `block_size`, each layer's keys and values are cached. Beyond that, every token is drawn from the
+last `block_size` tokens, all read again, as in the lecture: positions are absolute and shift, so a cache would be wrong.
 """
 
 import math
@@ -14,16 +14,16 @@ from .errors import UserError
 from .machine import machine
 from .model import GPT, LayerCache
 
-COLDEST = 1e-6  # a temperature below this would overflow float32; its draws are argmax
+COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
 
 Sampler = Callable[[mx.array, mx.array], mx.array]
 
 
 def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
-    """A function of logits (B, vocab_size) and a random key that picks token ids (B,).
+    """Return `sample(logits, key)`, which picks token ids (B,) from logits (B, vocab_size) with a random key.
 
-    `temperature` divides the logits, and 0 is argmax. Then `top_k` keeps the k likeliest tokens, and `top_p` the
-    fewest likeliest tokens whose probabilities add up to p (Holtzman et al. 2020, "nucleus sampling").
+    `temperature` divides the logits; 0 always picks the likeliest token. `top_k` then keeps the k likeliest tokens, and
+    `top_p` the fewest whose probabilities add up to p ("nucleus sampling", Holtzman et al. 2020).
     Raises `UserError` for a value out of range.
     """
     if not (math.isfinite(temperature) and temperature >= 0):
@@ -51,7 +51,7 @@ def generate(
 ) -> Iterator[int]:
     """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
 
-    The model is left in evaluation mode, and its weights must stay as they are until the last token.
+    The model stays in evaluation mode. Its weights must not change before the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
     if not 0 <= seed < 2**64:
@@ -65,7 +65,7 @@ def generate(
     drawn = _draw(inference_copy, list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler())
     tokens = _as_numbers(drawn)
     while True:
-        with while_computing():  # not beyond the yield: what the caller does then is its own
+        with while_computing():  # not across the yield: the caller needs its cores then
             token = next(tokens, None)
         if token is None:
             return
@@ -73,7 +73,7 @@ def generate(
 
 
 def _as_numbers(drawn: Iterator[mx.array]) -> Iterator[int]:
-    """The tokens as numbers, each read when the next has been started."""
+    """The tokens as numbers. Each is read after the next one was started, so that the device is never idle."""
     waiting = None
     for token in drawn:
         if waiting is not None:
@@ -84,7 +84,7 @@ def _as_numbers(drawn: Iterator[mx.array]) -> Iterator[int]:
 
 
 def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
-    """The tokens as arrays (1,). The device still works on one when it is yielded."""
+    """The tokens as arrays (1,), yielded while the device still works on them."""
     block_size = model.config.block_size
     cache = [LayerCache(model.config) for _ in model.h]
     cache_state = [layer.state for layer in cache]
@@ -122,6 +122,6 @@ def _keep_top_k(logits: mx.array, k: int) -> mx.array:
 def _keep_top_p(logits: mx.array, p: float) -> mx.array:
     falling = mx.sort(logits, axis=-1)[..., ::-1]  # (B, vocab_size)
     probabilities = mx.softmax(falling, axis=-1)
-    kept = mx.cumsum(probabilities, axis=-1) - probabilities < p  # a token is needed if those before it fall short of p
+    kept = mx.cumsum(probabilities, axis=-1) - probabilities < p  # keep a token if the ones before it do not reach p
     least = mx.where(kept, falling, math.inf).min(axis=-1, keepdims=True)  # (B, 1)
     return mx.where(logits < least, -math.inf, logits)

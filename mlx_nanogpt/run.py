@@ -1,4 +1,4 @@
-"""A run directory: everything that a training run is, so that it can be looked at, continued and sampled from.
+"""A run directory: all that a training run needs to be looked at, continued and sampled from.
 
     config.json             the model's and the training's configuration, the corpus, the versions
     tokenizer.json          the characters, or the byte pairs
@@ -6,11 +6,11 @@
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
 
-A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it; a line that a
-crash left without its checkpoint is dropped when the run goes on.
+A checkpoint is one file, so it is replaced as a whole or not at all. The history is written first. If a crash comes in
+between, the history has one line too many, and the next process drops it.
 
-Damage does not go unsaid: config.json has a checksum of itself and of tokenizer.json, the two files of weights have
-checksums of all that is in them, and a checkpoint has that of the history.
+Damage is noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
+its content, and a checkpoint holds one of the history.
 """
 
 import hashlib
@@ -50,23 +50,23 @@ from .text.dataset import Dataset
 from .text.identity import CorpusIdentity
 from .text.tokenizer import Tokenizer, tokenizer_from_json
 
-RUNS = Path("runs")  # where runs live unless they are given a directory of their own
+RUNS = Path("runs")  # where runs are, unless `run_dir` says otherwise
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
-MAY_CHANGE = ("num_iter", "patience")  # of the training of a run
+MAY_CHANGE = ("num_iter", "patience")  # of the settings of a run that exists
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory that exists, and what it says of itself."""
+    """A run directory that exists, and what its files say."""
 
     path: Path
     gpt_config: GPTConfig
     train_config: TrainConfig
     corpus: CorpusIdentity
     tokenizer: Tokenizer
-    init_from: str | None = None  # what the weights started from, if not from random numbers
+    init_from: str | None = None  # the model that the weights came from; None: random numbers
 
     @property
     def checkpoint(self) -> Path:
@@ -74,10 +74,10 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator["Writer"]:
-        """The right to change the run's files, which one process has at a time.
+        """The right to change the run's files. One process has it at a time.
 
-        What a killed process left aside is removed. Raises `UserError` if another process has the right, or if the
-        directory is gone, damaged or another run's by now.
+        Half-written files of killed processes are removed. Raises `UserError` if another process has the right, or if the
+        directory is gone, is damaged, or holds another run by now.
         """
         with ExitStack() as until_unlocked:
             with explaining_damage(self.path):
@@ -89,14 +89,14 @@ class Run:
             yield Writer(self, folder)
 
     def position(self, best: bool = False) -> Position:
-        """How far the checkpoint is, or how far the best weights were; the beginning if there are none. Raises `UserError`
-        if the file is damaged."""
+        """How far the checkpoint is, or the best weights; the beginning if there is no such file. Raises `UserError` if the
+        file is damaged."""
         return self._contents(best).position
 
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
-        """Put the checkpoint's weights, optimizer state and random state in their places; return how far it is.
+        """Load the checkpoint into `model`, `optimizer` and MLX's random state; return how far it is.
 
-        Without a checkpoint nothing changes. A compiled function captures arrays when it is built: restore first.
+        Without a checkpoint nothing changes. Call this before you build a compiled step, which captures the arrays.
         Raises `UserError` if the file is damaged or of another shape, or missing in a run that was to start from weights.
         """
         if not self.checkpoint.exists():
@@ -116,8 +116,8 @@ class Run:
         return contents.position
 
     def load_model(self, best: bool = False) -> GPT:
-        """The trained model: as it is now, or as it was at the lowest validation loss. Raises `UserError` if there is no
-        such checkpoint yet, or if it is damaged."""
+        """The trained model with its newest weights, or with those of the lowest validation loss. Raises `UserError` if there
+        are none yet, or if the file is damaged."""
         file = self._weights(best)
         if not file.exists():
             missing = "no best weights" if best else "no checkpoint"
@@ -130,8 +130,7 @@ class Run:
         return model
 
     def history(self) -> list[Evaluation]:
-        """The evaluations up to the checkpoint, the oldest first. Raises `UserError` if they are not those that the
-        checkpoint counts, or if a line is damaged."""
+        """The evaluations up to the checkpoint, oldest first. Raises `UserError` if lines are missing or damaged."""
         file, contents = self.path / HISTORY, self._contents()
         with explaining_damage(file):
             lines = _read_text(file).splitlines(keepends=True) if file.exists() else []
@@ -146,12 +145,12 @@ class Run:
         return evaluations[: contents.evaluations]
 
     def versions(self) -> dict[str, str]:
-        """Which versions of the packages made the run, or extended it. Raises `UserError` if its files are damaged."""
+        """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
         with explaining_damage(self.path):
             return dict(_read_config(self.path)["versions"])
 
     def extended(self, **changes) -> "Run":
-        """The same run with other values of some of `MAY_CHANGE`, which `train` writes down."""
+        """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json."""
         return replace(self, train_config=replace(self.train_config, **changes))
 
     def _weights(self, best: bool) -> Path:
@@ -177,7 +176,7 @@ class Run:
 
 
 class Writer:
-    """The one process that may change a run's files. They go into the run's directory, wherever that is by then."""
+    """What writes a run's files. They go into the run's directory, even if it was moved meanwhile."""
 
     def __init__(self, run: Run, folder: Folder):
         self.run, self.folder = run, folder
@@ -188,22 +187,21 @@ class Writer:
         return self.folder.current_path()
 
     def write_config(self) -> None:
-        """Write down the run's configuration, and the versions that are in use now. Raises `UserError` if that cannot be
-        done."""
+        """Write config.json, with the versions in use now. Raises `UserError` if that fails."""
         config = self.run._config()
         with _explaining_write(self.run.path):
             self.folder.write(CONFIG, json.dumps(config | {CHECKSUM: _seal(config)}, indent=2) + "\n")
 
     def write_tokenizer(self) -> None:
-        """Write down the run's tokenizer. Raises `UserError` if that cannot be done."""
+        """Write tokenizer.json. Raises `UserError` if that fails."""
         with _explaining_write(self.run.path):
             self.folder.write(TOKENIZER, self.run.tokenizer.to_json())
 
     def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
-        """Write a checkpoint in the place of the older one. If the position is that of the newest evaluation, the history
-        is written before it, and, if none had a lower validation loss, the weights as the best ones.
+        """Replace the checkpoint. At an evaluation, the last one of `history`, write the history first, and the weights as
+        the best ones too if its validation loss is the lowest.
 
-        Raises `UserError` if that cannot be done; the older checkpoint is then still there.
+        Raises `UserError` if that fails; the older checkpoint is then untouched.
         """
         trees = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
         parts = {part: dict(tree_flatten({part: tree})) for part, tree in trees.items()}
@@ -230,7 +228,7 @@ class Writer:
 
 
 def since_best(history: Sequence[Evaluation]) -> int:
-    """How many evaluations followed the one with the lowest validation loss, in a history that is not empty."""
+    """The number of evaluations after the one with the lowest validation loss; `history` is not empty."""
     losses = [each.valid_loss for each in history]
     return len(losses) - 1 - losses.index(min(losses))
 
@@ -242,10 +240,10 @@ def create_run(
     run_dir: Path | None = None,
     init_from: str | None = None,
 ) -> Run:
-    """Make a run directory: `run_dir`, or else the next number in `runs/`. Never touches one that has a run in it.
+    """Make the directory of a new run: `run_dir`, or the next number in `runs/`. A run that is there is never touched.
 
-    `init_from` names what its weights will start from; `start_from` puts them there. Raises `UserError` if `run_dir` holds
-    a run or cannot be written.
+    `init_from` names the model that the weights will come from; `start_from` puts them there. Raises `UserError` if
+    `run_dir` holds a run or cannot be written.
     """
     with _explaining_write(run_dir or RUNS):
         path = _next_numbered() if run_dir is None else _made(run_dir)
@@ -255,7 +253,7 @@ def create_run(
             folder.sweep(*FILES)
             writer = Writer(run, folder)
             writer.write_config()
-            writer.write_tokenizer()  # last: without it the run is unfinished, and may be made again
+            writer.write_tokenizer()  # last: a run without it was never finished, and may be made again
     return run
 
 
@@ -305,8 +303,7 @@ def _made(path: Path) -> Path:
 
 
 def _check_free(folder: Folder) -> None:
-    """Raise `UserError` if `folder` holds a run or parts of something else; a run that was stopped while it was made is
-    none yet."""
+    """Raise `UserError` if `folder` holds a run or files of something else. A run whose creation was stopped is none."""
     path, taken = folder.path, [name for name in FILES if folder.holds(name)]
     if CONFIG in taken and not _unfinished(path, taken):
         raise UserError(
@@ -317,7 +314,7 @@ def _check_free(folder: Folder) -> None:
 
 
 def _unfinished(path: Path, taken: Sequence[str]) -> bool:
-    """Whether `path`, where the files `taken` are, holds what a stopped `create_run` or `start_from` leaves."""
+    """Whether the files `taken` in `path` are what a stopped `create_run` or `start_from` leaves."""
     if not {HISTORY, CHECKPOINT, BEST}.isdisjoint(taken):
         return False
     try:
@@ -336,7 +333,7 @@ def _explaining_write(path: Path) -> Iterator[None]:
 
 
 def _read_config(path: Path) -> dict:
-    """What config.json says, without its checksum."""
+    """The content of config.json, without its checksum."""
     config = json.loads(_read_text(path / CONFIG))
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
@@ -344,7 +341,7 @@ def _read_config(path: Path) -> dict:
 
 
 def _lasting(config: dict) -> dict:
-    """What `config` says of a run that never changes."""
+    """The part of `config` that never changes."""
     train = {name: value for name, value in config["train"].items() if name not in MAY_CHANGE}
     return config | {"train": train, "versions": None}
 

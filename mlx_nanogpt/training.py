@@ -1,6 +1,6 @@
 """Training: the compiled step, and `train()`, which moves a run forward and yields what happens as records.
 
-`train` owns no screen: a progress bar, a log file, a benchmark and a test are readers of the same stream.
+`train` prints nothing: a progress bar, a log file, a benchmark and a test all read the same records.
 """
 
 import math
@@ -28,7 +28,7 @@ from .run import Evaluation, Position, Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
 
-REPORT_INTERVAL = 10  # steps between two looks at the loss
+REPORT_INTERVAL = 10  # steps between two records of the progress
 REPORT_SECONDS = 0.25  # at least, between two records of an evaluation
 
 Step = Callable[[mx.array, mx.array], mx.array]
@@ -36,7 +36,7 @@ Step = Callable[[mx.array, mx.array], mx.array]
 
 @dataclass(frozen=True)
 class Progress:
-    """Steps done; the loss of the newest of them that is known; seconds of training since the last evaluation."""
+    """Steps done, the newest loss that is known, and seconds of training since the last evaluation."""
 
     iteration: int
     loss: float
@@ -45,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evaluating:
-    """An evaluation is under way: `windows` of its `total` are done, of both splits together. At its beginning it is 0."""
+    """An evaluation is under way: `windows` of `total` are done, both splits together. The first record has 0."""
 
     iteration: int
     windows: int
@@ -61,7 +61,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model writes by now: the ids of the tokens, drawn one after the other from an empty prompt."""
+    """What the model writes at this point: token ids, drawn from an empty prompt."""
 
     iteration: int
     tokens: tuple[int, ...]
@@ -69,8 +69,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Done:
-    """The end: all iterations are done, or the caller asked to stop, or the validation loss fell no more. `path` is where
-    the run is by then: its directory may be moved while it trains."""
+    """The training ended: all iterations are done, or the caller stopped it, or the validation loss fell no more. `path` is
+    where the run is now: its directory may have been moved."""
 
     iteration: int
     end: Literal["finished", "interrupted", "impatient"]
@@ -87,8 +87,8 @@ class Diverged(UserError):
 def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training.
 
-    The memory is what is needed at least: weights, gradients and Adam's two moments, and for every token of a batch
-    what the backward pass reads again; a fused attention does not keep its scores.
+    A training needs at least this memory: weights, gradients, Adam's two moments, and for every token of a batch what the
+    backward pass reads again. A fused attention keeps no scores.
     """
     check_splits(data, gpt.block_size)
     scores = 0 if machine().fuses_attention(gpt.head_size) else 2 * gpt.n_head * gpt.block_size
@@ -107,10 +107,10 @@ def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
 
 
 def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> Step:
-    """Return `step(idx, targets)`: one update of the model from all of a step's windows, both (A * B, T) for A batches
-    whose gradients are accumulated; their mean loss, not yet computed.
+    """Return `step(idx, targets)`, which updates the model once and returns the mean loss, not yet computed. Both arguments
+    are (A * B, T), for A batches whose gradients are accumulated.
 
-    The optimizer must be initialised: a state that grows at the first call is traced twice. Evaluate `model.state`,
+    Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
     """
     this_machine = machine()
@@ -129,14 +129,14 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
 
     if config.backend == "eager":
         return step
-    # the random state belongs to it: without, dropout would draw the same mask at every step
+    # without the random state, dropout would draw the same mask at every step
     state = [model.state, optimizer.state, mx.random.state]
     return partial(mx.compile, inputs=state, outputs=state)(step)
 
 
 def in_bfloat16(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """The same loss, computed with copies of the model's float32 weights that are rounded to bfloat16. Gradients and
-    updates are those of the float32 weights."""
+    """`loss_fn` computed with copies of the weights that are rounded to bfloat16. Gradients and updates are those of the
+    float32 weights."""
 
     def loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
         master = model.parameters()
@@ -158,7 +158,7 @@ def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
         first, *rest = zip(mx.split(idx, steps), mx.split(targets, steps))
         total, sums = loss_and_grad(model, *first)
         for part in rest:
-            # it waits for the part before: the activations of one are in memory at a time
+            # each part waits for the one before, so that memory holds the activations of one
             waiting = mx.depends(list(part), [each for _, each in tree_flatten(sums)])
             loss, grads = loss_and_grad(model, *waiting)
             total, sums = total + loss, tree_map(mx.add, sums, grads)
@@ -168,7 +168,7 @@ def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
 
 
 def start_from(run: Run, model: GPT) -> None:
-    """Let `run`, which is new, start from the weights of `model`: they become its checkpoint of iteration 0.
+    """Save the weights of `model` as the checkpoint of iteration 0 of `run`, which is new.
 
     Seeds MLX's global random state. Raises `UserError` if the file cannot be written.
     """
@@ -182,22 +182,23 @@ def start_from(run: Run, model: GPT) -> None:
 def train(
     run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0
 ) -> Iterator[Event]:
-    """Move `run` from where its checkpoint is (or the beginning) to its last iteration; yield what happens.
+    """Train `run` from its checkpoint (or from the beginning) to its last iteration; yield what happens.
 
-    Every `eval_interval` iterations and at the end both splits of `data` are evaluated and a checkpoint is written; with
-    a `patience` that may be the end. Where it goes on, a sample of `sample_tokens` tokens follows, if that is not 0; samples
-    change nothing of the run. `should_stop` is asked before every step; once it says yes, a checkpoint is written and the
-    stream ends with `Done`. Seeds MLX's global random state. Raises `UserError` if the text does not fit or a file cannot be
-    written or another process trains the same run, `Diverged` if the loss is not finite.
+    Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated and a checkpoint is written. Between
+    two intervals the model writes a sample of `sample_tokens` tokens, if that is not 0; samples do not change the run.
+    `should_stop` is called before every step. When it returns true, a checkpoint is written and the stream ends with `Done`.
+
+    Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, or if another
+    process trains the run; `Diverged` if the loss is not finite.
     """
     check_fits(run.gpt_config, run.train_config, data)
     with run.locked() as writer:
-        writer.write_config()  # with what `extended` changed, and the versions that go on with it
+        writer.write_config()  # with the changes of `extended`, and the versions in use now
         training = Training(run, writer, data)
         while not training.is_over():
             yield from training.steps(should_stop)
             if should_stop():
-                training.check_weights()  # the loss told nothing of the last update yet
+                training.check_weights()  # no loss has shown the last update yet
                 yield training.save()
                 yield Done(training.iteration, "interrupted", writer.path)
                 return
@@ -215,7 +216,7 @@ def train(
 
 
 class Training:
-    """A training under way: the model and its optimizer, how far they are, and what was found out. Seeds MLX's global random
+    """A training under way: the model, the optimizer, how far they are, and the losses so far. Seeds MLX's global random
     state."""
 
     def __init__(self, run: Run, writer: Writer, data: Dataset):
@@ -231,8 +232,8 @@ class Training:
         self.estimate = make_estimate(self.model, self.config.backend)
         self.state = [self.model.state, self.optimizer.state, mx.random.state]
         mx.eval(self.state)
-        self.loss = math.nan  # the newest that the host has looked at
-        self.unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that it has not
+        self.loss = math.nan  # the newest one that the host has read
+        self.unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that the host has not read
 
     @property
     def evaluated(self) -> int:
@@ -240,12 +241,12 @@ class Training:
         return self.history[-1].iteration if self.history else 0
 
     def is_over(self) -> bool:
-        """Whether all iterations are done and evaluated, or patience is at its end."""
+        """Whether all iterations are done and evaluated, or no better loss came for `patience` evaluations."""
         without_better = since_best(self.history) if self.history else 0
         return self.evaluated >= self.config.num_iter or 0 < self.config.patience <= without_better
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
-        """Train up to the next evaluation, or until `should_stop` says yes."""
+        """Train up to the next evaluation, or until `should_stop` returns true."""
         config, block_size = self.config, self.run.gpt_config.block_size
         target = min(config.num_iter, (self.evaluated // config.eval_interval + 1) * config.eval_interval)
         count = config.batch_size * config.gradient_accumulation_steps
@@ -257,7 +258,7 @@ class Training:
             self.iteration += 1
             self.unread.append((self.iteration, loss))
             if self.iteration % REPORT_INTERVAL == 0:
-                # the newest step stays unread, if it may: the device is busy with it while the host reports
+                # one loss stays unread where possible: the device works on that step while the host reports
                 self._read_losses(leave=0 if math.isnan(self.loss) else 1)
                 yield Progress(self.iteration, self.loss, time.perf_counter() - started)
         self._read_losses(leave=0)
@@ -265,7 +266,7 @@ class Training:
         self.train_seconds = time.perf_counter() - started
 
     def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
-        """Estimate the losses of both splits, telling how far that is; they become the newest line of the history."""
+        """Estimate the losses of both splits, and add them to the history."""
         config, block_size = self.config, self.run.gpt_config.block_size
         count = config.eval_iters * config.batch_size  # windows of each split
         windows, losses = 0, []
@@ -301,13 +302,13 @@ class Training:
         return evaluation
 
     def save(self) -> Saved:
-        """Write a checkpoint, and what belongs to it."""
+        """Write a checkpoint, and at an evaluation the history and the best weights."""
         self.saved = Position(self.iteration, self.train_seconds)
         self.writer.save(self.model, self.optimizer, self.saved, self.history)
         return Saved(self.iteration)
 
     def sample(self, count: int) -> Sample:
-        """`count` tokens that the model writes from an empty prompt, by random numbers of their own."""
+        """Let the model write `count` tokens from an empty prompt. MLX's global random state stays as it is."""
         tokens = tuple(generate(self.model, [self.run.tokenizer.start_token], count, self.config.seed))
         self.model.train()
         return Sample(self.iteration, tokens)
@@ -318,7 +319,7 @@ class Training:
             raise self._diverged(self.iteration)
 
     def _read_losses(self, leave: int) -> None:
-        """Wait for all unread losses but the newest `leave`."""
+        """Read all unread losses but the newest `leave`."""
         while len(self.unread) > leave:
             iteration, loss = self.unread.popleft()
             self.loss = loss.item()
