@@ -73,7 +73,7 @@ class Done:
     the run is by then: its directory may be moved while it trains."""
 
     iteration: int
-    end: Literal["finished", "interrupted", "impatient"]
+    end: Literal["finished", "interrupted", "out of patience"]
     path: Path
 
 
@@ -250,7 +250,7 @@ def train(
                 yield training.sample(sample_tokens)
         yield Done(
             training.iteration,
-            "impatient" if training.iteration < run.train_config.num_iter else "finished",
+            "out of patience" if training.iteration < run.train_config.num_iter else "finished",
             writer.path,
         )
 

@@ -40,8 +40,8 @@ from mlx_nanogpt.config import Preset
 from mlx_nanogpt.config_file import KEYS, read_config_file, write_config_file
 from mlx_nanogpt.text.baselines import bigram, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt_cli.app import app
-from mlx_nanogpt_cli.screen import describe_run
-from mlx_nanogpt_cli.train import _short
+from mlx_nanogpt_cli.describe import describe_run
+from mlx_nanogpt_cli.training_display import short_sample
 from rich.console import Console
 
 HOST = NOBODY.split("/")[2]
@@ -177,7 +177,7 @@ def trained_run_of(iterations: int) -> gpt.GPT:
 
 def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    line = _short(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
+    line = short_sample(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
     assert line.plain == " " * 11 + "To be / \\u0009or \\u001B[31mn\u2026"
 
 
@@ -853,7 +853,7 @@ def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
         f"─ {panel} ─" in result.out
         for panel in ("Text", "Model", "Training", "Optimizer", "Evaluation", "Machine", "Run")
     )
-    assert re.search(r"--num-iter .*Steps, .*\[default: 5000\]", result.out)
+    assert re.search(r"--num-iter +<steps> +How often the weights are updated\. .*\[default: 5000\]", result.out)
     assert re.search(r"(?s)--data .*\[default: tinyshakespeare\]", result.out)  # on the lines below
 
 

@@ -14,7 +14,7 @@ from mlx_nanogpt import TrainConfig, open_run, open_token_folder
 from conftest import TEXT, TINY, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
 from mlx_nanogpt.text.baselines import bigram
 from mlx_nanogpt.text.corpus import CorpusIdentity
-from mlx_nanogpt_cli.screen import describe_data
+from mlx_nanogpt_cli.describe import describe_data
 from test_cli import command_after, is_a_sentence, recorded, rows
 
 TINY = TINY[:-1]  # without --data
