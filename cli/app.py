@@ -1,5 +1,5 @@
-"""The commands of `mlx-gpt`, one file each, and what becomes of their errors. They read the library's defaults and render
-its records."""
+"""The commands of `mlx-gpt`, one file each, and how their errors are told. They read the library's defaults and show its
+results."""
 
 import sys
 from contextlib import suppress
@@ -14,12 +14,13 @@ from rich.text import Text
 
 from .bench import bench
 from .config import config
+from .consoles import errors
 from .eval import evaluate
 from .export import export
 from .generate import generate
 from .prepare import prepare
 from .presets import presets
-from .screen import errors
+from .setting_options import with_options
 from .train import train
 
 app = typer.Typer(
@@ -52,22 +53,22 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and stop.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """What comes before a command; the callback has done it already."""
+    """The options before a command; the callback of --version has done its work already."""
 
 
 def run() -> None:
-    """Run the program; a problem that the user can put right is a sentence on standard error and exit status 1."""
+    """Run the program. A problem that the user can mend becomes a sentence on standard error, and exit status 1."""
     try:
         try:
             app()
         finally:
-            sys.stdout.flush()  # here, where a failure is told
+            sys.stdout.flush()  # here, so that a failure is told below
     except UserError as error:
-        _fail(str(error))
-    except BrokenPipeError:  # the reader has what it wanted
+        _fail(with_options(str(error)))
+    except BrokenPipeError:  # the reader has what it wants
         sys.exit(1)
     except OSError as error:
         _fail(

@@ -1,4 +1,4 @@
-"""`mlx-gpt bench`: NanoLux's table on this machine, and what explains it."""
+"""`mlx-gpt bench`: NanoLux's table measured on this machine, and the measurements that explain it."""
 
 import json
 import os
@@ -16,41 +16,31 @@ from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .screen import (
-    NAME,
-    PATH,
-    DeviceOption,
-    console,
-    corpus_note,
-    describe_device,
-    header,
-    load_corpus,
-    nanolux_table,
-    progress,
-    use_device,
-    versions,
-)
+from .consoles import console, header, progress
+from .describe import describe_device, versions
+from .options import NAME, PATH, DeviceOption, use_device
+from .tables import corpus_notes, nanolux_table
+from .texts import load_corpus
 
 
 def bench(
     ctx: typer.Context,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Time a sample, about a minute, and extrapolate; no losses.")
+        bool, typer.Option("--quick", help="Measure a sample, in about a minute, and extrapolate from it; no losses.")
     ] = False,
-    data: Annotated[
-        str, typer.Option(help="The text to train on: one of those that mlx-gpt train takes.", **NAME)
-    ] = TINYSHAKESPEARE,
+    data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.", **NAME)] = TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write everything measured here.", show_default="not written", **PATH)
+        Path | None,
+        typer.Option("--json", help="Write all measurements to this file.", show_default="not written", **PATH),
     ] = None,
 ) -> None:
-    """Measure this machine by NanoLux's protocol, on both backends, beside its published table.
+    """Measure this machine as NanoLux did, with both backends, and show the published table beside it.
 
-    5,000 iterations of its default settings, each 500 followed by an evaluation of 1,000 batches of each split.
+    A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
-    if json_file is not None:  # now, and not after half an hour of measuring
+    if json_file is not None:  # before the measurement, which takes half an hour
         _check_replaceable(json_file)
     corpus = load_corpus([data], explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
@@ -64,9 +54,9 @@ def bench(
 
 def _check_replaceable(file: Path) -> None:
     if os.path.lexists(file) and not file.is_file():
-        raise UserError(f"{file} is a folder or a device, not a file; choose another --json")
+        raise UserError(f"{file} is a folder or a device, not a file", "choose another `json`")
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise UserError(f"{file} cannot be written (there is no such folder, or no right to); choose another --json")
+        raise UserError(f"{file} cannot be written (there is no such folder, or no right to)", "choose another `json`")
 
 
 def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
@@ -90,26 +80,14 @@ def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
 def _show(result: BenchResult) -> None:
     console.print()
     console.print(nanolux_table({each.backend: each.metrics for each in result.backends}, result.corpus))
-    protocol = result.train
-    if any(each.extrapolated for each in result.backends):
-        console.print(
-            f"Extrapolated from the sample below: an epoch is {protocol.eval_interval} median steps (the first with "
-            f"compilation), an estimate {2 * protocol.eval_iters * protocol.batch_size:,} median windows, the total "
-            f"{protocol.num_iter // protocol.eval_interval} of each. Losses take the whole benchmark, without --quick."
-        )
-    for note in corpus_note(result.corpus):
+    _print_extrapolation(result)
+    for note in corpus_notes(result.corpus):
         console.print(note)
-    table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
-    table.add_column("Measurement", no_wrap=True)
-    for each in result.backends:
-        table.add_column(each.backend, justify="right")
-    for label, show in ROWS.items():
-        table.add_row(label, *map(show, result.backends))
-    console.print(table)
+    console.print(_explanation(result))
     console.print(
-        f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_spread(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
-        f"Generation, text within the context: {_spread(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
-        f"Generation, text beyond it: {_spread(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
+        f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_rounds(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
+        f"Generation, text within the context: {_rounds(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
+        f"Generation, text beyond it: {_rounds(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
     )
     if unsteady := result.unsteady():
         console.print(
@@ -119,16 +97,38 @@ def _show(result: BenchResult) -> None:
         )
 
 
-def _spread(spread: Rounds, factor: float, form: str) -> str:
-    median, least, most = (format(value * factor, form) for value in (spread.median, spread.min, spread.max))
+def _print_extrapolation(result: BenchResult) -> None:
+    protocol = result.train
+    if any(each.extrapolated for each in result.backends):
+        console.print(
+            f"Extrapolated from the sample below: an epoch is {protocol.eval_interval} median steps (the first with "
+            f"compilation), an estimate {2 * protocol.eval_iters * protocol.batch_size:,} median windows, the total "
+            f"{protocol.num_iter // protocol.eval_interval} of each. Losses take the whole benchmark, without --quick."
+        )
+
+
+def _explanation(result: BenchResult) -> Table:
+    """What a step costs, and where the time goes: a column for each backend."""
+    table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
+    table.add_column("Measurement", no_wrap=True)
+    for each in result.backends:
+        table.add_column(each.backend, justify="right")
+    for label, show in ROWS.items():
+        table.add_row(label, *map(show, result.backends))
+    return table
+
+
+def _rounds(rounds: Rounds, factor: float, form: str) -> str:
+    """The median of `rounds`, and the smallest and largest, each times `factor`."""
+    median, least, most = (format(value * factor, form) for value in (rounds.median, rounds.min, rounds.max))
     return f"{median} ({least} to {most})"
 
 
 ROWS = {
-    "Training step, ms": lambda each: _spread(each.step_seconds, 1e3, ".2f"),
+    "Training step, ms": lambda each: _rounds(each.step_seconds, 1e3, ".2f"),
     "Tokens/s, steady": lambda each: f"{each.tokens_per_second:,.0f}",
     "Compilation, s": lambda each: f"{each.compile_seconds:.2f}",
-    "Evaluation, ms per window": lambda each: _spread(each.evaluation_seconds_per_window, 1e3, ".3f"),
+    "Evaluation, ms per window": lambda each: _rounds(each.evaluation_seconds_per_window, 1e3, ".3f"),
     "Share of the matrix rate": lambda each: f"{each.matrix_share:.0%}",
     "Operations in a step's graph": lambda each: f"{each.operations} (and {each.views} views)",
     "Host building a step's graph": lambda each: f"{each.host_seconds / each.step_seconds.median:.1%} of a step",

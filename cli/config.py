@@ -1,4 +1,4 @@
-"""`mlx-gpt config`: all settings of a run or of a preset as a TOML file on standard output, which carries nothing else."""
+"""`mlx-gpt config`: all settings of a run or a preset as a TOML file. Standard output carries nothing else."""
 
 import sys
 from dataclasses import asdict
@@ -8,14 +8,19 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.config_file import preset_settings, write_config_file
+from mlx_nanogpt.sources import chosen_run
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
-from .screen import RunOption, check_output, chosen_run, describe_packages, versions
+from .consoles import check_output
+from .describe import describe_packages, versions
+from .options import RunOption
 
 
 def config(
     run: RunOption = None,
-    preset: Annotated[str | None, typer.Option(help="A preset to tell of instead: mlx-gpt presets lists them.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Print this preset and no run: mlx-gpt presets lists them.")
+    ] = None,
 ) -> None:
     """Print all settings of a run as TOML, to repeat it or to start from: mlx-gpt train --config FILE.
 
@@ -23,7 +28,7 @@ def config(
     """
     check_output()
     if run and preset:
-        raise UserError("--run and --preset exclude each other; leave out one of them")
+        raise UserError("`run` and `preset` exclude each other", "leave out one of them")
     if preset:
         settings = preset_settings(preset)
         shape, train = gpt.configurations(settings)

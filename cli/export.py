@@ -1,4 +1,4 @@
-"""`mlx-gpt export`: a run as a GPT-2, for transformers, for mlx_lm and for `--init-from`."""
+"""`mlx-gpt export`: write a run as a GPT-2, which transformers, mlx_lm and `--init-from` read."""
 
 import shlex
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt.sources import chosen_run
 
-from .screen import PATH, BestOption, RunOption, chosen_run, console
+from .consoles import console
+from .options import PATH, BestOption, RunOption
 
 
 def export(
@@ -17,7 +19,7 @@ def export(
 ) -> None:
     """Write a run as a folder that transformers and mlx_lm open as a GPT-2.
 
-    That takes a model trained with --tied --activation gelu.
+    The model must have been trained with --tied --activation gelu.
     """
     source = chosen_run(run)
     gpt.export_gpt2(source, out, best)

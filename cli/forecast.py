@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig
 
-from .screen import tokens_per_step
+from .describe import tokens_per_step
 
 FORWARD = 0.3  # what a token costs an evaluation, as a share of what it costs a step; measured on a CPU
 

@@ -1,4 +1,4 @@
-"""`mlx-gpt generate`: a run writes. Standard output carries the text alone; everything else goes to standard error."""
+"""`mlx-gpt generate`: a run writes text. Standard output carries the text alone; all else goes to standard error."""
 
 import sys
 import time
@@ -6,17 +6,20 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt.config import SETTINGS
+from mlx_nanogpt.sources import chosen_model
 
-from .screen import (
-    BestOption,
-    DeviceOption,
-    InitFromOption,
-    RunOption,
-    check_output,
-    chosen_model,
-    describe_weights,
-    errors,
-    use_device,
+from .consoles import check_output, errors
+from .describe import describe_weights
+from .options import BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from .setting_options import setting_option
+
+# The setting of a training, for the random draws of a text; here typer checks it.
+SEED = setting_option(
+    SETTINGS["seed"],
+    help="Of the random draws: the same seed writes the same text.",
+    rich_help_panel=None,
+    min=SETTINGS["seed"].metadata["setting"].least,
 )
 
 
@@ -25,9 +28,7 @@ def generate(
     run: RunOption = None,
     best: BestOption = False,
     init_from: InitFromOption = None,
-    prompt: Annotated[
-        str, typer.Option(help="The text to go on from; its characters must be among those trained on.")
-    ] = "",
+    prompt: Annotated[str, typer.Option(help="The text to continue; the model must know its characters.")] = "",
     temperature: Annotated[float, typer.Option(help="Higher is bolder; 0 always takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", show_default="all")] = None,
     top_p: Annotated[
@@ -35,14 +36,12 @@ def generate(
         typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all"),
     ] = None,
     num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
-    seed: Annotated[
-        int, typer.Option(help="Of the random draws: the same seed writes the same text.", min=0)
-    ] = gpt.TrainConfig.seed,
+    seed: Annotated[int, SEED] = gpt.TrainConfig.seed,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write text with a trained run, printing it as it is drawn.
+    """Write text with a trained run, and print each token as it is drawn.
 
-    Beyond the model's context every token is drawn from the last --block-size tokens, as in the lecture.
+    A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture.
     """
     check_output()
     use_device(device)

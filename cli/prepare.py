@@ -8,32 +8,27 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import TrainConfig
+from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.prepare import TokensRead, TokensWritten
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .screen import (
-    NAME,
-    PATH,
-    TEXTS,
-    TokenizerOption,
-    TrainFractionOption,
-    console,
-    describe_files,
-    named_tokenizer,
-    progress,
-)
+from .consoles import console, progress
+from .describe import describe_files
+from .options import NAME, PATH, TEXTS, TokenizerOption
+from .setting_options import setting_option
+from .texts import named_tokenizer
 
 
 def prepare(
     out: Annotated[Path, typer.Option(help="The folder to write train.bin, val.bin and meta.json into.", **PATH)],
     data: Annotated[list[str], typer.Option(help=TEXTS, **NAME)] = [TINYSHAKESPEARE],
-    train_fraction: TrainFractionOption = TrainConfig.train_fraction,
+    train_fraction: Annotated[float, setting_option(SETTINGS["train_fraction"])] = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
 ) -> None:
-    """Tokenize a text, however large, into nanoGPT's format, so that mlx-gpt train reads it from the disk.
+    """Turn a text of any size into tokens in nanoGPT's format; mlx-gpt train then reads them from the disk.
 
-    The text is read twice, in pieces. Training on the folder is training on the text with the same --train-fraction.
+    The text is read twice, in pieces. Training on the folder is the same as training on the text with the same --train-fraction.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -42,7 +37,7 @@ def prepare(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    # closed whatever happens: Ctrl-C leaves nothing behind
+    # `closing`: Ctrl-C leaves nothing behind
     preparing = closing(gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer)))
     with preparing as events, progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)

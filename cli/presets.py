@@ -3,12 +3,13 @@
 import mlx_nanogpt as gpt
 from rich.table import Table
 
-from .screen import console, tokens_per_step
+from .consoles import console
+from .describe import tokens_per_step
 
 
 def presets() -> None:
     """List the settings that mlx-gpt train can start from."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))  # a line for each, in 80 columns
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))  # each preset takes one line of 80 columns
     table.add_column("Preset", no_wrap=True)
     table.add_column("What it is", no_wrap=True)
     for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):

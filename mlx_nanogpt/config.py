@@ -147,7 +147,7 @@ class TrainConfig:
     )
     learning_rate: float = setting(1e-3, "Adam's step size, at its highest.", OPTIMIZER, least=LEAST_RATE, most=1)
     warmup_iters: int = setting(
-        0, "While the rate rises to learning_rate; 0: it starts there.", OPTIMIZER, unit="steps", least=0, most=MANY
+        0, "How long the rate rises to learning_rate; 0: it starts there.", OPTIMIZER, unit="steps", least=0, most=MANY
     )
     lr_decay_iters: int = setting(
         0,
@@ -172,7 +172,7 @@ class TrainConfig:
     )
     eval_interval: int = setting(
         500,
-        "Between two evaluations; each is followed by a checkpoint.",
+        "How many steps are between two evaluations; each is followed by a checkpoint.",
         EVALUATION,
         unit="steps",
         least=1,

@@ -17,14 +17,15 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
+from .checkpoint import Position
 from .config import GPTConfig, TrainConfig
 from .errors import UserError
-from .evaluation import make_estimate, mean_loss
+from .evaluation import Evaluation, make_estimate, mean_loss
 from .generation import generate
 from .machine import machine
 from .model import GPT
 from .optimizer import make_optimizer
-from .run import Evaluation, Position, Run, Writer, since_best
+from .run import Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
 
@@ -73,7 +74,7 @@ class Done:
     where the run is now: its directory may have been moved."""
 
     iteration: int
-    end: Literal["finished", "interrupted", "impatient"]
+    end: Literal["finished", "interrupted", "out of patience"]
     path: Path
 
 
@@ -210,7 +211,7 @@ def train(
                 yield training.sample(sample_tokens)
         yield Done(
             training.iteration,
-            "impatient" if training.iteration < run.train_config.num_iter else "finished",
+            "out of patience" if training.iteration < run.train_config.num_iter else "finished",
             writer.path,
         )
 

@@ -28,6 +28,7 @@ import mlx.core as mx
 import mlx_nanogpt_cli
 import numpy as np
 import pytest
+from mlx_nanogpt import benchmark
 from mlx_nanogpt import machine as hardware
 from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
@@ -192,6 +193,40 @@ def checkpoint_arrays(run: gpt.Run) -> dict[str, np.ndarray]:
 def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
     """Whether two sets of arrays are equal bit for bit."""
     return a.keys() == b.keys() and all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+# ---- what commands are tested on
+
+
+@pytest.fixture
+def run():
+    """A trained run, runs/1."""
+    return trained_run()
+
+
+@pytest.fixture
+def halves():
+    """TEXT in a folder of two files."""
+    Path("halves/2").mkdir(parents=True)
+    Path("halves/1.txt").write_text(TEXT[:700])
+    Path("halves/2/rest.txt").write_text(TEXT[700:])
+
+
+@pytest.fixture
+def small_protocol(monkeypatch):
+    """NanoLux's benchmark, but so small that a test can run it."""
+    small = {
+        "NANOLUX_GPT": tiny_gpt(),
+        "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
+        "ROUNDS": 2,
+        "ROUND_SECONDS": 0.001,
+        "MATRIX_SIZE": 16,
+        "EVALUATED_WINDOWS": 4,
+        "GENERATED_TOKENS": 24,
+        "GENERATION_ROUNDS": 2,
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(benchmark, name, value)
 
 
 # ---- the command line

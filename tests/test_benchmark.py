@@ -1,14 +1,11 @@
 """The promises of the benchmark: the seed's six metrics as defined, an honest list of what may not be compared, and
 measurements that are made and not made up."""
 
-import json
-from pathlib import Path
-
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
 from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig, benchmark
-from conftest import TEXT, tiny_gpt, tiny_train
+from conftest import TEXT
 from mlx_nanogpt.benchmark import PUBLISHED, Rounds, Stage, nanolux_differences, nanolux_metrics
 
 
@@ -60,22 +57,6 @@ def test_a_figure_is_steady_if_the_middle_half_of_its_rounds_lies_within_a_fifth
 # ---- the benchmark itself, on a protocol small enough for a test
 
 
-@pytest.fixture
-def small_protocol(monkeypatch):
-    small = {
-        "NANOLUX_GPT": tiny_gpt(),
-        "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
-        "ROUNDS": 2,
-        "ROUND_SECONDS": 0.001,
-        "MATRIX_SIZE": 16,
-        "EVALUATED_WINDOWS": 4,
-        "GENERATED_TOKENS": 24,
-        "GENERATION_ROUNDS": 2,
-    }
-    for name, value in small.items():
-        monkeypatch.setattr(benchmark, name, value)
-
-
 def events_of(quick: bool) -> list:
     return list(gpt.bench(gpt.Corpus("play.txt", TEXT), quick))
 
@@ -119,41 +100,3 @@ def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():
     assert benchmark.flops_per_token(model) == 6 * weights + 12 * 4 * 7
     tied = gpt.GPT(GPTConfig(vocab_size=5, block_size=7, n_layer=1, n_embd=4, head_size=2, tied=True))
     assert benchmark.flops_per_token(tied) == 6 * (weights - 5) + 12 * 4 * 7  # the head has no bias, and is counted
-
-
-def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):
-    result = mlx_gpt("bench", "--quick", "--data=pastiche", "--json=bench.json")
-    assert result.status == 0
-    for expected in ("Reactant", "compiled", "eager", "Extrapolated", "on pastiche", "tokens/s", "Written: bench.json"):
-        assert expected in result.out
-    written = json.loads(Path("bench.json").read_text())
-    assert written["corpus"] == "pastiche" and written["machine"]["cores"] >= 1
-    assert written["backends"][0]["step_seconds"]["rounds"] == 2
-
-
-def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_gpt, monkeypatch):
-    def rounds(work) -> list[float]:
-        evaluated = work(1)  # nothing else returns something
-        return [1.0, 1.0, 2.0, 2.0] if evaluated else [1.0, 1.0]
-
-    monkeypatch.setattr(benchmark, "_rounds", rounds)
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
-    out = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=bench.json").out
-    warning = next(line for line in out.splitlines() if line.startswith("Warning: "))
-    assert warning == (
-        "Warning: half of the rounds differ by more than 20% in compiled evaluation, eager evaluation. These figures say "
-        "little; close other programs and measure again."
-    )
-    compiled = json.loads(Path("bench.json").read_text())["backends"][0]
-    assert not compiled["evaluation_seconds_per_window"]["steady"] and compiled["step_seconds"]["steady"]
-
-
-def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "_rounds", lambda work: [1.0, 1.1])
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
-    assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
-
-
-def test_a_result_that_cannot_be_written_is_a_sentence(small_protocol, mlx_gpt):
-    result = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=play.txt/bench.json")
-    assert result.status == 1 and "play.txt/bench.json cannot be written" in result.err

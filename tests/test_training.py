@@ -495,8 +495,8 @@ def test_the_best_weights_are_kept_beside_the_last(validation_losses):
 def test_training_ends_when_patience_does(validation_losses):
     validation_losses([3.0, 2.0, 2.5, 2.0, 1.0])
     run = tiny_run(num_iter=100, patience=2)
-    assert finish(run)[-1] == gpt.Done(16, "impatient", run.path)
-    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "impatient", run.path)]  # and stays so
+    assert finish(run)[-1] == gpt.Done(16, "out of patience", run.path)
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "out of patience", run.path)]  # and stays so
     assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished", run.path)
 
 

@@ -197,9 +197,9 @@ def test_the_best_weights_may_be_exported():
 @pytest.mark.parametrize(
     "changes, obstacles, remedy",
     [
-        ({}, "untied head, ReLU", "--tied --activation gelu"),
-        ({"tied": True}, "ReLU", "--activation gelu"),
-        ({"activation": "gelu"}, "untied head", "--tied"),
+        ({}, "untied head, ReLU", "`tied` `activation` gelu"),
+        ({"tied": True}, "ReLU", "`activation` gelu"),
+        ({"activation": "gelu"}, "untied head", "`tied`"),
     ],
 )
 def test_what_the_layout_cannot_hold_is_refused_with_the_remedy(changes, obstacles, remedy):

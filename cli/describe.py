@@ -1,0 +1,132 @@
+"""One line of text on each thing that a command shows: the device, the versions, the text, the run and its weights."""
+
+import os
+import platform
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import mlx_nanogpt as gpt
+import mlx.core as mx
+from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
+from mlx_nanogpt.exchange.gpt2_export import export_obstacles
+from mlx_nanogpt.machine import machine, package_versions
+from mlx_nanogpt.run import RUNS
+from mlx_nanogpt.text.corpus import holds_texts
+from mlx_nanogpt.text.folders import count_kinds, folder_files
+
+from .setting_options import with_options
+
+# The settings that the lines Model, Training and Backend of a header tell.
+TOLD_ELSEWHERE = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
+TOLD_ELSEWHERE |= set("gradient_accumulation_steps learning_rate seed backend".split())
+
+
+def describe_device() -> str:
+    """The chip, and what computes on it."""
+    info = mx.device_info()
+    if mx.default_device() == mx.gpu:
+        return f"{info['device_name']}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
+    return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({machine().blas})"
+
+
+def describe_backend(backend: str) -> str:
+    """The backend. MLX needs a compiler for "compiled" on the CPU: the line says so if there is none."""
+    if backend == "compiled" and mx.default_device() == mx.cpu and shutil.which("g++") is None:
+        return f"{backend} (but run uncompiled: on the CPU MLX needs g++ for it, and there is none here)"
+    return backend
+
+
+def versions() -> str:
+    return f"{describe_packages(package_versions())}, Python {platform.python_version()}"
+
+
+def describe_packages(packages: dict[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in packages.items())
+
+
+def tokens_per_step(gpt_config: GPTConfig, train_config: TrainConfig) -> int:
+    return train_config.gradient_accumulation_steps * train_config.batch_size * gpt_config.block_size
+
+
+def describe_data(data: Dataset) -> str:
+    tokens, vocabulary = len(data.train_tokens) + len(data.valid_tokens), data.tokenizer.vocab_size
+    if tokens == data.corpus.characters:  # each character is a token
+        return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
+    characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
+    return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
+
+
+def describe_files(sources: Sequence[str]) -> str:
+    """For each folder of texts among `sources`: how many files were read and how many were not, by kind."""
+    described = []
+    for source in filter(holds_texts, sources):
+        files = folder_files(source)
+        line = f"{len(files.taken):,} in {source}: {count_kinds(files.taken)}"
+        if left := len(files.left):
+            line += f"; left {left:,} that {'is' if left == 1 else 'are'} no text: {count_kinds(files.left)}"
+        described.append(line)
+    return "; ".join(described)
+
+
+def describe_run(run: Run, data: Dataset) -> dict[str, str]:
+    """The lines of a run's header, by name."""
+    shape, train_config = run.gpt_config, run.train_config
+    lines = {
+        "Device": describe_device(),
+        "Versions": versions(),
+        "Backend": describe_backend(train_config.backend),
+        "Corpus": describe_data(data),
+    }
+    if files := describe_files(data.corpus.sources):
+        lines["Files"] = files
+    lines["Model"] = (
+        f"{gpt.GPT(shape).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
+        f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}"
+    )
+    lines["Training"] = (
+        f"{train_config.num_iter:,} iterations of {_describe_step(shape, train_config)}, "
+        f"rate {train_config.learning_rate:g}, dropout {shape.dropout:g}, seed {train_config.seed}"
+    )
+    if settings := [*_other_settings(shape), *_other_settings(train_config)]:
+        lines["Settings"] = ", ".join(settings)
+    if run.init_from:
+        lines["Start"] = f"from the weights of {run.init_from}"
+    lines["Export"] = describe_export(run)
+    iteration = run.position().iteration
+    lines["Run"] = f"{run.path}, going on from iteration {iteration:,}" if iteration else str(run.path)
+    return lines
+
+
+def _describe_step(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
+    batches = train_config.gradient_accumulation_steps
+    product = f"{f'{batches} x ' if batches > 1 else ''}{train_config.batch_size} x {gpt_config.block_size}"
+    return f"{product} = {tokens_per_step(gpt_config, train_config):,} tokens"
+
+
+def _other_settings(config: GPTConfig | TrainConfig) -> Iterator[str]:
+    """The settings that differ from the defaults and that no other line of the header tells."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in TOLD_ELSEWHERE:
+            yield field.name if value is True else f"{field.name} {value}"
+
+
+def describe_export(run: Run) -> str:
+    """Whether the run can be written as a GPT-2; if not, what stands in the way and what mends it."""
+    obstacles = export_obstacles(run.gpt_config)
+    if obstacles:
+        return f"not as GPT-2: {', '.join(obstacles)} ({with_options(' '.join(obstacles.values()))})"
+    return "as GPT-2, with mlx-gpt export"
+
+
+def describe_weights(run: Run, best: bool) -> str:
+    """The run, and the iteration of the weights that a command uses: the last ones, or the `best`."""
+    which = ", the lowest validation loss" if best else ""
+    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}{which}"
+
+
+def run_option(run: Run) -> str:
+    """The option that lets `mlx-gpt generate` use `run`. It is empty in `runs/`, whose newest run is the default."""
+    return "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"

@@ -1,0 +1,52 @@
+"""Options that several commands share. Those of settings are made in `setting_options.py`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import mlx.core as mx
+import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.text.tokenizer import TokenizerName
+
+
+def _not_empty(name: str) -> str:
+    if not name:
+        raise typer.BadParameter("it is empty; give a name")
+    return name
+
+
+# For an option that names a file or a folder. Path("") would be the current folder.
+PATH = {"parser": lambda name: Path(_not_empty(name)), "metavar": "PATH"}
+NAME = {"parser": _not_empty, "metavar": "TEXT"}
+
+TEXTS = (
+    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of texts of any kind, or - for "
+    "standard input; give it again to add another."
+)
+TokenizerOption = Annotated[
+    TokenizerName,
+    typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
+]
+RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)]
+BestOption = Annotated[
+    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
+]
+InitFromOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Use this GPT-2 and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+        show_default="a run",
+        **NAME,
+    ),
+]
+
+
+def use_device(name: str) -> None:
+    """Make `name` (cpu or gpu) MLX's default device. For auto MLX chooses: the GPU if there is one."""
+    if name == "gpu" and not mx.is_available(mx.gpu):
+        raise UserError("`device` gpu finds no GPU: this MLX has neither Metal nor CUDA here", "leave the option out")
+    if name != "auto":
+        mx.set_default_device(getattr(mx, name))

@@ -1,0 +1,43 @@
+"""Ctrl-C, kill and the end of a terminal as a request to stop in good order."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from .consoles import console
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+CLEAR_LINE = "\r\x1b[K"  # of the progress bar
+STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
+
+
+@contextmanager
+def stop_request() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a signal has come. The second Ctrl-C or kill stops the process at once.
+
+    Signals that were ignored when the process started (nohup, a background job) stay ignored.
+    """
+    request = threading.Event()
+    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
+
+    def ask(signum: int, frame: object) -> None:
+        if request.is_set():
+            if signum != signal.SIGHUP:  # the system sends it when a terminal ends, and the shell sends it again
+                signal.signal(signum, handlers[signum])
+                signal.raise_signal(signum)
+            return
+        request.set()
+        # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
+        with suppress(OSError):  # standard error may be the terminal that is gone
+            os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
+
+    try:
+        for each in handlers:
+            signal.signal(each, ask)
+        yield request.is_set
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)

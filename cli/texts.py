@@ -1,0 +1,55 @@
+"""Reading the text that an option names, with a notice or a spinner where the user waits or gets another text."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Corpus, Dataset, Run, sources
+from mlx_nanogpt.errors import printable
+from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
+from mlx_nanogpt.text.corpus import PASTICHE
+from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
+from mlx_nanogpt.text.tokenizer import Tokenizer
+from rich.text import Text
+
+from .consoles import console
+from .setting_options import with_options
+
+
+def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
+    """The texts called `names`. If they cannot be had and the user did not name them, pastiche, with a notice."""
+    try:
+        return gpt.load_corpus(*names)
+    except CorpusUnavailable as error:
+        if explicit:
+            raise
+        notice = f"Using the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
+        reason = with_options(str(error))
+        console.print(f"{reason[0].upper()}{reason[1:]}.\n{notice}\n", style="yellow", soft_wrap=True)
+        return gpt.load_corpus(PASTICHE)
+
+
+def read_data(names: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
+    """The texts called `names`, as in `load_corpus`, or the tokens of the only one."""
+    if not sources.is_token_folder(names):
+        return load_corpus(names, explicit)
+    with _spinner(names):
+        return sources.read_data(names)
+
+
+def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
+    """The text that `run` learned from, as `mlx_nanogpt.sources.own_dataset` finds it."""
+    with _spinner(run.corpus.sources) if data is None else nullcontext():
+        return sources.own_dataset(run, data)
+
+
+def named_tokenizer(name: str) -> Tokenizer | None:
+    """The tokenizer that --tokenizer names. None stands for one token per character of the text."""
+    return gpt2_tokenizer() if name == "gpt2" else None
+
+
+def _spinner(names: Sequence[str]) -> AbstractContextManager:
+    """A spinner while a folder of tokens is checked; nothing for a text."""
+    if not sources.is_token_folder(names):
+        return nullcontext()
+    return console.status(Text(f"Checking {printable(names[0])}"))

@@ -1,0 +1,120 @@
+"""A training on the screen: a row for each evaluation, a short sample below it, and a bar with the time that is left."""
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Dataset, Run
+from mlx_nanogpt.errors import printable
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from .consoles import console, progress
+from .describe import tokens_per_step
+from .forecast import Forecast
+from .stop_request import stop_request
+
+ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
+SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fewer than a line has characters
+INDENT = " " * 11  # of a short sample, which stands below the losses of its row
+
+
+def follow(run: Run, dataset: Dataset) -> gpt.Done:
+    """Train, and show what happens. Return how the training ended."""
+    history = run.history()
+    titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
+    console.print(f"\n{titles}", style="bold")
+    for evaluation in history:
+        console.print(_row(evaluation))
+    with stop_request() as should_stop, progress(*_columns()) as bar:
+        display = _Display(run, history, bar)
+        for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS):
+            display.show(event)
+            if isinstance(event, gpt.Done):
+                return event
+    raise AssertionError("training ends with Done")
+
+
+class _Display:
+    """Shows the events of a training that goes on after the evaluations in `history`."""
+
+    def __init__(self, run: Run, history: Sequence[gpt.Evaluation], bar: Progress):
+        position = run.position()
+        self.run, self.bar = run, bar
+        self.task = bar.add_task("Starting", total=None, status="", end=None)
+        self.forecast = Forecast(run.gpt_config, run.train_config, history, position.iteration)
+        self.evaluated = history[-1].iteration if history else 0  # the iteration of the last evaluation
+        self.earlier_seconds = position.train_seconds + sum(each.train_seconds + each.eval_seconds for each in history)
+        self.started = self.last_event = time.monotonic()
+
+    def show(self, event: gpt.Event) -> None:
+        now = time.monotonic()
+        self.forecast.note(event, now - self.last_event)
+        self.last_event = now
+        match event:
+            case gpt.Progress():
+                status = f"loss {event.loss:.3f}, {self._tokens_per_second(event):,.0f} tokens/s"
+                self._update(event.iteration, status)
+            case gpt.Evaluating():
+                self._update(event.iteration, f"evaluating: {event.windows / event.total:.0%}")
+            case gpt.Evaluation():
+                self.evaluated = event.iteration
+                console.print(_row(event))
+            case gpt.Sample():
+                console.print(short_sample(self.run.tokenizer.stream(event.tokens)))
+            case gpt.Done():
+                return
+        self._update_time(now)
+
+    def _tokens_per_second(self, event: gpt.Progress) -> float:
+        """The speed since the last evaluation."""
+        tokens = (event.iteration - self.evaluated) * tokens_per_step(self.run.gpt_config, self.run.train_config)
+        return tokens / event.train_seconds
+
+    def _update(self, iteration: int, status: str) -> None:
+        description = f"Step {iteration:,}/{self.run.train_config.num_iter:,}"
+        self.bar.update(self.task, description=description, status=status)
+
+    def _update_time(self, now: float) -> None:
+        remaining = self.forecast.remaining()
+        if remaining is not None:
+            elapsed = self.earlier_seconds + now - self.started
+            self.bar.update(self.task, completed=elapsed, total=elapsed + remaining, end=now + remaining)
+
+
+def _columns() -> list[ProgressColumn]:
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TimeLeftColumn(),
+    ]
+
+
+class TimeLeftColumn(ProgressColumn):
+    """Counts down to the task's field `end`, in seconds of the monotonic clock."""
+
+    def render(self, task: Task) -> Text:
+        end = task.fields["end"]
+        left = "-:--:--" if end is None else timedelta(seconds=round(max(end - time.monotonic(), 0)))
+        return Text(f"{left} left", style="progress.remaining")
+
+
+def short_sample(pieces: Iterable[str]) -> Text:
+    """A sample as one line that fits the screen."""
+    line = Text(INDENT + printable(" / ".join("".join(pieces).split("\n"))), style="dim")
+    line.truncate(console.width, overflow="ellipsis")
+    return line
+
+
+def _row(evaluation: gpt.Evaluation) -> str:
+    return ROW.format(
+        evaluation.iteration,
+        f"{evaluation.train_loss:.4f}",
+        f"{evaluation.valid_loss:.4f}",
+        f"{evaluation.train_seconds:.2f} s",
+        f"{evaluation.eval_seconds:.2f} s",
+        f"{evaluation.train_tokens / evaluation.train_seconds:,.0f}",
+    )

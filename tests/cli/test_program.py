@@ -1,0 +1,55 @@
+"""The promises of all commands: the version, usage errors, and a sentence where weights or a GPU are missing."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from conftest import TINY, asked, finish, in_a_process, tiny_run
+from helpers import is_a_sentence
+
+
+def test_it_tells_its_version(mlx_gpt):
+    assert mlx_gpt("--version").out == f"mlx-gpt {version('mlx-nanogpt')}\n"
+
+
+def test_python_m_is_the_same_program():
+    with in_a_process("-m", "mlx_nanogpt_cli", "--version") as process:
+        assert process.communicate()[0] == f"mlx-gpt {version('mlx-nanogpt')}\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["eval", "generate"])
+def test_weights_that_are_not_there_are_a_sentence(mlx_gpt, command):
+    finish(tiny_run(), asked(2))  # a checkpoint, but no evaluation
+    result = mlx_gpt(command, "--best")
+    assert is_a_sentence(result) and "has no best weights yet" in result.err and result.out == ""
+    tiny_run("untrained")
+    result = mlx_gpt(command, "--run=untrained")
+    assert is_a_sentence(result) and "has no checkpoint yet" in result.err and result.out == ""
+
+
+def test_a_damaged_checkpoint_is_a_sentence(mlx_gpt, run):
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:-1])
+    for command in (["generate"], ["eval"], ["train", "--resume=runs/1", "--num-iter=12"]):
+        result = mlx_gpt(*command)
+        assert is_a_sentence(result) and "is damaged" in result.err and result.out == ""
+
+
+@pytest.mark.skipif(mx.is_available(mx.gpu), reason="there is a GPU here")
+@pytest.mark.parametrize("command", [["train", *TINY], ["generate"], ["eval"]])
+def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
+    result = mlx_gpt(*command, "--device=gpu")
+    assert is_a_sentence(result) and "--device gpu finds no GPU" in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--colour=red"], ["train", "--num-iter=many"], ["train", "--backend=zygote"], ["train", "--device=abacus"],
+     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["eval", "--split=test"], ["dance"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
+    result = mlx_gpt(*arguments)
+    assert result.status == 2 and result.err.startswith("Usage: ") and result.out == ""
+    assert not Path("runs").exists()
