@@ -10,7 +10,7 @@ from .config import TrainConfig
 
 
 def learning_rate(config: TrainConfig) -> float | Callable[[mx.array], mx.array]:
-    """The rate, or where it changes a function of how many steps were done before: linear, then a cosine (nanoGPT)."""
+    """The rate; or, if it changes, a function of the number of steps done: linear, then a cosine, as in nanoGPT."""
     highest, lowest, warmup, last = config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
     if not warmup and not last:
         return highest
@@ -35,7 +35,7 @@ class DecayedMatrices(optim.AdamW):
 
 
 def make_optimizer(config: TrainConfig) -> optim.Optimizer:
-    """Adam as in its paper (Kingma & Ba 2015), or AdamW. MLX leaves out the bias correction unless told."""
+    """Adam as in its paper (Kingma & Ba 2015), or AdamW. MLX corrects the bias only if asked."""
     settings = {
         "learning_rate": learning_rate(config),
         "betas": [config.beta1, config.beta2],

@@ -1,9 +1,9 @@
-"""A fast matrix product for MLX on Linux; nothing at all on macOS, where MLX brings Accelerate and Metal.
+"""A fast matrix product for MLX on Linux. On macOS this file does nothing: MLX has Accelerate and Metal there.
 
-MLX's CPU wheel for Linux links the reference BLAS: 5 GFLOP/s on two cores, where OpenBLAS reaches 200 and more. A
-library loaded into the global namespace before `mlx.core` takes its place. The `scipy-openblas32` wheel carries
-OpenBLAS with `scipy_` before every name, so a copy with the three names that MLX calls restored is kept in the cache. A
-copy that was cut would end the process when it is loaded: after the library, where no loader looks, comes its checksum.
+MLX's CPU wheel for Linux links the reference BLAS: 5 GFLOP/s on two cores, where OpenBLAS reaches 200 and more. A library
+that is loaded globally before `mlx.core` replaces it. In the `scipy-openblas32` wheel every name begins with `scipy_`. So the
+cache keeps a copy in which the three names that MLX calls are renamed. A damaged copy would end the process, so it carries a
+checksum behind the library, where no loader looks.
 
 `mlx_nanogpt/__init__.py` imports this file before anything imports `mlx.core`.
 """
@@ -22,19 +22,19 @@ from ..errors import UserError
 from ..files import cache_dir, replacing
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
-WITH_CHECKSUM = 0x2144DF1C  # the CRC-32 of whatever ends with its own
+WITH_CHECKSUM = 0x2144DF1C  # the CRC-32 of any content that ends with its own CRC-32
 SLOW = "MLX computes with its own BLAS, 8 times slower than with OpenBLAS"
 
 
 def load() -> str:
-    """Put OpenBLAS before the reference BLAS; return the name of the BLAS in use, and why it is the slow one if it is."""
+    """Load OpenBLAS; return the name of the BLAS in use, and the reason if it is the slow one."""
     if sys.platform != "linux":
         return "Accelerate"
     if "mlx.core" in sys.modules:
         remedy = "import mlx_nanogpt before it"
         warnings.warn(
             f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=4
-        )  # 4: the importer
+        )  # 4: the line that imports mlx_nanogpt
         return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
     try:
         ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)
@@ -64,7 +64,7 @@ def _renamed_openblas() -> Path:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether the copy is there and as it was written. Its 25 MB take 10 ms, half as long as SHA-256 at best."""
+    """Whether the copy is there and undamaged. CRC-32 of its 25 MB takes 10 ms; SHA-256 takes twice as long."""
     try:
         return _checksum(library) == WITH_CHECKSUM
     except FileNotFoundError:
@@ -72,7 +72,7 @@ def _is_whole(library: Path) -> bool:
 
 
 def _checksum(path: Path) -> int:
-    checksum, piece = 0, memoryview(bytearray(2**18))  # reading all at once takes 20 ms more
+    checksum, piece = 0, memoryview(bytearray(2**18))  # to read all at once takes 20 ms more
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(piece):
             checksum = zlib.crc32(piece[:count], checksum)

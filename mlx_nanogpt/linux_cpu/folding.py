@@ -1,8 +1,8 @@
-"""A small model in fewer operations, to be evaluated and to generate on MLX's CPU backend on Linux; not to be trained.
+"""A small model with fewer operations, for evaluation and generation on MLX's CPU backend on Linux. It cannot be trained.
 
-A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms take up
-the residual stream, so whatever writes to it may be centred beforehand, and there is no mean to subtract. Weight and bias
-go into the linear layer that follows. What stays to be computed is one factor for each token.
+A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms read the
+residual stream. So all layers that write to it are centred beforehand, and the mean is always 0. Weight and bias move into
+the next linear layer. Only the division is left.
 """
 
 import copy
@@ -20,7 +20,7 @@ FOLDABLE = {*OWN.values(), MLP, nn.Embedding, nn.Dropout}
 
 
 class Scale(nn.Module):
-    """What is left of a LayerNorm: (N, C), of mean 0 -> (N, C), divided by its deviation."""
+    """A LayerNorm without mean, weight and bias: x (N, C), of mean 0 -> x over its deviation (N, C)."""
 
     def __init__(self, eps: float):
         super().__init__()
@@ -45,7 +45,7 @@ class Affine(nn.Module):
 
 
 def folded(model: GPT) -> GPT:
-    """A model of the same function, up to rounding, made of the weights that `model` has now. It is not for training."""
+    """A model that computes the same up to rounding, from the weights that `model` has now."""
     result = copy.deepcopy(model)
     if model.config.tied:  # the embedding is centred, the head is not
         result.config = replace(model.config, tied=False)
@@ -61,13 +61,13 @@ def folded(model: GPT) -> GPT:
 
 
 def foldable(model: GPT) -> bool:
-    """Whether all is as `GPT` makes it: not quantised, say, nor in bfloat16."""
+    """Whether all layers are those that `use_own` puts in, in float32: a quantised model, for example, is not foldable."""
     kinds = {type(module) for module in model.modules()}
     return kinds <= FOLDABLE and all(p.dtype == mx.float32 for _, p in tree_flatten(model.parameters()))
 
 
 def _absorbing(norm: LayerNorm, layer: Linear | nn.Embedding) -> Affine:
-    """`layer` with the weight and the bias of the LayerNorm before it."""
+    """`layer`, which takes over the weight and the bias of the LayerNorm before it."""
     bias = layer.get("bias")
     if "bias" in norm:
         shift = layer.weight @ norm.bias  # (O,)
@@ -76,7 +76,7 @@ def _absorbing(norm: LayerNorm, layer: Linear | nn.Embedding) -> Affine:
 
 
 def _centring(layer: Linear) -> Affine:
-    """`layer` with its output centred."""
+    """`layer`, whose output has mean 0."""
     return Affine(_centred(layer.weight.T), _centred(layer.bias) if "bias" in layer else None)
 
 

@@ -1,7 +1,7 @@
-"""The folder in which MLX's CPU backend on Linux keeps the kernels that it compiles, and what to do where it cannot.
+"""The folder where MLX's CPU backend on Linux keeps compiled kernels.
 
-MLX takes `mlx/<version>/cpu` in the folder for temporary files, whoever made it: on a machine of several users the first
-one owns it, the others cannot write to it, and what they load from it is the first one's.
+MLX uses `mlx/<version>/cpu` in the folder for temporary files, whoever made it. On a machine of several users the first one
+owns it. The others cannot write there, and would load kernels of the first.
 """
 
 import os
@@ -12,17 +12,17 @@ from importlib.metadata import version
 from ..errors import UserError
 from ..files import cache_dir
 
-TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # where MLX looks, each time that it looks for a kernel
-NOWHERE = os.devnull  # no folder, so MLX fails rather than load what somebody else has put somewhere
+TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # MLX reads these each time it needs a kernel
+NOWHERE = os.devnull  # no folder: MLX fails, and loads nothing of other users
 FAILURES = (
     "[Compile::eval_cpu]",
     "filesystem error",
     "Could not load C++",
-)  # how MLX says that it cannot have a kernel
+)  # in MLX's errors about kernels
 
 
 def use_safe_folder() -> None:
-    """Let MLX keep its kernels in our cache, unless the usual folder is ours alone."""
+    """Let MLX keep its kernels in our cache, unless the usual folder belongs to this user alone."""
     temporary = next((os.environ[name] for name in TEMPORARY if name in os.environ), "/tmp")
     if _is_ours(temporary):
         return
@@ -31,7 +31,7 @@ def use_safe_folder() -> None:
         folder = cache_dir() / "tmp"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         own = str(folder)
-    os.putenv("TMPDIR", own)  # for MLX and the compiler alone: os.environ, where Python looks, stays the user's
+    os.putenv("TMPDIR", own)  # MLX and the compiler see this; Python reads os.environ, which stays as it is
 
 
 def _is_ours(temporary: str) -> bool:
@@ -52,12 +52,10 @@ def _is_ours(temporary: str) -> bool:
 
 
 def explained(error: RuntimeError | MemoryError) -> str | None:
-    """A sentence in the place of an error of MLX, if it is that a kernel cannot be compiled, kept or loaded."""
+    """A sentence for an error of MLX about a kernel that it could not compile, keep or load; None for other errors."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
-    said = (
-        str(error).rpartition("the output is: ")[2].strip().splitlines()
-    )  # by the compiler, where it ran; warnings, too
+    said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # the output of the compiler, warnings too
     reason = next((line for line in said if "error: " in line or "failed: " in line), said[-1])
     return (
         f"MLX could not compile what it computes with ({reason}); make room in the folder for temporary files, set "

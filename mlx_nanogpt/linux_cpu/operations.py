@@ -1,10 +1,10 @@
-"""The operations of a GPT as MLX's CPU backend on Linux computes them fastest; `layers.py` says when they are used.
+"""The operations of a GPT, in float32, in the forms that MLX's CPU backend on Linux computes fastest.
 
-All in float32. What they gain there:
-  - MLX's exp is scalar on x86-64, 13 ns an element. Written as arithmetic it is fused into loops that the compiler
-    vectorises, ten times as fast; so are the softmax and the tanh of GELU.
-  - The host needs some 8 µs for every node of the graph, a view or not. Gradients written by hand need fewer of them.
-  - A loop that mx.compile fuses with a broadcast operand is not vectorised; MLX's own loop over a view of the operand is.
+Why they are faster there:
+  - MLX's exp is scalar on x86-64 and takes 13 ns an element. As arithmetic it becomes a loop that the compiler vectorises,
+    ten times as fast. This serves the softmax and the tanh of GELU.
+  - The host needs some 8 µs for each node of the graph, even for a view. Gradients by hand need fewer nodes.
+  - A loop that mx.compile fuses with a broadcast operand is not vectorised. MLX's own loop over a view of the operand is.
 """
 
 import math
@@ -15,16 +15,16 @@ import mlx.core as mx
 import numpy as np
 
 LN_2 = math.log(2)
-SMALL_ARRAY = 4096  # elements: with fewer, `broadcast_view` and `unfused` would save less than their nodes cost
-LARGEST_VOCABULARY = 8192  # the cross-entropy here holds up to ten arrays as wide as the vocabulary, MLX's four
+SMALL_ARRAY = 4096  # elements; below this, a view saves less than its node costs
+LARGEST_VOCABULARY = 8192  # the cross-entropy here holds up to ten arrays of the vocabulary's width, MLX's own four
 GELU_SCALE, GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
 
 
 def with_gradient(vjp: Callable) -> Callable:
-    """Give an operation a gradient of its own: `vjp` of its arguments, the cotangents and its results.
+    """Give an operation its own gradient, `vjp(arguments, cotangents, results)`.
 
-    MLX would compute that on the stream that is the default by then, and the parts of a batch would wait for each other;
-    here it stays on the stream of the operation.
+    MLX would compute it on the default stream of that moment, and the parts of a batch would wait for each other. Here it
+    stays on the stream of the operation.
     """
 
     def decorate(operation: Callable) -> Callable:
@@ -66,23 +66,23 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
 
     def vjp(primals, cotangents, outputs):
         (_, weight, _), (dy, _, _), (_, x_hat, scale) = primals, cotangents, outputs
-        # with g = dy * weight: dx = scale * (g - mean(g) - x_hat * mean(g * x_hat)); a product with this is such a mean
+        # with g = dy * weight: dx = scale * (g - mean(g) - x_hat * mean(g * x_hat)); both means are products with this
         weighted_mean = (weight / weight.size).reshape(-1, 1)  # (C, 1)
         product = dy * x_hat
-        # fused: five operations over views took longer
+        # one fused loop; five operations over views took longer
         dx = scale * (dy * weight - dy @ weighted_mean - x_hat * (product @ weighted_mean))
         return dx, _sum_of_rows(product), _sum_of_rows(dy)
 
     @with_gradient(vjp)
     def normalised(x: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         x_hat, scale = unit_variance(x - broadcast_view(_mean(x), x.shape), eps)
-        return x_hat * weight + bias, x_hat, scale  # fused: apart, over views, the two are no faster
+        return x_hat * weight + bias, x_hat, scale  # one fused loop; two operations over views were no faster
 
     return normalised(x, weight, mx.zeros_like(weight) if bias is None else bias)[0]
 
 
 def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
-    """x (N, C), whose rows have mean 0 -> x over the deviation of its row (N, C), and that factor (N, 1)."""
+    """x (N, C) with rows of mean 0 -> x divided by the deviation of its row (N, C), and the factor (N, 1)."""
     scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (N, 1)
     return x * broadcast_view(scale, x.shape), scale
 
@@ -102,7 +102,7 @@ def _sum_of_rows(x: mx.array) -> mx.array:
 
 
 def _relu_vjp(x, dy, y):
-    # the bits of a positive float32 are a positive integer; booleans would keep the loop from being vectorised
+    # as integers, the bits of a positive float32 are positive; a loop with booleans would not be vectorised
     return dy * mx.clip(y.view(mx.int32), 0, 1).astype(mx.float32)
 
 
@@ -113,7 +113,7 @@ def relu(x: mx.array) -> mx.array:
 
 
 def gelu(x: mx.array) -> mx.array:
-    """The GELU with a tanh: x times the logistic function of twice what the tanh is of. Its gradient holds to |x| = 1e10."""
+    """The GELU with a tanh, as x * sigmoid(2 z) with z the argument of the tanh. Its gradient is right up to |x| = 1e10."""
     return _gelu(x)[0]
 
 
@@ -125,7 +125,9 @@ def _gelu_vjp(x, cotangents, outputs):
 @with_gradient(_gelu_vjp)
 def _gelu(x: mx.array) -> tuple[mx.array, mx.array]:
     z = GELU_SCALE * x * (1 + GELU_CUBIC * x * x)
-    s = 1 / (1 + exp2(mx.minimum(z / -LN_2, 120.0)))  # 1 + 2^120 does not overflow, and its inverse is as good as 0
+    s = 1 / (
+        1 + exp2(mx.minimum(z / -LN_2, 120.0))
+    )  # 1 + 2^120 does not overflow, and its inverse is 0 for all purposes
     return x * s, s
 
 
@@ -133,7 +135,7 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     """Softmax attention in which no query sees a later key: q (B, nh, Tq, hs), for the last Tq positions of k and v
     (B, nh, T, hs) -> (B, nh, Tq, hs).
 
-    The scores are kept transposed, keys by queries: sums and maxima then run along whole rows of memory.
+    The scores are transposed, keys by queries, so that sums and maxima run along rows of memory.
     """
 
     def vjp(primals, cotangents, outputs):
@@ -151,7 +153,9 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
         s = s + _mask(s.shape)
         p = exp2(s - broadcast_view(s.max(axis=-2, keepdims=True), s.shape))
         total = p.sum(axis=-2)[..., None]  # (B, nh, Tq, 1)
-        y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(1, 2)  # (B, Tq, nh, hs), as what reads it wants it
+        y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(
+            1, 2
+        )  # (B, Tq, nh, hs), as the next layer reads it
         return y.swapaxes(1, 2), p, total
 
     return attention(q, k, v)[0]
@@ -178,11 +182,11 @@ def _cross_entropy(logits: mx.array, targets: mx.array) -> tuple[mx.array, mx.ar
 
 
 def broadcast_view(x: mx.array, shape: tuple[int, ...]) -> mx.array:
-    """`x`, contiguous, broadcast to `shape` by a view that mx.compile does not see through: 0.1 ns an element where a fused
-    loop takes 0.6. For a small shape it is `x` itself, which what reads it will broadcast.
+    """A view of `x`, which is contiguous, broadcast to `shape`. mx.compile cannot fuse it: 0.1 ns an element, where a fused
+    loop takes 0.6. For a small shape it returns `x` itself, and the next operation broadcasts it.
 
-    The view is for a single operation: what is fused with that is not vectorised either. Raises `ValueError` if `x` does
-    not fit `shape`.
+    Use the view in one operation only: a loop that is fused with that operation is not vectorised either. Raises `ValueError`
+    if `x` does not fit `shape`.
     """
     if mx.broadcast_shapes(x.shape, shape) != tuple(shape):
         raise ValueError(f"shape {x.shape} cannot be broadcast to {shape}")
@@ -194,36 +198,35 @@ def broadcast_view(x: mx.array, shape: tuple[int, ...]) -> mx.array:
 
 
 def unfused(x: mx.array) -> mx.array:
-    """`x`, or if it is large a view of it that mx.compile does not see through, for what is computed from a `broadcast_view`."""
+    """`x`, or if it is large a view that mx.compile cannot fuse. For the result of an operation on a `broadcast_view`."""
     return x if x.size < SMALL_ARRAY else mx.contiguous(x)
 
 
 def exp2(x: mx.array) -> mx.array:
     """2^x for x <= 120, to a relative error of 3e-7 or an absolute one of 1e-38; exactly 0 up to -127.
 
-    2^n times 2^f, with n the whole number nearest to x and f from -0.5 to 0.5: 2^f by its Taylor series, and n added to
-    its exponent, in the bits of the float. It has no gradient, and what is not a number may become 0: both are the
-    caller's to see to.
+    It is 2^n * 2^f, with n the whole number nearest to x and f from -0.5 to 0.5. A Taylor series gives 2^f, and n is added to
+    the exponent in its bits. It has no gradient, and NaN may become 0: the caller must handle both.
     """
-    # flat: a broadcast operand within reach would be fused in, and the loops no longer vectorised
+    # flat, so that no broadcast operand is fused into these loops, which would not be vectorised then
     flat = mx.maximum(x.reshape(-1), -127.0)
     f = flat - _whole(flat, 1.5 * 2**23)
     a = [LN_2**i / math.factorial(i) for i in range(7)]
     f2 = f * f
     power = (a[0] + a[1] * f) + f2 * ((a[2] + a[3] * f) + f2 * ((a[4] + a[5] * f) + f2 * a[6]))
-    # rounded again, by another even number: mx.compile would not compute the same twice but store it in between
+    # round again, with another number: mx.compile would store the first result in memory instead of computing it twice
     n = _whole(flat, 1.5 * 2**23 + 2).astype(mx.int32)
     bits = power.view(mx.int32) + mx.left_shift(n, 23)
     return mx.maximum(bits, 0).view(mx.float32).reshape(x.shape)
 
 
 def _whole(x: mx.array, large: float) -> mx.array:
-    """The whole number nearest to x, of two as near the even one: at the size of `large`, which is even, a float32 has no
-    room for a fraction."""
+    """The whole number nearest to x, and the even one of two. At the size of `large`, which is even, a float32 has no bits
+    left for a fraction."""
     return (x + large) - large
 
 
-# Both are numbers, and not operations of whatever is traced just then, which would be computed at every step.
+# Both are evaluated at once: as operations of a traced graph they would be computed at every step.
 
 
 @lru_cache(maxsize=16)

@@ -1,7 +1,7 @@
 """The threads of MLX's CPU backend on Linux.
 
-MLX computes one operation at a time on one stream, and between matrix products a core idles: the parts of a batch go to
-streams of their own. One thread, the host, builds the graph and hands every operation to the stream's thread.
+MLX computes one operation at a time on a stream, so a second core would idle. Therefore the parts of a batch go to streams of
+their own. One thread, the host, builds the graph and hands each operation to the thread of its stream.
 """
 
 import ctypes
@@ -15,11 +15,11 @@ from itertools import accumulate, pairwise
 import mlx.core as mx
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-MAX_STREAMS = 4  # one thread dispatches the operations of all; more than two were never measured on as many cores
+MAX_STREAMS = 4  # one host serves all of them; more than two were never measured
 
 
 def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """The same mean loss of a model over (idx, targets), both (B, T), from parts of the batch on streams of their own."""
+    """`loss_fn`, a mean over idx and targets (B, T), computed in parts of the batch on several streams."""
 
     def loss(model, idx: mx.array, targets: mx.array) -> mx.array:
         B, workers = idx.shape[0], streams()
@@ -34,10 +34,10 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def part_edges(B: int, most: int) -> list[int]:
-    """Where up to `most` parts of a batch begin and end, all of different sizes: fewer where B is too small.
+    """The edges of up to `most` parts of a batch, all of different sizes. A small B has fewer parts.
 
-    Of equal constants of equal shape mx.compile keeps one, whatever their streams. A loop that reads a constant of another
-    stream is not fused with it and not vectorised: with two halves of the same size a step takes 1.1 times as long.
+    mx.compile merges equal constants of equal shape, even across streams. A loop that reads a constant of another stream is
+    not vectorised: with two equal halves a step takes 1.1 times as long.
     """
     n = max(n for n in range(1, most + 1) if n * (n + 1) // 2 <= B)
     smallest, rest = divmod(B - n * (n - 1) // 2, n)
@@ -45,7 +45,7 @@ def part_edges(B: int, most: int) -> list[int]:
 
 
 class _Streams(threading.local):
-    """What a thread made: MLX lets no other use it, and a later thread may well get the same identity."""
+    """The streams that a thread made. No other thread may use them, so a dictionary by thread identity would not do."""
 
     def __init__(self):
         self.all: tuple[mx.Stream, ...] = ()
@@ -56,7 +56,7 @@ _made = _Streams()
 
 
 def streams() -> tuple[mx.Stream, ...]:
-    """The streams to spread work over: one for each core up to MAX_STREAMS."""
+    """One stream for each core, at most MAX_STREAMS."""
     if not _made.all:
         _set_up_process()
         _schedule_as_batch()
@@ -66,12 +66,12 @@ def streams() -> tuple[mx.Stream, ...]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep the calling thread on one core, and compute on a stream whose thread is there, too.
+    """Keep the calling thread, and the thread of a stream, on the same core.
 
-    MLX hands every operation from the one to the other. To wake a thread on a core that idles takes longer than most
-    operations on a single text.
+    MLX hands each operation from one to the other. To wake a thread on another core takes longer than most operations on a
+    single text.
     """
-    streams()  # made while this thread may use all cores
+    streams()  # before: these threads may use all cores
     cores = os.sched_getaffinity(0)
     core = max(cores)
     os.sched_setaffinity(0, {core})
@@ -85,28 +85,27 @@ def one_core() -> Iterator[None]:
 
 
 def _schedule_as_batch() -> None:
-    """Let the calling thread, the host, and those that it starts not preempt a thread that runs when they wake up.
+    """Do not let the host interrupt the threads that compute.
 
-    The host is woken whenever ten operations are done, and would stop the thread that woke it each time. It stays so for
-    the life of the thread.
+    MLX wakes the host after every ten operations, and the host would stop the thread that woke it. This lasts for the life of
+    the thread, and the threads that it starts inherit it.
     """
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with suppress(OSError):  # a container may forbid it or not know it; all works without, slower
+        with suppress(OSError):  # a container may forbid it: then all works, but slower
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 @cache
 def _set_up_process() -> None:
-    """Settings of the whole process, for its life.
+    """Set up the whole process, once.
 
-    OpenBLAS does not divide a product among threads of its own: streams are the parallelism, and the products of a single
-    text are so small that waking a thread takes longer than they do. And malloc keeps what is freed: given back to the
-    system it would come back page by page, 15% of an evaluation's time.
+    OpenBLAS uses one thread, because the streams already use all cores. malloc keeps freed memory: memory that goes back to
+    the system returns page by page, which takes 15% of an evaluation's time.
     """
     process = ctypes.CDLL(None)
     try:
         process.scipy_openblas_set_num_threads(1)
-    except AttributeError:  # another BLAS is in use, which has one thread
+    except AttributeError:  # another BLAS is in use; it has one thread
         pass
     process.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    process.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
+    process.mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that malloc accepts
