@@ -1,7 +1,7 @@
 """The benchmark: NanoLux's protocol and six metrics on this machine, and what explains them.
 
-`bench()` is a generator like `train()`: it yields what it begins and what it found, and the last thing is the whole
-result. Nothing here is estimated without saying so: `NanoLuxMetrics` from a quick run are extrapolated, and marked.
+`bench()` is a generator like `train()`. It yields each stage and each record of a training; the last record is the whole
+result. `NanoLuxMetrics` of a quick benchmark are extrapolated, and marked so.
 """
 
 import re
@@ -38,17 +38,15 @@ NANOLUX_LEAVES_OPEN = (
     "seed",
     "backend",
     "dropout",
-)  # what the settings leave open; NanoLux drops 0.1, in its MLP
+)  # may differ: NanoLux drops 0.1, in its MLP only
 EVALUATED_WINDOWS = 256
 GENERATED_TOKENS = 500
 GENERATION_ROUNDS = 5
-STEADY = (
-    1.2  # at most, the upper quartile of the rounds over the lower: then their median is right within a tenth or so
-)
+STEADY = 1.2  # the largest ratio of upper to lower quartile: the median is then right within a tenth
 ROUNDS = 12  # of each measurement
 ROUND_SECONDS = 0.5
 MATRIX_SIZE = 1024
-# Operations that move no data: another view of the same memory. The layers' Contiguous are of what is so already.
+# Operations that move no data. `Contiguous` is among them: here it is applied only to contiguous arrays.
 VIEWS = set(
     "AsStrided Broadcast Contiguous ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten "
     "View".split()
@@ -59,9 +57,9 @@ VIEWS = set(
 class NanoLuxMetrics:
     """NanoLux's table. Times in seconds, losses in nats per character; an epoch is 500 steps, its "batches".
 
-    The first epoch includes compilation, the average is over the others and is None where there are none; an estimate
-    is one evaluation of both splits; the total is all training and all estimates. The losses of a quick benchmark,
-    which does not train to the end, are None.
+    The first epoch includes compilation. The average is over the others, and None if there are none. An estimate is one
+    evaluation of both splits. The total is all training and all estimates. A quick benchmark does not train to the end, so
+    its losses are None.
     """
 
     first_epoch: float
@@ -81,10 +79,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Rounds:
-    """The median of some rounds of a measurement, the smallest and the largest, and how many rounds there were.
+    """The rounds of a measurement: their median, the smallest, the largest, and their number.
 
-    `steady` says whether the middle half of them lies close together. A slow round or two leave the median as it is; where
-    half of them differ by more than `STEADY`, the machine was not free, and the figure says little.
+    `steady` tells whether the middle half lies close together. One or two slow rounds do not move the median. If the middle
+    half differs by more than `STEADY`, the machine was busy, and the figure says little.
     """
 
     median: float
@@ -101,13 +99,12 @@ class Rounds:
 
 @dataclass(frozen=True)
 class BackendResult:
-    """What one backend reached. Seconds, bytes, tokens per second.
+    """The results of one backend, in seconds, bytes and tokens per second.
 
-    `step_seconds` is a step in the steady state; `compile_seconds` what the first step took beyond that; `host_seconds`
-    the time in which the host builds a step's graph; `matrix_share` the arithmetic of a step by the usual count
-    (`flops_per_token`), as a share of `matrix_flops`; `operations` the nodes of the step's graph that compute
-    something, each a kernel on a GPU, and `views` those that do not; `synchronisations` how often the host waits for
-    a loss in 500 steps, and always for the one before the newest.
+    `step_seconds` is a step in the steady state, `compile_seconds` the extra time of the first step, `host_seconds` the time
+    in which the host builds the graph of a step. `matrix_share` is the arithmetic of a step (`flops_per_token`) as a share of
+    the rate of a matrix product. `operations` counts the nodes of the graph that compute, each a kernel on a GPU, and `views`
+    the others. `synchronisations` counts how often the host waits for a loss in 500 steps.
     """
 
     backend: Backend
@@ -157,7 +154,7 @@ class Stage:
 
 
 def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
-    """The metrics of a run from its evaluations, at least one; an epoch is what lies between two of them."""
+    """The metrics of a run, from at least one evaluation. The steps between two evaluations are an epoch."""
     train_seconds = [each.train_seconds for each in history]
     estimates = [each.eval_seconds for each in history]
     return NanoLuxMetrics(
@@ -171,7 +168,7 @@ def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
 
 
 def nanolux_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[object, object]]:
-    """Where a run departs from the settings of the published table: name -> (the run's value, the published one's)."""
+    """The settings in which a run differs from the published table: name -> (value of the run, published value)."""
     here = asdict(gpt) | asdict(train)
     published = asdict(NANOLUX_GPT) | asdict(NANOLUX_TRAIN)
     return {
@@ -197,7 +194,7 @@ def bench(
 ) -> Iterator[Stage | Event | BenchResult]:
     """Measure MLX's default device on NanoLux's protocol; yield stages, the events of each training, the result.
 
-    A quick benchmark times a sample of steps and of evaluation windows and extrapolates the protocol's times from it.
+    A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
     """
     data = tokenize(corpus)
     gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
@@ -240,7 +237,9 @@ def _commit() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # a wheel may lie inside somebody else's checkout
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # else: a wheel may be installed inside the checkout of another project
         return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -284,7 +283,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     train_steps(1)
     first = time.perf_counter() - started
     steady = Rounds.of(_rounds(train_steps))
-    compile_seconds = max(first - steady.median, 0.0)  # an eager step has none, give or take the noise
+    compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
     operations, views = _graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
     mx.eval(state)
@@ -294,19 +293,9 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     window = Rounds.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
 
     tokens_per_step = config.batch_size * gpt.block_size
-    epochs = config.num_iter // config.eval_interval
-    epoch = config.eval_interval * steady.median
-    estimate = 2 * config.eval_iters * config.batch_size * window.median
     return BackendResult(
         backend=config.backend,
-        metrics=NanoLuxMetrics(
-            first_epoch=compile_seconds + epoch,
-            average_epoch=epoch,
-            estimate=estimate,
-            total=compile_seconds + epochs * (epoch + estimate),
-            train_loss=None,
-            valid_loss=None,
-        ),
+        metrics=_extrapolated(config, compile_seconds, steady.median, window.median),
         extrapolated=True,
         step_seconds=steady,
         tokens_per_second=tokens_per_step / steady.median,
@@ -321,8 +310,25 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     )
 
 
+def _extrapolated(
+    config: TrainConfig, compile_seconds: float, step_seconds: float, window_seconds: float
+) -> NanoLuxMetrics:
+    """The metrics of a whole training, from the times of a step and of an evaluation's window."""
+    epochs = config.num_iter // config.eval_interval
+    epoch = config.eval_interval * step_seconds
+    estimate = 2 * config.eval_iters * config.batch_size * window_seconds
+    return NanoLuxMetrics(
+        first_epoch=compile_seconds + epoch,
+        average_epoch=epoch,
+        estimate=estimate,
+        total=compile_seconds + epochs * (epoch + estimate),
+        train_loss=None,
+        valid_loss=None,
+    )
+
+
 def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Rounds, Rounds]:
-    """Tokens per second from an empty prompt, with the cache and beyond it. What is compiled first is left out."""
+    """Tokens per second from an empty prompt: within the context, and beyond it. Tokens during compilation do not count."""
     model = GPT(gpt)
     mx.eval(model.state)
     cached, reread = [], []
@@ -351,7 +357,7 @@ def _rounds(work: Callable[[int], object]) -> list[float]:
 
 
 def _graph_size(*outputs: mx.array) -> tuple[int, int]:
-    """How many nodes of a graph that is not yet computed are operations, and how many only views."""
+    """The numbers of operations and of views in a graph that is not yet computed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.dot"
         mx.export_to_dot(str(file), *outputs)

@@ -1,7 +1,7 @@
 """Settings to start from: a preset by its name, or a TOML file, which is read and written here.
 
-The file is flat, and its keys are the options of `mlx-gpt train` with underscores. What describes the machine or the place
-of a run is no setting. The values are checked by the configurations themselves.
+The file is flat, and its keys are the names of the settings. The device and the directory of a run are no settings. The
+configurations check the values.
 """
 
 import difflib
@@ -20,13 +20,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-GROUPS = {TEXT: ["data", "tokenizer", "init_from"]}  # the keys of a file, in its order, under its comments
+GROUPS = {TEXT: ["data", "tokenizer", "init_from"]}  # the keys of a file, in order, by the comment above them
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
 NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
 ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}  # TOML has the same form for a control character
-LARGEST_FILE = 2**20  # bytes; all settings with all their comments are a hundredth of it
+LARGEST_FILE = 2**20  # bytes; a file of all settings has a hundredth of it
 
 
 def preset_settings(name: str) -> dict[str, object]:

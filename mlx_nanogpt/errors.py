@@ -1,4 +1,4 @@
-"""The one kind of error that a user can cause and put right, and how foreign text is shown. Imports nothing of ours."""
+"""The error that a user can cause and put right, and how foreign text is shown. Imports nothing of this project."""
 
 # What moves a terminal's cursor or starts a command to it (C0, DEL, C1), ends a line, or turns the direction of one.
 CONTROLS = {
@@ -9,8 +9,8 @@ CONTROLS = {
 
 
 def printable(text: str) -> str:
-    """`text` with an escape such as \\u001B in the place of every control character: names of files, and what a file of
-    unknown origin says, may hold any, and go to terminals and into model cards."""
+    """`text` with escapes such as \\u001B for control characters. Names of files, and files of unknown origin, may hold them;
+    a terminal would obey them."""
     return text.translate(CONTROLS)
 
 

@@ -22,7 +22,7 @@ from .tokenizer_files import TOKENIZER, as_json, tokenizer_json
 
 
 def export_obstacles(config: GPTConfig) -> dict[str, str]:
-    """What keeps a model from the layout of GPT-2, and the option to train with instead; empty if nothing does."""
+    """The reasons why GPT-2's layout cannot hold a model, each with the parameter that avoids it."""
     obstacles = {}
     if not config.tied:
         obstacles["untied head"] = "`tied`"
@@ -32,11 +32,11 @@ def export_obstacles(config: GPTConfig) -> dict[str, str]:
 
 
 def export_gpt2(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run` as it is now, or as it was at its lowest validation loss, into a new folder in the
-    layout of GPT-2, which appears complete or not at all. Biases that the model does not have are written as zeros.
+    """Write the model of `run`, with its newest weights or its best ones, into the new folder `out` in the layout of GPT-2.
+    The folder appears complete or not at all. Biases that the model lacks are written as zeros.
 
-    Raises `UserError` if the layout cannot hold the model, if the run has no checkpoint, or if the folder is there
-    already or cannot be written.
+    Raises `UserError` if the layout cannot hold the model, if the run has no checkpoint, or if `out` exists or cannot be
+    written.
     """
     obstacles = export_obstacles(run.gpt_config)
     if obstacles:
@@ -55,7 +55,7 @@ def export_gpt2(run: Run, out: Path, best: bool = False) -> None:
             TOKENIZER_CONFIG: as_json(_tokenizer_config(run)),
             CARD: model_card(run, model, out.name, best, checksum),
         }.items():
-            # the name of a text may hold bytes that are no UTF-8
+            # names of texts may hold bytes that are not UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -84,7 +84,7 @@ def _stored_config(run: Run) -> dict:
             "embd_pdrop": shape.dropout,
             "resid_pdrop": shape.dropout,
             "attn_pdrop": 0.0,
-            "bos_token_id": end,  # None where there is none: transformers would take GPT-2's 50256 for granted
+            "bos_token_id": end,  # None if there is none: transformers would assume GPT-2's 50256
             "eos_token_id": end,
             "torch_dtype": "float32",
         }

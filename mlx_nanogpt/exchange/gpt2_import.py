@@ -24,8 +24,7 @@ HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
     """The model and the tokenizer of `source`: a run directory, or what `load_gpt2` takes.
 
-    Raises `UserError` if there is no such thing, if it is a run without a checkpoint, or if it is damaged or something
-    else than a GPT-2.
+    Raises `UserError` if it does not exist, is damaged or is no GPT-2, or if it is a run without a checkpoint.
     """
     if _is_run(Path(source)):
         run = open_run(Path(source))
@@ -34,7 +33,7 @@ def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run, which may have no checkpoint yet; GPT-2's config.json says nothing of a training."""
+    """Whether `folder` is a run, with or without a checkpoint. The config.json of GPT-2 does not describe a training."""
     try:
         return (folder / CHECKPOINT).is_file() or {"gpt", "train"} <= json.loads(read_text(folder / CONFIG)).keys()
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -45,8 +44,8 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
     """The model, its weights float32, and the tokenizer of `source`: a folder in the layout of GPT-2, or a name on the
     Hugging Face hub (`gpt2`, `gpt2-medium`, `owner/name`), which takes the extra `gpt2`.
 
-    Rows of the embedding beyond the tokenizer's ids are padding, and left out. Raises `UserError` if there is no such
-    thing, or if it is damaged or something else than a GPT-2.
+    Rows of the embedding beyond the tokenizer's ids are padding, and left out. Raises `UserError` if it does not exist, is
+    damaged or is no GPT-2.
     """
     folder = Path(source) if os.path.isdir(source) else _downloaded(source)
     with explaining_damage(folder):
@@ -67,7 +66,7 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
 
 
 def _downloaded(source: str) -> Path:
-    if source == "resume":  # nanoGPT's word
+    if source == "resume":  # as in nanoGPT
         raise UserError("`init_from` resume is `resume` RUN here", "name the run")
     name = source if "/" in source else f"openai-community/{source}"
     owner = name.partition("/")[0]
@@ -105,7 +104,7 @@ def _read_config(folder: Path) -> GPTConfig:
 
 
 def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """The weights under our names, in our shapes, float32; every one of them read and finite."""
+    """The weights under our names, in our shapes, as float32. All of them were read and are finite."""
     stored = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     expected = {name: parameter.shape for name, parameter in tree_flatten(GPT(config).parameters())}
     strangers = sorted(name for name in stored.keys() - expected.keys() - {HEAD} if not name.endswith(MASKS))
@@ -134,7 +133,7 @@ def _read_weight(name: str, stored: mx.array, shape: tuple[int, ...]) -> mx.arra
 
 
 def _tensors(folder: Path) -> dict[str, mx.array]:
-    """All that the folder's weights files hold, not read yet. MLX checks that what a header promises is in the file."""
+    """The arrays in the folder's files of weights, not read yet. MLX checks that a file is as long as its header says."""
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():

@@ -22,14 +22,15 @@ def import_extra(package: str) -> ModuleType:
 
 
 def fetched(name: str, files: list[str], otherwise: str) -> Path:
-    """The folder in the hub's own cache with `files` of the model `name`, fetched if need be."""
+    """The folder in the cache of the hub's library with `files` of the model `name`, downloaded if necessary. Raises `UserError`,
+    which says what to do `otherwise`, if that fails."""
     try:
         hub = import_extra("huggingface_hub")
     except UserError as error:
         raise UserError(f"{error}, to fetch from {HUB}/{name}", f"or {otherwise}") from error
     try:
         return Path(hub.snapshot_download(name, allow_patterns=files))
-    except Exception as error:  # the library's own, and those of all it stands on
+    except Exception as error:  # its own errors, and those of the libraries that it uses
         reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
         raise UserError(
             f"{HUB}/{name} could not be fetched ({reason})", f"connect to the network, or {otherwise}"

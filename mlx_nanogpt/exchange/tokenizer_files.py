@@ -50,7 +50,7 @@ def tokenizer_json(tokenizer: Tokenizer) -> str:
 
 
 def _words_of_one(symbols: str) -> dict:
-    """The tokenizer.json in which every character is a word. Any other character is an error there, as it is here."""
+    """The tokenizer.json in which every character is a word. Other characters are errors, as in `CharTokenizer`."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -63,13 +63,13 @@ def _words_of_one(symbols: str) -> dict:
         "model": {
             "type": "WordLevel",
             "vocab": {symbol: i for i, symbol in enumerate(symbols)},
-            "unk_token": "[UNK]",  # the format asks for one; it is in no vocabulary
+            "unk_token": "[UNK]",  # the format needs one; it is in no vocabulary
         },
     }
 
 
 def _characters_of(text: str) -> CharTokenizer | None:
-    """The tokenizer of whose symbols `_words_of_one` made `text`; None if it is something else."""
+    """The `CharTokenizer` that `text` describes, as `_words_of_one` writes it; None for another kind."""
     described = json.loads(text)
     if described["model"].get("type") != "WordLevel":
         return None
@@ -80,9 +80,9 @@ def _characters_of(text: str) -> CharTokenizer | None:
 
 
 def _byte_pair_json(vocab: str, merges: str) -> str:
-    """The tokenizer.json that says what vocab.json and merges.txt of GPT-2 say."""
+    """The tokenizer.json that is equal to GPT-2's vocab.json and merges.txt."""
     ids = json.loads(vocab)
-    pairs = [line for line in merges.splitlines() if line]  # the library passes over "#version"
+    pairs = [line for line in merges.splitlines() if line]  # the library ignores "#version"
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return json.dumps(
         {
@@ -102,7 +102,7 @@ def _byte_pair_json(vocab: str, merges: str) -> str:
 
 @contextmanager
 def explaining_damage(folder: Path) -> Iterator[None]:
-    """Let what the body raises while it reads `folder` be a `UserError`."""
+    """Turn an error of reading `folder` in the body into a `UserError`."""
     try:
         yield
     except OSError as error:

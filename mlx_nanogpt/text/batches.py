@@ -1,7 +1,6 @@
 """Tokens to batches of (B, T).
 
-A batch is a function of the seed and the iteration alone, so a resumed run sees the windows that an uninterrupted one
-would have seen, and there is no state to save.
+A batch depends on the seed and the iteration alone. So a resumed run sees the same windows, and there is no state to save.
 """
 
 from collections.abc import Iterator
@@ -33,10 +32,10 @@ def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np
 def consecutive_windows(
     tokens: np.ndarray, batch_size: int, block_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Windows that follow each other, so that every token but the first is a target once: batches of inputs and targets.
+    """Batches of inputs and targets from windows that follow each other: every token but the first is a target once.
 
-    Both are (B, T) with B up to `batch_size` and T = `block_size`; what is left for a shorter window comes last, (1, T).
-    One batch is read at a time, so `tokens` may be an `np.memmap` larger than memory.
+    Both are (B, T) with B up to `batch_size` and T = `block_size`. A shorter last window is a batch of its own, (1, T). One
+    batch is read at a time, so `tokens` may be an `np.memmap` larger than memory.
     """
     start, last = 0, len(tokens) - 1
     while start < last:

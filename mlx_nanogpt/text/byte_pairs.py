@@ -118,13 +118,13 @@ def _library_of(text: str):
         library = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # it has no type of its own
         raise ValueError(f"the library tokenizers refuses it: {error}") from error
-    library.no_truncation()  # a model that was fine-tuned may bring one, and a corpus would be cut without a word
+    library.no_truncation()  # a fine-tuned model may set one, which would cut a corpus silently
     library.no_padding()
     return library
 
 
 def _one_spelling(library) -> str:
-    """The description of a tokenizer of the library, from which its encoding can be told from that of others."""
+    """The description of a tokenizer of the library, the same for all that encode alike."""
     described = json.loads(library.to_str()) | SAME_PARTS
     described["model"] |= SAME_MODEL
     for token in described["added_tokens"]:
@@ -133,8 +133,8 @@ def _one_spelling(library) -> str:
 
 
 def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
-    """The text of `pieces`, none of them empty, in at least one part, so that no byte pair reaches from one part into the
-    next: each piece is cut at the first place in it where that is sure, or kept for the next if there is none."""
+    """The text of `pieces`, none of them empty, in parts that no byte pair connects. Each piece is cut at its first safe gap; a
+    piece without one is joined to the next."""
     kept: list[str] = []
     before = ""
     for piece in pieces:
@@ -149,7 +149,7 @@ def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes a byte as one visible character: its own in Latin-1 if that is visible, else one from U+0100 on."""
+    """GPT-2 writes each byte as a visible character: its character in Latin-1, or one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(visible))
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}

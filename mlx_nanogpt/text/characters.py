@@ -18,7 +18,7 @@ class CharTokenizer:
 
     symbols: str
     kind = "char"  # a TokenizerName
-    start_token = 0  # what an empty prompt stands for, as in the lecture: a new line, in most texts
+    start_token = 0  # for an empty prompt, as in the lecture: a new line in most texts
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
@@ -53,7 +53,7 @@ class CharTokenizer:
         return (self.symbols[i] for i in ids)
 
     def to_json(self) -> str:
-        """What `tokenizer_from_json` reads."""
+        """JSON for `tokenizer_from_json`."""
         return json.dumps({"symbols": self.symbols}) + "\n"
 
     @cached_property
@@ -74,5 +74,5 @@ def listed(symbols: Sequence[str]) -> str:
 
 
 def _code_points(text: str) -> np.ndarray:
-    # surrogatepass: a prompt from the command line may hold undecodable bytes, which have to be refused by name
+    # surrogatepass: a prompt may hold undecodable bytes, and the message names them
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -1,6 +1,6 @@
 """Where text comes from: a built-in text, or the user's files, folders and pipes.
 
-`read_pieces` reads any of it piece by piece; `load_corpus` joins the pieces, and `prepare.py` never holds them together.
+`read_pieces` reads a text piece by piece, and `load_corpus` joins the pieces.
 """
 
 import codecs
@@ -19,7 +19,10 @@ from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens
 
 TINYSHAKESPEARE, PASTICHE = "tinyshakespeare", "pastiche"
-BUILT_IN = {TINYSHAKESPEARE: tinyshakespeare, PASTICHE: lambda: pastiche.write().text}  # by name, what gives the text
+BUILT_IN = {
+    TINYSHAKESPEARE: tinyshakespeare,
+    PASTICHE: lambda: pastiche.write().text,
+}  # name -> function that returns the text
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
 
@@ -27,17 +30,17 @@ PIECE = 2**20  # bytes of text read at a time
 def load_corpus(*sources: str) -> Corpus:
     """The texts of `sources`, one after the other, exactly as they are.
 
-    A source is "tinyshakespeare", "pastiche", "-" for standard input, the path of a UTF-8 text file, or a folder: what
-    `folder_files` takes of it. Raises `CorpusUnavailable` where a download is needed and fails, `UserError` for any other
-    text that cannot be used.
+    A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
+    `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
+    be used.
     """
     floor = pastiche.write().floor if sources == (PASTICHE,) else None
     return Corpus(sources, "".join(read_pieces(sources)), floor)
 
 
 def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) -> Iterator[str]:
-    """What `load_corpus` joins, in pieces of at most `PIECE` bytes (the built-in texts: in one), so that the whole need not
-    fit in memory. `standard_input` is read in the place of the process's own. Raises what `load_corpus` raises.
+    """The texts of `sources` in pieces of at most `PIECE` bytes, so that they need not fit in memory; a built-in text is one
+    piece. `standard_input` replaces the standard input of the process. Raises the same errors as `load_corpus`.
     """
     if sources.count(STANDARD_INPUT) > 1:
         raise UserError("standard input can be read only once", f"give `data` {STANDARD_INPUT} once")
@@ -52,13 +55,13 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
 
 
 def holds_texts(source: str) -> bool:
-    """Whether `source` is a folder whose texts are read, those of `folder_files`."""
+    """Whether `source` is a folder of texts."""
     named = source in BUILT_IN or source == STANDARD_INPUT
     return not named and os.path.isdir(source) and not holds_tokens(source)
 
 
 def check_readable_again(sources: Sequence[str]) -> None:
-    """Raise `UserError` if one of `sources` is a pipe with a name: it gives its text once."""
+    """Raise `UserError` if one of `sources` is a named pipe, which gives its text only once."""
     for source in sources:
         if stat.S_ISFIFO(_mode(source)):
             raise UserError(
@@ -68,7 +71,7 @@ def check_readable_again(sources: Sequence[str]) -> None:
 
 
 def _mode(path: str) -> int:
-    """What kind of file lies there; 0 if none does."""
+    """The mode of the file at `path`; 0 if there is none."""
     try:
         return os.stat(path).st_mode
     except (OSError, ValueError):
@@ -92,8 +95,8 @@ def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
 
 
 def _files(path: str) -> Sequence[Path]:
-    """The text files that the path of a file or of a folder stands for."""
-    if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # endless, or a keyboard
+    """The text files at `path`, a file or a folder."""
+    if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # it may be endless, or a keyboard
         raise UserError(f"{path} is a device, not a text", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
     if not os.path.isdir(path):
         return [Path(path)]
@@ -116,7 +119,7 @@ def _own_standard_input() -> BinaryIO:
 
 
 def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
-    """The text of a UTF-8 file that is called `name` where it has to be refused."""
+    """The text of a UTF-8 file, which an error calls `name`."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = lines = 0  # bytes and line ends before `chunk`
     beginning = True
@@ -129,7 +132,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
             raise UserError(
                 f"{name} is not text: there is a zero byte at {position + chunk.index(0):,}", "save it as UTF-8"
             )
-        waiting = len(decoder.getstate()[0])  # bytes of a character that the chunk before ended in
+        waiting = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:

@@ -13,10 +13,10 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Dataset:
-    """The tokens of the two splits, (N,) each, the tokenizer that they are of, and which text they were.
+    """The tokens of the two splits, (N,) each, their tokenizer, and the identity of the text.
 
-    `train_fraction` is the share that trains. `floor`, where known, is the loss in nats per character of the validation
-    split that no model can beat; for byte pairs it is not.
+    `train_fraction` is the share for training. `floor`, if known, is the lowest loss that a model can reach on the validation
+    split, in nats per character; for byte pairs it is not known.
     """
 
     corpus: CorpusIdentity
@@ -33,7 +33,7 @@ def tokenize(
     """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
     before it is encoded.
 
-    Without a `tokenizer` it is that of the corpus' own characters. Raises `UserError` if a given one lacks some of them.
+    The default `tokenizer` has one token for each character of the corpus. Raises `UserError` if a given one lacks a character.
     """
     tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     boundary = int(train_fraction * len(corpus.text))

@@ -18,17 +18,17 @@ PIECE = 2**20  # bytes of a file that are looked at
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """The files below a folder, in the order of their names: those that are text, and those that were left."""
+    """The files below a folder, in the order of their names: texts, and others."""
 
     taken: tuple[Path, ...]
     left: tuple[Path, ...]
 
 
 def folder_files(path: str) -> FolderFiles:
-    """The files below the folder `path`, apart by whether their first `PIECE` bytes are UTF-8 text.
+    """The files below the folder `path`. A file is a text if its first `PIECE` bytes are UTF-8.
 
-    What is hidden is passed over, and so are folders of tokens, runs and exported models, which hold text that nobody means.
-    Raises `UserError` for what cannot be read, for what is no file, such as a pipe, and for a `*.txt` file that is no text.
+    Hidden files are ignored, and so are folders of tokens, runs and exported models. Raises `UserError` if something cannot be
+    read, for a pipe, socket or device, and for a `*.txt` file that is not UTF-8.
     """
 
     def refuse(error: OSError) -> None:
@@ -36,7 +36,7 @@ def folder_files(path: str) -> FolderFiles:
 
     found = []
     for folder, below, names in os.walk(path, onerror=refuse):
-        # what is hidden are an editor's copies and, on a Mac's external disks, binary "._" companions
+        # hidden files are copies of an editor or, on external disks of a Mac, binary "._" files
         below[:] = [each for each in below if not (each.startswith(".") or _is_ours(Path(folder, each)))]
         found += [Path(folder, each) for each in names if not each.startswith(".")]
     taken: list[Path] = []
@@ -66,9 +66,9 @@ def _is_ours(folder: Path) -> bool:
 
 
 def _is_text(file: Path) -> bool:
-    """Whether a file of a folder is text, as far as its first piece tells; one that its name calls text has to be."""
+    """Whether the first piece of a file is text. A `*.txt` file counts as text, so that a wrong encoding is an error."""
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # to open a pipe would wait for a writer
+        if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
             raise UserError(f"{file} is no file but a pipe, a socket or a device", "take it out of the folder")
         with file.open("rb") as opened:
             piece = opened.read(PIECE)

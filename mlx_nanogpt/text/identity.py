@@ -1,4 +1,4 @@
-"""A text, and which text it is."""
+"""A text, and what identifies it."""
 
 import hashlib
 import re
@@ -13,9 +13,9 @@ STANDARD_INPUT = "-"
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """Which text it is, without the text: where it came from, the checksum of its UTF-8, and its length where that is known.
+    """What identifies a text: its sources, the SHA-256 of its UTF-8, and its length if that is known.
 
-    The tokens that `prepare` wrote are known by the checksum of their text, those of nanoGPT by that of their files.
+    Tokens that `prepare` wrote have the checksum of their text, tokens of nanoGPT that of their files.
     """
 
     sources: tuple[str, ...]
@@ -28,8 +28,8 @@ class CorpusIdentity:
 
     @classmethod
     def from_json(cls, said: dict) -> "CorpusIdentity":
-        """What `dataclasses.asdict` made of an identity, and a file kept. Raises `ValueError`, `KeyError` or `TypeError` for
-        anything else."""
+        """An identity from the dictionary that `dataclasses.asdict` makes of one. Raises `ValueError`, `KeyError` or `TypeError`
+        for anything else."""
         sources, sha256, characters = said["sources"], said["sha256"], said["characters"]
         if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
             raise ValueError(f"{sources!r} does not name texts")
@@ -42,8 +42,8 @@ class CorpusIdentity:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from. `floor(start, stop)`, where known, is the loss in nats per character of
-    `text[start:stop]` that no model can beat except by luck."""
+    """A text and where it came from. `floor(start, stop)`, if known, is the lowest loss that a model can reach on
+    `text[start:stop]` except by luck, in nats per character."""
 
     sources: tuple[str, ...]
     text: str
@@ -55,5 +55,5 @@ class Corpus:
 
 
 def source_name(source: str) -> str:
-    """What a source is called on a screen."""
+    """The name of a source for people."""
     return "standard input" if source == STANDARD_INPUT else printable(source)

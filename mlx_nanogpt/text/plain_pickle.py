@@ -1,4 +1,4 @@
-"""Pickles of which nothing is run: dicts, strings and whole numbers, as in nanoGPT's `meta.pkl`."""
+"""Read a pickle without running anything of it, as for nanoGPT's `meta.pkl`."""
 
 import pickle
 from typing import NoReturn
@@ -9,10 +9,10 @@ PLAIN = """PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS MEMOIZE PUT BI
 
 
 class PlainUnpickler(pickle._Unpickler):
-    """Reads dicts, strings and whole numbers, and refuses whatever else a pickle may carry, above all calls.
+    """Reads dicts, strings and whole numbers, and refuses all else, above all calls.
 
-    It is the one written in Python: in C, a few bytes can make it take any amount of memory. Tuples are refused because
-    hashing deep ones ends the process.
+    It extends Python's own unpickler, not the one in C, in which a few bytes can take any amount of memory. Tuples are
+    refused because hashing deep ones ends the process.
     """
 
     dispatch = {

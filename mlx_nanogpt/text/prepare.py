@@ -1,4 +1,4 @@
-"""A text of any size, written as a folder of tokens: read twice in pieces, and never held as a whole."""
+"""Write a text of any size as a folder of tokens. The text is read twice, in pieces."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokensRead:
-    """Characters read so far: without a `total` they are being counted, with it encoded."""
+    """Characters read so far. `total` is None while they are counted, and known while they are encoded."""
 
     characters: int
     total: int | None
@@ -33,7 +33,7 @@ class TokensRead:
 
 @dataclass(frozen=True)
 class TokensWritten:
-    """A folder that was written, its tokens and its vocabulary."""
+    """A folder was written: its path, its numbers of tokens, and the size of its vocabulary."""
 
     path: Path
     train_tokens: int
@@ -110,7 +110,7 @@ def _encode(
     """Write the files of both splits and their description; how many tokens each has."""
     again, done, counts, digests = hashlib.sha256(), 0, [], []
     train, valid = map(folder.replacing, TOKEN_FILES)
-    # train.bin gets its name last: a folder without it is never taken for a whole one, as one without meta.json is
+    # train.bin gets its name last. Without it no folder is taken for a whole one; without meta.json one is
     with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
         parts = groupby(_split(read(), boundary), itemgetter(0))
         for (_, part), file in zip(parts, (train_file, valid_file)):
@@ -123,7 +123,7 @@ def _encode(
                 count += len(ids)
                 done += len(piece)
                 yield TokensRead(done, identity.characters)
-            file.flush()  # a full disk shows here, before any file has its name
+            file.flush()  # on a full disk this fails before any file has its name
             counts.append(count)
             digests.append(digest.digest())
         if again.hexdigest() != identity.sha256:
@@ -133,7 +133,7 @@ def _encode(
 
 
 def _cut(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterable[str]:
-    """`pieces` cut anew where no token reaches across; characters may be cut anywhere."""
+    """`pieces`, cut so that no token is divided."""
     return pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces)
 
 
@@ -151,8 +151,8 @@ def _describe(
 
 @contextmanager
 def _new_files_in(path: Path) -> Iterator[Folder]:
-    """Make the folder `path` if there is none, hold it so that no other process prepares into it, and remove what a killed
-    one left there. If the body raises, a folder that was made here goes away again."""
+    """Make the folder `path` if there is none, lock it, and remove half-written files. If the body raises, a folder that was
+    made here is removed."""
     made = not os.path.lexists(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
 
 
 def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
-    """The pieces of the first `boundary` characters, each with a 0, and those of the rest, each with a 1."""
+    """Pairs of a number and a piece: 0 for the first `boundary` characters, 1 for the rest."""
     for piece in pieces:
         for part, text in enumerate((piece[:boundary], piece[boundary:])):
             if text:

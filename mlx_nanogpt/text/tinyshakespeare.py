@@ -29,7 +29,7 @@ def tinyshakespeare() -> str:
         raise UserError(
             f"{cached} cannot be read ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
         ) from error
-    import http.client  # only here and below: these take 15 ms, which every start would pay
+    import http.client  # imported here: they take 15 ms, and most starts download nothing
     import ssl
 
     try:
@@ -66,7 +66,7 @@ def _host() -> str:
 
 
 def _download() -> bytes:
-    """What the server sends, up to a byte more than tiny Shakespeare has. Raises `OSError` or `HTTPException`."""
+    """The server's answer, at most one byte longer than tiny Shakespeare. Raises `OSError` or `HTTPException`."""
     import http.client
     import urllib.request
 
@@ -82,7 +82,7 @@ def _download() -> bytes:
         except Exception as error:
             ends.append(error)
 
-    # a thread, for a socket's own time limit begins anew with every byte
+    # in a thread: the time limit of a socket begins anew with every byte
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     thread.join(DEADLINE)

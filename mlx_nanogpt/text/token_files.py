@@ -3,8 +3,8 @@
     train.bin, val.bin  nanoGPT's format: the ids of the two splits, uint16, little-endian, nothing else
     meta.json           the tokenizer, which text it was, and a checksum of all three files
 
-`prepare.py` writes such a folder. Here it is read, or one that nanoGPT wrote: with its `meta.pkl`, a pickle of which
-nothing is run, or without any, which means GPT-2's tokens.
+`prepare.py` writes such a folder, and this file reads it. It also reads folders of nanoGPT. Their `meta.pkl` is a pickle, of
+which nothing is run; without one, the tokens are GPT-2's.
 """
 
 import hashlib
@@ -32,23 +32,23 @@ META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")
 MOST_IDS = 2 ** (8 * ID.itemsize)
 CHUNK = 2**20  # bytes of tokens read at a time
-LARGEST_META = 2**24  # bytes; both kinds stay far below it with the largest vocabulary
+LARGEST_META = 2**24  # bytes; with the largest vocabulary both kinds are far smaller
 
 
 def holds_tokens(source: str) -> bool:
-    """Whether `source` is a folder of tokens, which `open_token_folder` reads, rather than a text."""
+    """Whether `source` is a folder of tokens, for `open_token_folder`."""
     return os.path.isdir(source) and any(os.path.lexists(os.path.join(source, name)) for name in TOKEN_FILES)
 
 
 def seal(meta: dict, digests: Sequence[bytes]) -> str:
-    """The checksum of a folder: of what its description says and of the digests of its token files."""
+    """The checksum of a folder: of its description and of the digests of its token files."""
     said = {name: value for name, value in meta.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode() + b"".join(digests)).hexdigest()
 
 
 @dataclass(frozen=True)
 class _Tokens:
-    """What one pass over a file of tokens tells."""
+    """The result of one pass over a file of tokens."""
 
     count: int
     largest: int
@@ -58,8 +58,8 @@ class _Tokens:
 def open_token_folder(path: Path) -> Dataset:
     """The tokens in the folder `path`, written by `prepare` or by nanoGPT, as uint16 arrays that stay on the disk.
 
-    Both files are read once, in pieces, for their checksum, which tells whether they are still as they were written, and for
-    their largest id. Raises `UserError` if a file is missing, damaged or not of this format.
+    Both files are read once, in pieces, for their checksum and their largest id. Raises `UserError` if a file is missing,
+    damaged or of another format.
     """
     meta = None
     if os.path.lexists(path / META):
@@ -80,7 +80,7 @@ def open_token_folder(path: Path) -> Dataset:
             )
     count = sum(part.count for part in parts)
     if meta:
-        # the text's own checksum: a run on the text and one on the folder know each other by it
+        # the checksum of the text: a run on the text can go on with the folder
         checksum, characters = meta["corpus"]["sha256"], meta["corpus"]["characters"]
         train_fraction = meta["train_fraction"]
     else:
@@ -102,7 +102,7 @@ def _gpt2s(path: Path) -> Tokenizer:
 
 
 def _inspect(file: Path) -> _Tokens:
-    # read, not mapped: what is read here does not count as this process's memory
+    # read, not mapped: mapped pages would count as memory of this process
     count, largest, digest = 0, 0, hashlib.sha256()
     try:
         with file.open("rb") as opened:
@@ -121,7 +121,7 @@ def _inspect(file: Path) -> _Tokens:
 
 
 def _read_meta(file: Path) -> tuple[dict, Tokenizer]:
-    """What `prepare` wrote into `meta.json`, and the tokenizer in it; whether it is still that only `seal` can tell."""
+    """The content of `meta.json`, and the tokenizer in it. Only `seal` can tell whether it is undamaged."""
     content = _read_bounded(file)
     try:
         meta = json.loads(content)
@@ -149,9 +149,9 @@ def _read_nanogpt_meta(file: Path) -> Tokenizer:
             raise ValueError("stoi is not the reverse of itos")
         if symbols != sorted(symbols):
             raise ValueError("its characters are not in the order of their code points, as nanoGPT writes them")
-        "".join(symbols).encode()  # half a character (a surrogate) is none
+        "".join(symbols).encode()  # raises for a surrogate, which is half a character
         return tokenizer_from_json(CharTokenizer("".join(symbols)).to_json())
-    except Exception as error:  # a damaged pickle can raise whatever it likes
+    except Exception as error:  # a damaged pickle can raise anything
         raise _damaged(file, f"{type(error).__name__}: {error}") from error
 
 
