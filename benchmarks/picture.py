@@ -17,7 +17,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot as plt
 
 OUT = Path(__file__).parent / "results" / "training.svg"
-TOKENS, LINES, WIDTH = 700, 17, 46  # drawn; lines and characters of them that are shown
+TOKENS, LINES, WIDTH = 900, 22, 56  # drawn; lines and characters of them that are shown
 
 
 def written_text(run: gpt.Run) -> str:
@@ -30,7 +30,7 @@ def written_text(run: gpt.Run) -> str:
 
 def draw(run: gpt.Run, out: Path) -> None:
     history, shape, machine = run.history(), run.gpt_config, describe_machine()
-    figure, (losses, text) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(3, 2.6), layout="constrained")
+    figure, (losses, text) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 1), layout="constrained")
     iterations = [each.iteration for each in history]
     losses.plot(iterations, [each.train_loss for each in history], label="training split")
     losses.plot(iterations, [each.valid_loss for each in history], label="validation split")
@@ -39,12 +39,11 @@ def draw(run: gpt.Run, out: Path) -> None:
     losses.legend()
     text.axis("off")
     text.set_title("and then it writes", fontsize=10, loc="left")
-    text.text(0, 0.98, written_text(run), family="monospace", fontsize=8.5, va="top")
-    minutes = sum(each.train_seconds for each in history) / 60
+    text.text(0, 0.98, written_text(run), family="monospace", fontsize=7.5, va="top")
     parameters = gpt.GPT(shape).num_parameters()
     figure.suptitle(
-        f"{run.corpus.name}: {parameters:,} parameters, {minutes:.0f} minutes of training on {machine['cores']} cores "
-        f"({machine['chip']}, mlx {machine['versions']['mlx']}, Python {platform.python_version()})",
+        f"A GPT of {parameters:,} parameters learns from {run.corpus.name} ({machine['cores']} cores of {machine['chip']}, "
+        f"mlx {machine['versions']['mlx']}, Python {platform.python_version()})",
         fontsize=10,
     )
     out.parent.mkdir(exist_ok=True)

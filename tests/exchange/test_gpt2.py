@@ -485,7 +485,7 @@ def test_a_run_without_a_checkpoint_to_start_from_is_a_sentence_with_the_remedy(
     untrained = tiny_run()
     result = mlx_gpt("train", "--data=play.txt", f"--init-from={untrained.path}")
     assert result.status == 1 and f"the run {untrained.path} has no checkpoint yet" in result.err
-    assert f"go on with mlx-gpt train --resume {untrained.path}" in result.err and not Path("runs/2").exists()
+    assert f"go on with --resume {untrained.path}" in result.err and not Path("runs/2").exists()
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"gpt": 1}', "[" * 100_000, "\udcff"])
