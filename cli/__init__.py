@@ -1,5 +1,5 @@
-"""The command line, `mlx-gpt`. Here is what has to happen before anything is imported, which takes half a second: standard
-streams and signals that cannot do harm. The commands are in `app.py`."""
+"""The command line, `mlx-gpt`. This file makes standard streams and signals safe before it imports the commands, which takes
+half a second. The commands are in `app.py`."""
 
 import errno
 import io
@@ -7,20 +7,19 @@ import os
 import signal
 import sys
 
-CLOSED: set[str] = set()  # the standard streams that we were started without
+CLOSED: set[str] = set()  # the standard streams that were closed when the process started
 
 
 def main() -> None:
-    """Run the program. Ctrl-C ends it without a traceback, at whatever time it comes and however often."""
-    interruptible = (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )  # and not ignored, as in a background job
+    """Run the program. Ctrl-C ends it without a traceback, whenever it comes and however often."""
+    # A background job ignores Ctrl-C, and goes on doing so.
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
-    if not _is_positive(os.environ.get("COLUMNS", "1")):  # rich would draw in as many
+    if not _is_positive(os.environ.get("COLUMNS", "1")):  # rich would draw in that many columns
         del os.environ["COLUMNS"]
-    _hide_interrupts()  # before typer, which keeps this hook below its own
+    _hide_interrupts()  # before typer is imported: it calls the hook that it finds
 
     from .app import run
 
@@ -31,18 +30,17 @@ def main() -> None:
     finally:
         if interruptible:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-        _drop_what_cannot_be_written()
+        _flush_or_drop()
 
 
 def _open_standard_streams() -> None:
-    """Let closed standard streams be /dev/null: the next file opened, a checkpoint say, would be taken for them."""
+    """Open closed standard streams as /dev/null. Otherwise the next file, such as a checkpoint, would take their place."""
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(
-                os.open(os.devnull, os.O_RDWR), True
-            )  # it gets the lowest free number, which is this one
+            # The new file gets the lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             CLOSED.add(name)
             setattr(sys, name, open(os.devnull, "w" if descriptor else "r", encoding="utf-8"))
@@ -52,11 +50,11 @@ def _open_standard_streams() -> None:
             raw = io.BufferedWriter(_Terminal(stream.fileno(), "w", closefd=False))
             stream = io.TextIOWrapper(raw, stream.encoding, line_buffering=True)
             setattr(sys, name, stream)
-        stream.reconfigure(errors="backslashreplace")  # a name that cannot be shown is no reason to stop
+        stream.reconfigure(errors="backslashreplace")  # a name that cannot be shown must not stop the program
 
 
 class _Terminal(io.FileIO):
-    """A terminal that may be closed while we run: what nobody can see any more is written to nowhere."""
+    """A terminal that may be closed while the program runs. Output after that is dropped."""
 
     def write(self, data: bytes) -> int:
         try:
@@ -72,15 +70,15 @@ def _is_positive(number: str) -> bool:
 
 
 def _hide_interrupts() -> None:
-    """Let a `KeyboardInterrupt` that nobody handles end the process as Ctrl-C ends one, without a traceback."""
+    """Let a `KeyboardInterrupt` that nobody catches end the process as Ctrl-C does, without a traceback."""
     excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 
     def unhandled(kind: type, error: BaseException, traceback: object) -> None:
-        if not issubclass(kind, KeyboardInterrupt):  # Python itself ends the process then
+        if not issubclass(kind, KeyboardInterrupt):  # for that one Python itself ends the process
             excepthook(kind, error, traceback)
 
     def unraisable(args: object) -> None:
-        if issubclass(args.exc_type, KeyboardInterrupt):  # in a __del__, say
+        if issubclass(args.exc_type, KeyboardInterrupt):  # for example in a __del__
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.raise_signal(signal.SIGINT)
         unraisablehook(args)
@@ -89,8 +87,8 @@ def _hide_interrupts() -> None:
 
 
 def _interrupt_once() -> None:
-    """Let the first Ctrl-C raise `KeyboardInterrupt`, and the next end the process: a second exception, in the clean-up
-    after the first, would be a traceback."""
+    """Let the first Ctrl-C raise `KeyboardInterrupt` and the next one end the process. A second exception, while the program
+    cleans up after the first, would print a traceback."""
     interrupted = False
 
     def interrupt(signum: int, frame: object) -> None:
@@ -104,8 +102,8 @@ def _interrupt_once() -> None:
     signal.signal(signal.SIGINT, interrupt)
 
 
-def _drop_what_cannot_be_written() -> None:
-    """What is left for a full disk or a pipe without a reader would be a traceback when Python ends."""
+def _flush_or_drop() -> None:
+    """Flush the streams, and drop what a full disk or a closed pipe does not take. Python would end with a traceback."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

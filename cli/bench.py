@@ -28,7 +28,9 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure a sample, in about a minute, and extrapolate from it; no losses.")
     ] = False,
-    data: Annotated[str, typer.Option(help="The text to train on, as in mlx-gpt train.", **NAME)] = TINYSHAKESPEARE,
+    data: Annotated[
+        str, typer.Option(help="One text to train on, named as in mlx-gpt train.", **NAME)
+    ] = TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: Annotated[
         Path | None,

@@ -31,12 +31,12 @@ def config(
         raise UserError("--run and --preset exclude each other; leave out one of them")
     if preset:
         settings = preset_settings(preset)
-        shape, train = gpt.configurations(settings)
+        gpt_config, train_config = gpt.configurations(settings)
         sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {versions()}"]
     else:
         source = chosen_run(run)
-        shape, train, sources = source.gpt_config, source.train_config, source.corpus.sources
+        gpt_config, train_config, sources = source.gpt_config, source.train_config, source.corpus.sources
         made_by = describe_packages(source.versions())
         about = f"The settings of {source.path}"
         origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
@@ -44,7 +44,7 @@ def config(
             settings = {"init_from": source.init_from}
         else:
             settings = {"tokenizer": source.tokenizer.kind}
-    settings |= {"data": sources} | asdict(shape) | asdict(train)
+    settings |= {"data": sources} | asdict(gpt_config) | asdict(train_config)
     text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
     sys.stdout.write(text)

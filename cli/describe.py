@@ -69,7 +69,7 @@ def describe_files(sources: Sequence[str]) -> str:
 
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     """The lines of a run's header, by name."""
-    shape, train_config = run.gpt_config, run.train_config
+    gpt_config, train_config = run.gpt_config, run.train_config
     lines = {
         "Device": describe_device(),
         "Versions": versions(),
@@ -79,14 +79,14 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     if files := describe_files(data.corpus.sources):
         lines["Files"] = files
     lines["Model"] = (
-        f"{gpt.GPT(shape).num_parameters():,} parameters: {shape.n_layer} layers, {shape.n_embd} wide, "
-        f"{shape.n_head} heads of {shape.head_size}, context {shape.block_size}"
+        f"{gpt.GPT(gpt_config).num_parameters():,} parameters: {gpt_config.n_layer} layers, {gpt_config.n_embd} wide, "
+        f"{gpt_config.n_head} heads of {gpt_config.head_size}, context {gpt_config.block_size}"
     )
     lines["Training"] = (
-        f"{train_config.num_iter:,} iterations of {_describe_step(shape, train_config)}, "
-        f"rate {train_config.learning_rate:g}, dropout {shape.dropout:g}, seed {train_config.seed}"
+        f"{train_config.num_iter:,} iterations of {_describe_step(gpt_config, train_config)}, "
+        f"rate {train_config.learning_rate:g}, dropout {gpt_config.dropout:g}, seed {train_config.seed}"
     )
-    if settings := [*_other_settings(shape), *_other_settings(train_config)]:
+    if settings := [*_other_settings(gpt_config), *_other_settings(train_config)]:
         lines["Settings"] = ", ".join(settings)
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"

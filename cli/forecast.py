@@ -1,4 +1,5 @@
-"""How long a training still takes: its steps and its evaluations, each at its own pace, told from the stream's records."""
+"""The time that a training still needs. It is computed from the events of the training: steps, evaluations and samples
+each have their own pace."""
 
 from collections.abc import Sequence
 
@@ -7,18 +8,18 @@ from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig
 
 from .describe import tokens_per_step
 
-FORWARD = 0.3  # what a token costs an evaluation, as a share of what it costs a step; measured on a CPU
+FORWARD = 0.3  # the cost of a token in an evaluation, divided by its cost in a step; measured on a CPU
 
 
 class Pace:
-    """Seconds for a unit of some work, from reports on it.
+    """The seconds that a unit of some work takes, from reports on that work.
 
-    The first report holds compilation, so it says no more than that a unit takes no longer.
+    The first report includes compilation, so it is only an upper bound.
     """
 
     def __init__(self) -> None:
-        self.units, self.seconds = 0, 0.0  # of all reports but the first
-        self.first: float | None = None
+        self.units, self.seconds = 0, 0.0  # of all reports after the first
+        self.first: float | None = None  # seconds for a unit in the first report
 
     def report(self, units: int, seconds: float) -> None:
         if units and self.first is None:
@@ -27,7 +28,7 @@ class Pace:
             self.units, self.seconds = self.units + units, self.seconds + seconds
 
     def unit_seconds(self, guess: float | None) -> float | None:
-        """What was measured; until then the `guess`, unless the first report is less; None if there is neither."""
+        """The measured pace. Before there is one, the smaller of `guess` and the first report; None without both."""
         if self.units:
             return self.seconds / self.units
         return min((each for each in (guess, self.first) if each is not None), default=None)
@@ -36,20 +37,21 @@ class Pace:
 class Forecast:
     """Follows the events of a training that begins at `iteration`, after the evaluations in `history`."""
 
-    def __init__(self, shape: GPTConfig, train: TrainConfig, history: Sequence[Evaluation], iteration: int):
-        self.train, self.block_size, self.tokens_per_step = train, shape.block_size, tokens_per_step(shape, train)
+    def __init__(self, gpt_config: GPTConfig, train_config: TrainConfig, history: Sequence[Evaluation], iteration: int):
+        self.train_config, self.block_size = train_config, gpt_config.block_size
+        self.tokens_per_step = tokens_per_step(gpt_config, train_config)
         self.iteration = iteration
-        self.evaluated = history[-1].iteration if history else 0
-        self.windows = 0  # of the evaluation under way
+        self.evaluated = history[-1].iteration if history else 0  # the iteration of the last evaluation
+        self.windows = 0  # that the current evaluation has read
         self.steps, self.evaluation, self.samples = Pace(), Pace(), Pace()  # units: tokens, tokens, samples
         self.step_guess, self.forward = None, FORWARD
-        if history:  # as it was before, on this machine or on one like it
+        if history:  # the pace so far, on this machine or a similar one
             last = history[-1]
             self.step_guess = last.train_seconds / last.train_tokens
             self.forward = last.eval_seconds / (2 * last.eval_tokens) / self.step_guess
 
     def note(self, event: gpt.Event, seconds: float) -> None:
-        """An event came, `seconds` after the one before or after the beginning of the training."""
+        """Take note of an event that came `seconds` after the event before it, or after the beginning."""
         match event:
             case gpt.Progress() | gpt.Evaluating(windows=0):
                 self.steps.report((event.iteration - self.iteration) * self.tokens_per_step, seconds)
@@ -63,14 +65,14 @@ class Forecast:
                 self.samples.report(1, seconds)
 
     def remaining(self) -> float | None:
-        """Seconds to the end, if no patience ends it before; None while nothing is known."""
+        """Seconds to the end, if patience does not end the training before; None while nothing is known."""
         step = self.steps.unit_seconds(self.step_guess)
         if step is None:
             return None
-        steps = (self.train.num_iter - self.iteration) * self.tokens_per_step
-        last, interval = self.train.num_iter, self.train.eval_interval
+        steps = (self.train_config.num_iter - self.iteration) * self.tokens_per_step
+        last, interval = self.train_config.num_iter, self.train_config.eval_interval
         evaluations = last // interval - self.evaluated // interval
-        evaluations += last % interval > 0 and self.evaluated < last  # the end is evaluated, wherever it falls
+        evaluations += last % interval > 0 and self.evaluated < last  # the last iteration is always evaluated
         windows = evaluations * self._windows_of_one - self.windows
         return (
             steps * step
@@ -80,7 +82,7 @@ class Forecast:
 
     @property
     def _windows_of_one(self) -> int:
-        return 2 * self.train.eval_iters * self.train.batch_size
+        return 2 * self.train_config.eval_iters * self.train_config.batch_size
 
     def _note_windows(self, windows: int, seconds: float) -> None:
         self.evaluation.report((windows - self.windows) * self.block_size, seconds)

@@ -15,14 +15,14 @@ def presets() -> None:
     for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, preset in gpt.PRESETS.items():
-        shape, train = gpt.configurations(preset.settings)
+        gpt_config, train_config = gpt.configurations(preset.settings)
         table.add_row(
             name,
             preset.description,
-            f"{gpt.GPT(shape).num_parameters():,}",
-            f"{shape.n_layer}/{shape.n_head}/{shape.n_embd}/{shape.block_size}",
-            f"{tokens_per_step(shape, train):,}",
-            f"{train.num_iter:,}",
+            f"{gpt.GPT(gpt_config).num_parameters():,}",
+            f"{gpt_config.n_layer}/{gpt_config.n_head}/{gpt_config.n_embd}/{gpt_config.block_size}",
+            f"{tokens_per_step(gpt_config, train_config):,}",
+            f"{train_config.num_iter:,}",
         )
     console.print(table)
     console.print("Parameters for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
