@@ -257,6 +257,7 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint():
     assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run()))
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
     """An evaluation after every step, so that the kill is likely to fall into the writing of a file."""
     options, reached = [*TINY, "--num-iter=100000", "--eval-interval=1", "--dropout=0.1", "--run-dir=killed"], 0

@@ -229,6 +229,7 @@ def test_a_long_gradient_is_clipped_and_a_short_one_is_not(parts):
     assert moved(free * 10) == pytest.approx(free, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
     ends = {}
     for dtype in ("float32", "bfloat16"):  # at a rate of 1e-2 any rounding would grow and move the loss by 0.1
@@ -277,6 +278,7 @@ def test_the_stream_tells_of_every_evaluation_and_checkpoint_and_of_the_end():
 
 
 @pytest.mark.parametrize("eval_interval", [1, 3, 9, 10, 11])
+@pytest.mark.slow
 def test_the_loss_is_told_every_ten_steps_wherever_the_evaluations_fall(eval_interval):
     events = finish(tiny_run(num_iter=30, eval_interval=eval_interval))
     assert [event.iteration for event in events if isinstance(event, gpt.Progress)] == [10, 20, 30]

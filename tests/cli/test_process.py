@@ -191,6 +191,7 @@ def test_what_was_ignored_from_the_start_stays_ignored():
 
 @pytest.mark.parametrize("seconds", [0.15, 0.3, 0.45, 0.6, 1.0, 1.5])
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_two_signals_at_any_time_are_no_traceback(seconds, second):
     process = begin("train", *ENDLESS)
     time.sleep(seconds)
