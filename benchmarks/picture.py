@@ -1,60 +1,98 @@
-"""Draw a run: its losses as they fell, and a text that its model wrote, as results/training.svg.
+"""Draw the picture of the README: the losses of a run as they fell, and a text that its model writes.
 
-mlx-gpt train --eval-interval 250 --run-dir runs/picture
-python benchmarks/picture.py runs/picture
+    pip install -e ".[benchmarks]"
+    mlx-gpt train --eval-interval 250 --eval-iters 100
+    python benchmarks/picture.py runs/1
+
+Draw it on the machine that trained the run, for the caption names this machine. The picture goes to
+benchmarks/results/training.svg.
 """
 
-import argparse
-import platform
+import shlex
+import sys
 import textwrap
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
-import mlx_nanogpt as gpt
-import matplotlib
+import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
+import typer
+from mlx_nanogpt import GPTConfig, Run, TrainConfig, UserError
 from mlx_nanogpt.machine import describe_machine
+from peers.record import RESULTS
 
-matplotlib.use("svg")
-from matplotlib import pyplot as plt
-
-OUT = Path(__file__).parent / "results" / "training.svg"
-TOKENS, LINES, WIDTH = 900, 22, 56  # drawn; lines and characters of them that are shown
-
-
-def written_text(run: gpt.Run) -> str:
-    """Whole lines that the model of `run` writes."""
-    ids = gpt.generate(run.load_model(), [run.tokenizer.start_token], TOKENS, run.train_config.seed)
-    lines = run.tokenizer.decode(ids).strip().splitlines()
-    folded = [part for line in lines for part in textwrap.wrap(line, WIDTH) or [""]]
-    return "\n".join(folded[:LINES])
+TRAIN_COLOUR, VALID_COLOUR, TEXT_COLOUR, CAPTION_COLOUR = "#1f6f8b", "#c8553d", "#222222", "#666666"
+SAMPLE_TOKENS = 900  # more than the panel shows, which ends with a whole line
+LINES, COLUMNS = 20, 62  # of the text in the panel
 
 
-def draw(run: gpt.Run, out: Path) -> None:
-    history, shape, machine = run.history(), run.gpt_config, describe_machine()
-    figure, (losses, text) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(1, 1), layout="constrained")
+def main(run: Annotated[Path, typer.Argument(help="The run directory.")]) -> None:
+    """Draw the losses of a run, and a text that its model writes."""
+    if find_spec("matplotlib") is None:
+        raise UserError("matplotlib, which draws, is not installed", 'install it with pip install -e ".[benchmarks]"')
+    trained = gpt.open_run(run)
+    if not trained.history():
+        raise UserError(f"{run} has no evaluation to draw", "train the run further, or name another")
+    path = RESULTS / "training.svg"
+    _draw(trained, path)
+    print(f"Written: {path}")
+
+
+def _written_text(run: Run) -> str:
+    """The first lines that the model writes from an empty prompt."""
+    tokens = gpt.generate(run.load_model(), [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
+    lines = run.tokenizer.decode(tokens).strip().splitlines()
+    return "\n".join([part for line in lines for part in textwrap.wrap(line, COLUMNS) or [""]][:LINES])
+
+
+def _caption(run: Run) -> str:
+    """The command that makes such a run, this machine, and the versions."""
+    machine, settings = describe_machine(), asdict(run.gpt_config) | asdict(run.train_config)
+    defaults = asdict(GPTConfig(vocab_size=run.gpt_config.vocab_size)) | asdict(TrainConfig())
+    changed = [f"--{name.replace('_', '-')} {settings[name]}" for name in settings if settings[name] != defaults[name]]
+    command = " ".join(["mlx-gpt train --data", shlex.quote(run.corpus.name), *changed])
+    where = f"{machine['chip']}, {machine['cores']} cores, {machine['device']}; Python {machine['python']}"
+    return f"{command}\n{where}, {', '.join(f'{name} {number}' for name, number in run.versions().items())}"
+
+
+def _draw(run: Run, path: Path) -> None:
+    """The losses on the left, the text on the right, the caption below."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    # Text stays text, so the file is small; the same run gives the same file.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "training", "text.color": TEXT_COLOUR})
+    history = run.history()
     iterations = [each.iteration for each in history]
-    losses.plot(iterations, [each.train_loss for each in history], label="training split")
-    losses.plot(iterations, [each.valid_loss for each in history], label="validation split")
-    losses.set(xlabel="iteration", ylabel="loss, nats per character", ylim=(None, history[0].valid_loss * 1.05))
-    losses.grid(alpha=0.3)
-    losses.legend()
-    text.axis("off")
-    text.set_title("and then it writes", fontsize=10, loc="left")
-    text.text(0, 0.98, written_text(run), family="monospace", fontsize=7.5, va="top")
-    parameters = gpt.GPT(shape).num_parameters()
-    figure.suptitle(
-        f"A GPT of {parameters:,} parameters learns from {run.corpus.name} ({machine['cores']} cores of {machine['chip']}, "
-        f"mlx {machine['versions']['mlx']}, Python {platform.python_version()})",
-        fontsize=10,
-    )
-    out.parent.mkdir(exist_ok=True)
-    plt.rcParams["svg.fonttype"] = "none"  # text stays text: the file is small, and can be searched
-    figure.savefig(out, metadata={"Date": None})
+    figure = Figure(figsize=(10, 4.3), facecolor="white")
+    losses = figure.add_axes((0.055, 0.245, 0.41, 0.66))
+    for name, colour, values in (
+        ("validation", VALID_COLOUR, [each.valid_loss for each in history]),
+        ("training", TRAIN_COLOUR, [each.train_loss for each in history]),
+    ):
+        losses.plot(iterations, values, "o-", color=colour, markersize=3.5, linewidth=1.8)
+        last, above = (iterations[-1], values[-1]), (0, 15)
+        label = {"color": colour, "fontsize": 10.5, "fontweight": "bold", "ha": "right"}
+        losses.annotate(f"{name} {values[-1]:.2f}", last, above, textcoords="offset points", **label)
+    losses.set_title("Loss, nats per token", loc="left", fontsize=11)
+    losses.set_xlabel("iteration", color=TEXT_COLOUR)
+    losses.set_xlim(left=0)
+    losses.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    losses.grid(alpha=0.25)
+    losses.spines[["top", "right"]].set_visible(False)
+    losses.tick_params(colors=TEXT_COLOUR)
+
+    figure.text(0.5, 0.928, f"What the model writes after {iterations[-1]:,} iterations", fontsize=11)
+    text = {"family": "monospace", "va": "top", "linespacing": 1.3}
+    figure.text(0.5, 0.885, _written_text(run), fontsize=8.5, **text)
+    figure.text(0.012, 0.095, _caption(run), fontsize=8, color=CAPTION_COLOUR, **text)
+    figure.savefig(path, metadata={"Date": None})
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("--out", type=Path, default=OUT)
-    arguments = parser.parse_args()
-    draw(gpt.open_run(arguments.run), arguments.out)
-    print(arguments.out)
+    try:
+        typer.run(main)
+    except UserError as error:
+        sys.exit(f"Error: {error}")
