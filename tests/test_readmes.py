@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,50 +10,109 @@ import typer
 from mlx_nanogpt_cli.app import app
 
 ROOT = Path(__file__).parents[1]
-READMES = [*map(Path, ("README.md", "cli/README.md", "mlx_nanogpt/README.md", "benchmarks/README.md"))]
-READMES.append(Path(".github/CONTRIBUTING.md"))
-COMMANDS = typer.main.get_command(app).commands
+NAMES = ("README.md", "cli/README.md", "mlx_nanogpt/README.md", "benchmarks/README.md", ".github/CONTRIBUTING.md")
+READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
+PROGRAM = typer.main.get_command(app)
+each_readme = pytest.mark.parametrize("name", NAMES)
 
 
-@pytest.mark.parametrize("readme", READMES, ids=str)
-def test_every_link_leads_to_a_file(readme):
-    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / readme).read_text(encoding="utf-8"))
-    assert not [each for each in targets if not (ROOT / readme.parent / each).exists()]
+def typed(text: str) -> Iterator[list[str]]:
+    """The words of each command in the shell blocks of `text`, and of each mlx-gpt command inside a line, without what a
+    redirection writes to."""
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
+    lines += [
+        code.replace("\n", " ") for code in re.findall(r"`(mlx-gpt [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    ]
+    for line in lines:
+        words = shlex.shlex(line, posix=True, punctuation_chars=True)
+        words.whitespace_split = True
+        command: list[str] = []
+        for word in words:
+            if word == ">":
+                next(words)
+            elif set(word) <= set("|&;"):
+                yield command
+                command = []
+            else:
+                command.append(word)
+        if command:
+            yield command
 
 
-def commands(text: str) -> list[list[str]]:
-    """The arguments of every mlx-gpt command in the text's shell blocks and in its inline code."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    lines = [line for block in blocks for line in block.splitlines()]
-    lines += [code.replace("\n", " ") for code in re.findall(r"`(mlx-gpt [^`]+)`", text)]
-    parts = [part for line in lines for part in re.split(r"&&|\||;", line)]
-    words = [shlex.split(re.sub(r">.*", "", part), comments=True) for part in parts]
-    return [each[1:] for each in words if each[:1] == ["mlx-gpt"]]
+def check_typed(words: list[str]) -> None:
+    """Raise an error unless mlx-gpt takes `words`; values may be anything."""
+    name, *arguments = words
+    command = PROGRAM if name.startswith("-") else PROGRAM.commands[name]
+    context = typer.Context(command, **PROGRAM.context_settings)
+    _, left, _ = command.make_parser(context).parse_args(words if command is PROGRAM else arguments)
+    assert not left, f"{left} is no option"
 
 
-@pytest.mark.parametrize("readme", READMES, ids=str)
-def test_every_command_exists_with_all_its_options(readme):
-    for name, *arguments in commands((ROOT / readme).read_text(encoding="utf-8")):
-        if name.startswith("--"):
-            continue
-        options = {
-            option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
-        used = {each.partition("=")[0] for each in arguments if each.startswith("--")} - {"--help"}
-        assert used <= options, f"mlx-gpt {name} has no {used - options}"
+@each_readme
+def test_every_link_leads_to_a_file(name):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", READMES[name])
+    assert not [each for each in targets if not (ROOT / name).parent.joinpath(each).exists()]
 
 
-def test_the_readmes_show_commands():
-    assert len(commands((ROOT / "README.md").read_text(encoding="utf-8"))) > 10
+@each_readme
+def test_every_file_of_code_that_is_named_is_there(name):
+    paths = re.findall(r"`((?:\w+/)+\w+\.py)`", READMES[name])
+    assert not [each for each in paths if not (ROOT / each).exists() and "NAME" not in each]
 
 
-@pytest.mark.parametrize("readme, most", [("README.md", 150), (".github/CONTRIBUTING.md", 60)])
-def test_what_is_read_first_is_short(readme, most):
-    assert len((ROOT / readme).read_text(encoding="utf-8").splitlines()) <= most
+@each_readme
+def test_every_heading_that_a_link_names_is_there(name):
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", READMES[name]):
+        text = ((ROOT / name).parent / target if target else ROOT / name).read_text(encoding="utf-8")
+        titles = [
+            re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.*)", text, re.M)
+        ]
+        assert heading in titles
+
+
+@each_readme
+def test_every_command_exists_with_all_its_options(name):
+    for words in typed(READMES[name]):
+        if words[0] == "mlx-gpt":
+            check_typed(words[1:])
+
+
+@each_readme
+def test_every_script_and_test_to_run_is_there(name):
+    for words in typed(READMES[name]):
+        if words[0] == "python":
+            paths = [word for word in words[1:] if "/" in word and not word.startswith("runs/")]
+            assert not [each for each in paths if not (ROOT / each).exists()]
+
+
+@pytest.mark.parametrize(
+    "words, wrong",
+    [("trian", "trian"), ("train --n-layers 8", "--n-layers"), ("train my.txt", "my.txt"), ("train --data", "--data")],
+)
+def test_a_command_that_does_not_exist_is_noticed(words, wrong):
+    with pytest.raises(Exception, match=wrong):
+        check_typed(shlex.split(words))
+
+
+def test_commands_are_found_beside_pipes_files_and_comments():
+    block = "```sh\ncat *.md | mlx-gpt train --data -  # a | b\nx && mlx-gpt eval > 'a file' && mlx-gpt bench\n```"
+    assert list(typed(block)) == [
+        ["cat", "*.md"],
+        ["mlx-gpt", "train", "--data", "-"],
+        ["x"],
+        ["mlx-gpt", "eval"],
+        ["mlx-gpt", "bench"],
+    ]
+    assert len(list(typed(READMES["README.md"]))) > 10
+
+
+@pytest.mark.parametrize("name, most", [("README.md", 150), (".github/CONTRIBUTING.md", 60)])
+def test_what_is_read_first_is_short(name, most):
+    assert len(READMES[name].splitlines()) <= most
 
 
 def test_the_example_of_the_library_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "mlx_nanogpt/README.md").read_text(encoding="utf-8"), re.S)
+    (example,) = re.findall(r"```python\n(.*?)```", READMES["mlx_nanogpt/README.md"], re.S)
     settings = "num_iter=2, eval_iters=1, batch_size=2"
     exec(compile(example.replace("num_iter=500", settings), "mlx_nanogpt/README.md", "exec"), {})
     assert "Done(iteration=2, end='finished'" in capsys.readouterr().out
