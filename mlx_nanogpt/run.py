@@ -83,9 +83,8 @@ class Run:
             with explaining_damage(self.path):
                 folder = until_unlocked.enter_context(locked(self.path))
                 folder.sweep(*FILES)
-                found = _read_config(self.path)
-            if _lasting(found) != _lasting(self._config()):
-                raise UserError(f"{self.path} holds another run by now", "name the directory where the run is")
+                if _lasting(_read_config(self.path)) != _lasting(self._config()):
+                    raise UserError(f"{self.path} holds another run by now", "name the directory where the run is")
             yield Writer(self, folder)
 
     def position(self, best: bool = False) -> Position:

