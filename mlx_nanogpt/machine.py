@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from .model import FUSED_HEAD_SIZES, GPT, token_losses
+from .model import FUSED_HEAD_SIZES, GPT, cross_entropy
 
 if TYPE_CHECKING:
     from .linux_cpu.machine import LinuxCPU
@@ -31,13 +31,13 @@ class Machine:
     def prepare(self, model: GPT) -> None:
         """Let the layers of `model` compute in the fastest way, in place. Weights, names and results stay."""
 
-    def token_losses(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        """What `model.token_losses` says: idx and targets (B, T) -> nats (B, T), float32."""
-        return token_losses(model, idx, targets)
+    def cross_entropy(self, logits: mx.array, targets: mx.array) -> mx.array:
+        """The function of this name in `model.py`."""
+        return cross_entropy(logits, targets)
 
-    def mean_loss(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        """The loss of a step: the mean of `token_losses`, in nats per token."""
-        return self.token_losses(model, idx, targets).mean()
+    def in_parallel(self, mean_loss: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        """`mean_loss(model, idx, targets)`, computed on all that this machine has."""
+        return mean_loss
 
     def fuses_attention(self, head_size: int) -> bool:
         """Whether attention with heads of `head_size` channels keeps no scores for its gradient."""

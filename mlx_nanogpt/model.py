@@ -174,9 +174,14 @@ class GPT(nn.Module):
                 module.bias = mx.zeros_like(module.bias)
 
 
+def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
+    """Nats that each of `targets` (B, T) costs under `logits` (B, T, vocab_size), which are taken as float32: (B, T)."""
+    return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
+
+
 def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
     """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
-    return nn.losses.cross_entropy(model(idx).astype(mx.float32), targets)
+    return cross_entropy(model(idx), targets)
 
 
 def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:

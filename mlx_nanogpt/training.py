@@ -116,7 +116,11 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
     """
     this_machine = machine()
     this_machine.prepare(model)
-    loss = this_machine.mean_loss
+
+    def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+        return this_machine.cross_entropy(model(idx), targets).mean()
+
+    loss = this_machine.in_parallel(mean_loss)
     if config.dtype == "bfloat16":
         loss = in_bfloat16(loss)
     loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
