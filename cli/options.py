@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import mlx.core as mx
 import typer
 from mlx_nanogpt import UserError
+from mlx_nanogpt.text.corpus import BUILT_IN
 from mlx_nanogpt.text.tokenizer import TokenizerName
 
 
@@ -20,8 +21,8 @@ PATH = {"parser": lambda name: Path(_not_empty(name)), "metavar": "PATH"}
 NAME = {"parser": _not_empty, "metavar": "TEXT"}
 
 TEXTS = (
-    "tinyshakespeare (downloaded once), pastiche (built in), a UTF-8 text file, a folder of texts of any kind, or - for "
-    "standard input; give it again to add another."
+    f"{', '.join(f'{name} ({text.note})' for name, text in BUILT_IN.items())}, a UTF-8 text file, a folder of texts of any "
+    f"kind, or - for standard input; give it again to add another."
 )
 TokenizerOption = Annotated[
     TokenizerName,

@@ -7,9 +7,9 @@ import codecs
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..errors import UserError
 from . import pastiche
@@ -19,10 +19,19 @@ from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens
 
 TINYSHAKESPEARE, PASTICHE = "tinyshakespeare", "pastiche"
+
+
+class BuiltIn(NamedTuple):
+    """A text that has a name: a word on it for the help, and the function that returns it."""
+
+    note: str
+    text: Callable[[], str]
+
+
 BUILT_IN = {
-    TINYSHAKESPEARE: tinyshakespeare,
-    PASTICHE: lambda: pastiche.write().text,
-}  # name -> function that returns the text
+    TINYSHAKESPEARE: BuiltIn("downloaded once", tinyshakespeare),
+    PASTICHE: BuiltIn("built in", lambda: pastiche.write().text),
+}
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
 
@@ -81,7 +90,7 @@ def _mode(path: str) -> int:
 def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
     """The text of one source; no piece is empty."""
     if source in BUILT_IN:
-        yield BUILT_IN[source]()
+        yield BUILT_IN[source].text()
     elif source == STANDARD_INPUT:
         yield from _decoded(standard_input or _own_standard_input(), source_name(source))
     else:
