@@ -12,12 +12,13 @@ import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.benchmark import MATRIX_SIZE, STEADY, BenchResult, Rounds, Stage
 from mlx_nanogpt.files import replacing
+from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from .consoles import console, header, progress
-from .describe import describe_device, versions
+from .describe import versions
 from .options import NAME, PATH, DeviceOption, use_device
 from .tables import corpus_notes, nanolux_table
 from .texts import load_corpus

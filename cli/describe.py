@@ -1,17 +1,14 @@
 """One line of text on each thing that a command shows: the device, the versions, the text, the run and its weights."""
 
-import os
 import platform
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 import mlx_nanogpt as gpt
-import mlx.core as mx
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.exchange.gpt2_export import export_obstacles
-from mlx_nanogpt.machine import machine, package_versions
+from mlx_nanogpt.machine import can_compile, describe_device, package_versions
 from mlx_nanogpt.run import RUNS
 from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, folder_files
@@ -23,17 +20,9 @@ TOLD_ELSEWHERE = set("vocab_size n_layer n_embd head_size block_size dropout num
 TOLD_ELSEWHERE |= set("gradient_accumulation_steps learning_rate seed backend".split())
 
 
-def describe_device() -> str:
-    """The chip, and what computes on it."""
-    info = mx.device_info()
-    if mx.default_device() == mx.gpu:
-        return f"{info['device_name']}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
-    return f"{info.get('device_name') or platform.processor()}, CPU with {os.cpu_count()} cores ({machine().blas})"
-
-
 def describe_backend(backend: str) -> str:
-    """The backend. MLX needs a compiler for "compiled" on the CPU: the line says so if there is none."""
-    if backend == "compiled" and mx.default_device() == mx.cpu and shutil.which("g++") is None:
+    """The backend. The line says so if nothing can be compiled here."""
+    if backend == "compiled" and not can_compile():
         return f"{backend} (but run uncompiled: on the CPU MLX needs g++ for it, and there is none here)"
     return backend
 

@@ -7,6 +7,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
+from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.sources import chosen_model, is_own
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
@@ -21,7 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from .consoles import console, header, progress
-from .describe import describe_device, describe_weights
+from .describe import describe_weights
 from .options import NAME, BestOption, DeviceOption, InitFromOption, RunOption, use_device
 from .setting_options import with_options
 from .texts import own_dataset, read_data

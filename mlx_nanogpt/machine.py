@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -76,12 +77,27 @@ def machine() -> Machine | LinuxCPU:
     return Machine()
 
 
+def describe_device() -> str:
+    """The chip, and what of it computes, in a line."""
+    if mx.default_device() == mx.gpu:
+        return f"{_chip()}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
+    return f"{_chip()}, CPU with {os.cpu_count()} cores ({machine().blas})"
+
+
+def can_compile() -> bool:
+    """Whether mx.compile compiles: on a CPU it needs a compiler, and runs uncompiled without one."""
+    return mx.default_device() == mx.gpu or shutil.which("g++") is not None
+
+
+def _chip() -> str:
+    return mx.device_info().get("device_name") or platform.processor()
+
+
 def describe_machine() -> dict:
     """The machine and the versions, as far as they can be asked for; memory in bytes."""
-    info = mx.device_info()
     return {
         "device": mx.default_device().type.name,
-        "chip": info.get("device_name") or platform.processor(),
+        "chip": _chip(),
         "cores": os.cpu_count(),
         "memory": machine().memory(),
         "os": platform.platform(),

@@ -208,7 +208,9 @@ def test_a_device_is_no_text(device):
 
 
 def test_a_missing_file_names_what_data_takes():
-    with pytest.raises(UserError, match=f"nowhere.txt cannot be read .*`data` takes {', '.join(corpus.BUILT_IN)}, a UTF-8"):
+    with pytest.raises(
+        UserError, match=f"nowhere.txt cannot be read .*`data` takes {', '.join(corpus.BUILT_IN)}, a UTF-8"
+    ):
         load_corpus("nowhere.txt")
 
 
