@@ -30,51 +30,58 @@ OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"token
 MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device"}
 
 
+# The options of mlx-gpt train that are no settings.
+DataOption = Annotated[
+    list[str],
+    typer.Option(
+        help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
+    ),
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings to start from, as a TOML file: mlx-gpt config writes one.", rich_help_panel=RUN, **PATH
+    ),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
+        "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
+        show_default="random numbers",
+        rich_help_panel=RUN,
+        **NAME,
+    ),
+]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Where to keep the run.", show_default="the next number in runs/", rich_help_panel=RUN, **PATH),
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Go on with this run; only --num-iter, --patience, --data and --device may change.",
+        rich_help_panel=RUN,
+        **PATH,
+    ),
+]
+
+
 @with_settings
 def train(
     ctx: typer.Context,
-    data: Annotated[
-        list[str],
-        typer.Option(
-            help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
-        ),
-    ] = [TINYSHAKESPEARE],
+    data: DataOption = [TINYSHAKESPEARE],
     tokenizer: TokenizerOption = "char",
     device: DeviceOption = "auto",
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="Settings to start from, as a TOML file: mlx-gpt config writes one.", rich_help_panel=RUN, **PATH
-        ),
-    ] = None,
-    init_from: Annotated[
-        str | None,
-        typer.Option(
-            help="Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
-            "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
-            show_default="random numbers",
-            rich_help_panel=RUN,
-            **NAME,
-        ),
-    ] = None,
-    run_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where to keep the run.", show_default="the next number in runs/", rich_help_panel=RUN, **PATH
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="Go on with this run; only --num-iter, --patience, --data and --device may change.",
-            rich_help_panel=RUN,
-            **PATH,
-        ),
-    ] = None,
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    init_from: StartOption = None,
+    run_dir: RunDirOption = None,
+    resume: ResumeOption = None,
     **settings: Any,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
