@@ -60,7 +60,7 @@ class Machine:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
     def explained(self, error: RuntimeError | MemoryError) -> str | None:
-        """A sentence with the remedy in the place of an error of MLX's, if it is one that a user can put right."""
+        """A message with the remedy for an error of MLX that a user can correct; None for any other error."""
         return None
 
     def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:

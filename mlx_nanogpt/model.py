@@ -73,9 +73,9 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     T, head_size = q.shape[2:]
     if head_size in FUSED_HEAD_SIZES:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
-    # MLX would take this apart itself, into more operations: here scale and mask go into the first product
+    # MLX has no kernel for this size and would run more operations; here scale and mask are part of the first product
     mask = mx.where(mx.tri(T, dtype=mx.bool_), 0.0, -math.inf).astype(q.dtype)
-    # precise: a sum of many bfloat16 numbers needs more digits than they have
+    # precise, because a sum of many bfloat16 numbers needs more digits than bfloat16 has
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
 
 
@@ -139,7 +139,7 @@ class GPT(nn.Module):
         return self.logits(self._blocks(idx, cache)[:, -1])
 
     def embed(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """Tokens and where they stand, as vectors: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
+        """Vectors of tokens and positions: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
         T = idx.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
@@ -147,7 +147,7 @@ class GPT(nn.Module):
         return self.drop(self.wte(idx) + positions)
 
     def logits(self, x: mx.array) -> mx.array:
-        """What comes out of the last block, (..., C) -> (..., vocab_size)."""
+        """The output of the last block (..., C) -> logits (..., vocab_size)."""
         x = self.ln_f(x)
         return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
 

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
 atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = SESSION_CACHE
-os.environ.setdefault("MLX_ENABLE_TF32", "0")  # a GPU's shortened float32 would not agree with NumPy
-for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer colour what is piped
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # with TF32 a GPU rounds more than NumPy does
+for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer use colours in a pipe
     os.environ.pop(name, None)
 
 import mlx_nanogpt as gpt
@@ -40,7 +40,7 @@ only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
 )
 # The logits of tiny models reach 5, and sums have up to 64 terms: in float32 two of them differ by up to twice
-# 64 * 2^-24 * 5. A LayerNorm without its eps is off by 1e-4, what else may be forgotten by more.
+# 64 * 2^-24 * 5. A LayerNorm without its eps differs by 1e-4; any other omission differs by more.
 LOGIT_ROUNDING = 4e-5
 NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
 WORDS = [
@@ -82,13 +82,13 @@ def isolated(tmp_path, monkeypatch):
 
 @pytest.fixture(params=["mlx", pytest.param("linux_cpu", marks=only_here)])
 def machine(request, monkeypatch):
-    """MLX as a Mac has it (though here on whatever device there is), and MLX's CPU backend on Linux in its own way."""
+    """The plain model, as on a Mac (here on any device), and the model as MLX's CPU backend on Linux runs it."""
     if request.param == "mlx":
         monkeypatch.setattr(hardware, "sys", SimpleNamespace(platform="darwin"))
     return hardware.machine()
 
 
-# ---- what is chosen by size, and tests are too small to choose
+# ---- choices that depend on a size, which tiny tests would never reach
 
 
 @pytest.fixture(params=[0, 10**9], ids=["views", "plain"])
@@ -135,25 +135,25 @@ def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
 
 
 def worsened_run(**changes) -> gpt.Run:
-    """A run whose lowest validation loss is not its last: its rate rises until the model is thrown out."""
+    """A run whose lowest validation loss is not its last: the rising rate spoils the model."""
     run = trained_run(learning_rate=1.0, warmup_iters=8, eval_interval=1, **changes)
     assert 0 < run.position(best=True).iteration < run.position().iteration == 8
     return run
 
 
 def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0) -> list[gpt.Event]:
-    """Train `run` to its end, or until it should stop; what happened."""
+    """Train `run` to its end, or until it should stop; return the events."""
     return list(gpt.train(run, DATA, should_stop, sample_tokens))
 
 
 def asked(times: int) -> Callable[[], bool]:
-    """A `should_stop` that says yes from the time it is asked `times` times on."""
+    """A `should_stop` that returns true from its call number `times` on."""
     count = itertools.count(1)
     return lambda: next(count) >= times
 
 
 def lively_model(config: gpt.GPTConfig, seed: int = 3) -> gpt.GPT:
-    """A model whose every parameter, biases and norms too, has something to say."""
+    """A model in which every parameter, also biases and norms, changes the result."""
     mx.random.seed(seed)
     rng, model = np.random.default_rng(seed), gpt.GPT(config)
     model.update(tree_map(lambda p: p + mx.array(rng.normal(0, 0.3, p.shape), mx.float32), model.parameters()))
@@ -175,7 +175,7 @@ def byte_pairs() -> gpt.BPETokenizer:
 
 
 def keep_as_gpt2s(tokenizer: gpt.BPETokenizer) -> None:
-    """Let `tokenizer` be what the user put into the cache as GPT-2's."""
+    """Put `tokenizer` into the cache as GPT-2's."""
     cached = cache_dir() / "gpt2"
     cached.mkdir(parents=True)
     (cached / "tokenizer.json").write_text(tokenizer.to_json())
@@ -250,7 +250,7 @@ def mlx_gpt(monkeypatch, capsys):
 
     def run(*arguments) -> Result:
         monkeypatch.setattr(sys, "argv", ["mlx-gpt", *map(str, arguments)])
-        for hook in ("excepthook", "unraisablehook"):  # put back in the end
+        for hook in ("excepthook", "unraisablehook"):  # restored at the end
             monkeypatch.setattr(sys, hook, getattr(sys, hook))
         capsys.readouterr()
         try:
@@ -276,7 +276,7 @@ def in_a_process(*arguments, **more) -> subprocess.Popen:
 
 
 def python(script: str, *arguments) -> str:
-    """What `script` prints in a process of its own; it must succeed."""
+    """Run `script` in its own process, which must succeed; return its output."""
     with in_a_process("-c", script, *arguments) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err

@@ -95,7 +95,7 @@ def test_a_model_that_cannot_be_folded_keeps_its_mode(monkeypatch):
 
 
 def test_an_evaluation_never_writes_to_the_model(monkeypatch):
-    """Even if what was small, and folded, when it was made is large, or elsewhere, when it runs."""
+    """Even if the model was small and folded at first, and is large, or on another device, later."""
     model = lively_model(tiny_gpt())
     evaluate, before = gpt.make_evaluate(model, "compiled"), arrays(model.parameters())
     for limit in (0, 10**9):
@@ -200,7 +200,7 @@ def test_a_large_vocabulary_has_no_more_logits_in_a_batch_than_are_allowed(monke
 
 
 class Watched(np.ndarray):
-    """Remembers the longest part of itself that was asked for."""
+    """Tokens that record the longest slice that was read."""
 
     longest = 0
 

@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 
 
 def plain_logits(text: list[int]) -> np.ndarray:
-    """What the lecture looks at: the logits after the last `block_size` tokens, all read anew."""
+    """The logits after the last `block_size` tokens, computed again from all of them, as in the lecture."""
     MODEL.eval()
     return np.array(MODEL(mx.array([text[-CONFIG.block_size :]])))[0, -1]
 
@@ -157,7 +157,7 @@ def test_top_k_keeps_the_k_likeliest(k):
 
 @pytest.mark.parametrize("p", [1e-6, 0.3, 0.6, 0.9, 0.99, 1.0])
 def test_top_p_keeps_the_fewest_likeliest_that_make_up_p(p):
-    flatter = LOGITS / 5  # so that every token that is kept is drawn
+    flatter = LOGITS / 5  # so that each token that remains is drawn
     assert set(np.flatnonzero(draw(temperature=5.0, top_p=p)).tolist()) == kept_by_top_p(p, flatter)
 
 

@@ -139,13 +139,13 @@ def gradients(machine):
     return weights_of(model), arrays(grads)
 
 
-# A score is a sum of up to 64 terms, up to 20 here: float32 rounds it, and so what it weighs, by up to 64 * 2^-24 * 20.
+# A score is a sum of up to 64 terms, at most 20 here. float32 rounds the score and its weight by up to 64 * 2^-24 * 20.
 ATTENTION_ROUNDING = 1e-4
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 4), (1, 1, 1, 64), (2, 2, 7, 64)])
 def test_attention_is_the_same_in_all_three_forms(shape):
-    """The head size decides between MLX's fused attention (64) and the one in the open (4); Linux' CPU has another."""
+    """The head size decides: MLX's fused attention (64) or the plain one (4). MLX on a Linux CPU has a third one."""
     q, k, v, cotangent = (mx.random.normal(shape, key=mx.random.key(i)) for i in range(4))
 
     def results(attention) -> list[mx.array]:
@@ -193,7 +193,7 @@ def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
     q, k, v = (mx.random.normal((1, 2, 256, head_size), key=mx.random.key(i)) for i in range(3))
     expected = causal_attention(q, k, v, head_size**-0.5)
     rounded = causal_attention(*(x.astype(mx.bfloat16) for x in (q, k, v)), head_size**-0.5).astype(mx.float32)
-    # q, k, v, the chances and the result are each rounded by 2^-9 at most; a sum in bfloat16 would be off by 0.012
+    # q, k, v, the probabilities and the result are each rounded by at most 2^-9; a bfloat16 sum would be wrong by 0.012
     assert mx.linalg.norm(rounded - expected).item() < 5 * 2**-9 * mx.linalg.norm(expected).item()
 
 

@@ -1,4 +1,4 @@
-"""The promises that belong to no single module: the layers of the house, and a floor that no honest model goes below."""
+"""Promises about more than one module: the order of the modules, and a floor that no honest model goes below."""
 
 import ast
 import re
@@ -43,7 +43,7 @@ def test_all_names_of_the_library_are_public_and_typed():
         if isinstance(node, ast.ImportFrom)
         for each in node.names
     ]
-    assert sorted(gpt.__all__) == sorted(name for name in names if name != "_blas")  # imported for what it does
+    assert sorted(gpt.__all__) == sorted(name for name in names if name != "_blas")  # imported to load the BLAS
     assert (Path(gpt.__file__).parent / "py.typed").exists()
 
 
@@ -101,11 +101,11 @@ def test_a_trained_model_stays_above_the_floor(pastiche):
     run = gpt.create_run(config, train_config, pastiche)
     list(gpt.train(run, pastiche))
     loss = gpt.make_evaluate(run.load_model(), "eager")(pastiche.valid_tokens, 400)
-    assert pastiche.floor < loss < 3  # it has learned something, and nothing that it could not know
+    assert pastiche.floor < loss < 3  # it learned something, but nothing that the text cannot teach
 
 
 class Leaky(gpt.GPT):
-    """Looks one token ahead, as an inverted or missing mask would let it: all but the last target are in plain sight."""
+    """Looks one token ahead, as with an inverted or missing mask: it sees every target but the last."""
 
     def __call__(self, idx: mx.array) -> mx.array:
         ahead = 20.0 * (idx[:, 1:, None] == mx.arange(self.config.vocab_size))  # (B, T - 1, V)

@@ -204,7 +204,7 @@ def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_noth
 def test_a_run_whose_making_was_stopped_is_made_again(init_from):
     whole = tiny_run("whole")
     stopped = gpt.create_run(whole.gpt_config, whole.train_config, DATA, Path("mine"), init_from)
-    if init_from is None:  # else all but the weights were there
+    if init_from is None:  # otherwise everything but the weights exists
         (stopped.path / "tokenizer.json").unlink()
     assert trained_run("mine").position().iteration == 8
 
@@ -302,7 +302,7 @@ DAMAGED_CHECKPOINTS = {
 
 
 def refused(run: gpt.Run, match: str) -> None:
-    """Neither sampling nor going on takes the checkpoint, and neither harms it."""
+    """Generating and resuming both refuse the checkpoint, and leave it as it is."""
     before = run.checkpoint.read_bytes()
     for use in (run.load_model, lambda: finish(run)):
         with pytest.raises(UserError, match=match):
@@ -401,7 +401,7 @@ def test_a_run_without_a_checkpoint_says_how_to_get_one():
 
 
 def test_a_description_that_was_edited_is_refused():
-    """A resumed run would go on in another way than it began."""
+    """A resumed run would continue with other settings."""
     run = trained_run()
     file = run.path / "config.json"
     file.write_text(file.read_text().replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
@@ -413,7 +413,7 @@ SOMETHING_ELSE = [None, True, -1, 0.5, 10**30, "", "x", "\0", [], [1], {}, {"x":
 
 
 def with_other_values(said):
-    """`said`, the content of a JSON file, with each of its values in turn replaced by one of another type."""
+    """`said`, the content of a JSON file, with one value at a time replaced by a value of another type."""
     items = said.items() if isinstance(said, dict) else enumerate(said) if isinstance(said, list) else ()
     for key, value in items:
         for other in (*SOMETHING_ELSE, *with_other_values(value)):
@@ -447,7 +447,7 @@ def test_a_history_of_other_values_is_a_sentence():
     "cut", [lambda lines: None, lambda lines: [], lambda lines: lines[:1], lambda lines: lines[1:]]
 )
 def test_a_history_that_lost_lines_is_not_gone_on_with(cut):
-    """The next evaluation would be taken for the best, and replace weights that are better."""
+    """Otherwise the next evaluation would count as the best, and replace better weights."""
     run = trained_run()
     file, best = run.path / "history.jsonl", (run.path / "best.safetensors").read_bytes()
     lines = cut(file.read_text().splitlines(keepends=True))
@@ -459,7 +459,7 @@ def test_a_history_that_lost_lines_is_not_gone_on_with(cut):
 
 
 def damages(raw: bytes, rng: random.Random):
-    """Ways in which a disk or a program damages a file, one after the other, without end."""
+    """Yield damaged versions of a file, as a disk or a program may leave them, without end."""
     while True:
         at, size = rng.randrange(len(raw)), rng.choice((1, 7, 512))
         yield raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :]
@@ -471,7 +471,7 @@ def damages(raw: bytes, rng: random.Random):
 
 
 def everything(run: gpt.Run) -> tuple:
-    """All that the files of a run say."""
+    """The content of all files of a run."""
     found, optimizer = open_run(run.path), gpt.make_optimizer(run.train_config)
     models = found.load_model(), found.load_model(best=True)
     optimizer.init(models[0].trainable_parameters())

@@ -86,7 +86,7 @@ def test_the_optimizer_is_the_adam_of_the_paper():
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
 def test_every_step_draws_a_dropout_mask_of_its_own(backend):
-    _, still = make(backend, dropout=0.0, learning_rate=1e-30)  # nothing moves: only the mask can change the loss
+    _, still = make(backend, dropout=0.0, learning_rate=1e-30)  # no weight moves: only the mask can change the loss
     _, drops = make(backend, dropout=0.5, learning_rate=1e-30)
     assert len({still(*batch()).item() for _ in range(5)}) == 1
     assert len({drops(*batch()).item() for _ in range(5)}) == 5
@@ -162,7 +162,7 @@ def test_accumulation_saves_memory():
 
 
 def rates(**schedule) -> list[float]:
-    """The rate of each of 30 updates, as the optimizer has it."""
+    """The optimizer's rate at each of 30 updates."""
     optimizer, params = gpt.make_optimizer(tiny_train(**schedule)), {"w": mx.ones(2)}
     optimizer.init(params)
     found = []
@@ -214,7 +214,7 @@ def test_the_betas_are_adams():
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_long_gradient_is_clipped_and_a_short_one_is_not(parts):
-    """The gradient of all accumulated batches together, that is: each alone would be longer."""
+    """The limit applies to the gradient of all accumulated batches together; each one alone would be longer."""
 
     def moved(clip: float) -> float:
         mx.random.seed(1)
@@ -273,7 +273,7 @@ def test_the_stream_tells_of_every_evaluation_and_checkpoint_and_of_the_end():
     assert all(0 < event.loss < 10 and event.train_seconds > 0 for event in progress)
     rest = [(type(event), event.iteration) for event in events if not isinstance(event, gpt.Progress)]
     stages = (gpt.Evaluating, gpt.Evaluation, gpt.Saved)
-    rest = [event for event, _ in groupby(rest)]  # a slow evaluation tells more than once how far it is
+    rest = [event for event, _ in groupby(rest)]  # a slow evaluation reports its progress more than once
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
 
 
@@ -394,7 +394,7 @@ def test_the_seconds_of_a_sample_count_as_none_of_the_runs(monkeypatch):
 
 @only_here
 def test_a_step_is_the_same_where_another_machine_computes(broadcasts, monkeypatch):
-    """Where this machine's shortcuts are not taken, as on a Mac, the same batch gives the same step."""
+    """The plain model, as on a Mac, makes the same step from the same batch."""
 
     def weights_after_a_step() -> dict[str, np.ndarray]:
         model, idx = lively_model(tiny_gpt()), mx.arange(32).reshape(4, 8) % 10
@@ -431,7 +431,7 @@ def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(tim
     finish(whole)
     assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted", parts.path)
     assert parts.position().iteration == stopped_at
-    mx.random.seed(99)  # another process knows nothing of this one's random state
+    mx.random.seed(99)  # another process has another random state
     finish(gpt.open_run(parts.path))
     assert same(checkpoint_arrays(whole), checkpoint_arrays(parts))
     losses = [[(each.iteration, each.train_loss, each.valid_loss) for each in run.history()] for run in (whole, parts)]
@@ -476,7 +476,7 @@ def test_the_seconds_before_a_stop_count_after_it():
 
 @pytest.fixture
 def validation_losses(monkeypatch):
-    """Let the evaluations find the given validation losses."""
+    """Make the evaluations return the given validation losses."""
 
     def arrange(losses: list[float]) -> None:
         found = iter([each for loss in losses for each in (1.0, loss)])
@@ -507,7 +507,7 @@ def test_training_ends_when_patience_does(validation_losses):
 
 @pytest.fixture
 def blow_up(monkeypatch):
-    """Make the step of the given number lose its mind."""
+    """Make the step of the given number return a loss that is not finite."""
 
     def arrange(at: int) -> None:
         def make_bad_step(*args):

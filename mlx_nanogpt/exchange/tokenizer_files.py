@@ -36,7 +36,7 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
 def gpt2_tokenizer() -> Tokenizer:
     """GPT-2's own byte pairs: from the folder `gpt2` in `cache_dir()`, or else from the Hugging Face hub.
 
-    Raises `UserError` if they cannot be had, and says which file to put where.
+    Raises `UserError` if they are in neither place; it names the file to add and where to put it.
     """
     own = cache_dir() / "gpt2"
     if not os.path.isdir(own):

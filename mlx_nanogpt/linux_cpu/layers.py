@@ -1,7 +1,7 @@
-"""The layers of a GPT in the forms that MLX's CPU backend on Linux computes fastest, and `use_own`, which puts them in.
+"""The layers of a GPT in the forms that MLX's CPU backend on Linux computes fastest; `use_own` puts them into a model.
 
-Between embedding and head, all tokens are rows of one matrix, (B*T, C): only attention tells sequences apart, and MLX would
-flatten and unflatten around every other layer. In bfloat16 the layers are MLX's own.
+Between embedding and head, all tokens are rows of one matrix, (B*T, C). Only attention needs the sequences. With
+(B, T, C) MLX would flatten and unflatten around every other layer. In bfloat16 the layers compute as MLX's own do.
 """
 
 from itertools import repeat
@@ -18,7 +18,7 @@ class Linear(nn.Linear):
     """(N, I) -> (N, O)."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        # a large model that is not trained runs MLX's own, which is faster for it
+        # outside training, MLX's own layer is faster for a large model
         if self.training and x.dtype == mx.float32:
             return operations.linear(x, self.weight, self.get("bias"))
         return super().__call__(x)
@@ -44,10 +44,10 @@ class GELU(nn.GELU):
 
 
 class Attention(plain.Attention):
-    def __call__(  # type: ignore[override]  # rows do not tell how long a sequence is
+    def __call__(  # type: ignore[override]  # the rows do not show T
         self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
     ) -> mx.array:
-        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
+        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): the output for the last token of each sequence."""
         C = x.shape[-1]
         heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
@@ -70,7 +70,7 @@ class Block(plain.Block):
     def __call__(  # type: ignore[override]
         self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
     ) -> mx.array:
-        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): what comes out for the last token of each sequence."""
+        """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): the output for the last token of each sequence."""
         y = self.attn(self.ln_1(x), T, cache, last_only)
         if last_only:
             x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
@@ -88,7 +88,7 @@ class GPT(plain.GPT):
         return self.logits(self._rows(idx, cache, last_only=True))  # (B, vocab_size)
 
     def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, last_only: bool = False) -> mx.array:
-        """`idx` (B, T) -> (B*T, C); or, with `last_only`, (B, C): the last block then serves the last token alone."""
+        """`idx` (B, T) -> (B*T, C); or, with `last_only`, (B, C): the last block then computes only the last tokens."""
         x = self.embed(idx, cache).reshape(-1, self.config.n_embd)  # (B*T, C)
         for block, layer_cache in zip(self.h, cache or repeat(None)):
             x = block(x, idx.shape[1], layer_cache, last_only and block is self.h[-1])
@@ -107,9 +107,9 @@ OWN = {
 
 
 def use_own(model: nn.Module) -> None:
-    """Give every layer of `model` its class above, in place, as `nn.quantize` does: same arrays, same names, same mode.
+    """Give every layer of `model` its class in `OWN`, in place, as `nn.quantize` does. Arrays, names and mode stay.
 
-    A model of another class stays as it is: it may not know that its blocks take rows.
+    A model of another class stays as it is: it would not know that these blocks take rows.
     """
     if type(model) is plain.GPT:
         for module in model.modules():

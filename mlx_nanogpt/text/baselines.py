@@ -1,4 +1,4 @@
-"""What simple methods reach on the tokens that a model predicts, so that its loss means something.
+"""The losses of simple methods on the tokens that a model predicts: they give its loss a scale.
 
 `uniform`, `unigram` and `bigram` predict the same tokens as `evaluate_split`, all but the first, in nats; `xz` compresses
 the text itself. All read a split in parts, so it may be an `np.memmap` larger than memory.
@@ -15,27 +15,27 @@ from .loss import SplitLoss
 from .tokenizer import Tokenizer
 
 CHUNK = 2**20  # tokens read at a time
-REMEMBERED = 2**26  # bytes: xz -9e refers back to the last 64 MiB, and to nothing before them
+REMEMBERED = 2**26  # bytes: xz -9e finds repetitions in the last 64 MiB only
 
 
 def uniform(tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """The loss of holding every token of the vocabulary for equally likely."""
+    """The loss if every token of the vocabulary is equally likely."""
     predicted = len(tokens) - 1
     return SplitLoss(predicted, predicted * math.log(vocab_size))
 
 
 def unigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """The loss on `tokens` of the frequencies of `train`, to each of which one is added (Laplace's rule)."""
+    """The loss on `tokens` if each token is as likely as in `train`; one is added to every count (Laplace's rule)."""
     times = _counts(tokens[1:], vocab_size)
     return SplitLoss(len(tokens) - 1, -float(times @ np.log(_frequencies(train, vocab_size))))
 
 
 def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """The loss on `tokens` of how often one token follows another in `train`, interpolated with the unigram as Witten and
-    Bell did (1991; so written by Chen & Goodman 1998).
+    """The loss on `tokens` of the pairs of tokens in `train`, interpolated with the unigram (Witten & Bell 1991, as
+    written by Chen & Goodman 1998).
 
-    After h the next token is w with probability (c(hw) + d(h) p(w)) / (c(h) + d(h)): c counts in `train`, d(h) is how
-    many different tokens followed h there, p is the unigram's probability. After an h that nothing followed it is p(w).
+    After h the next token is w with probability (c(hw) + d(h) p(w)) / (c(h) + d(h)). Here c counts in `train`, d(h) is
+    the number of different tokens after h there, and p is the unigram's probability. If nothing followed h, it is p(w).
     """
     seen, counts = _pair_counts(train, vocab_size)
     before = seen // vocab_size
@@ -43,7 +43,7 @@ def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
     different = np.maximum(np.bincount(before, minlength=vocab_size), 1)  # d(h); 1 where c(h) = 0 leaves p(w)
 
     pairs, times = _pair_counts(tokens, vocab_size)
-    seen, counts = np.append(seen, vocab_size**2), np.append(counts, 0)  # a pair behind all others: searches end there
+    seen, counts = np.append(seen, vocab_size**2), np.append(counts, 0)  # a last pair, where every search ends
     index = np.searchsorted(seen, pairs)
     h, w = np.divmod(pairs, vocab_size)
     count = np.where(seen[index] == pairs, counts[index], 0)  # c(hw)
@@ -52,8 +52,8 @@ def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
 
 
 def xz_bits_per_character(tokenizer: Tokenizer, tokens: np.ndarray, train: np.ndarray | None = None) -> float:
-    """Bits for each character of the text of `tokens` that `xz -9e` takes: alone, or in addition to what it takes for the
-    text of `train` before it, of which it gets the end, as much as it remembers (`REMEMBERED`)."""
+    """Bits per character that `xz -9e` needs for the text of `tokens`. With `train`, xz reads the end of that text
+    first (`REMEMBERED` bytes), and only the additional bits count."""
     before = () if train is None else (_end(tokenizer, train),)
     size = _xz_size(tokenizer, *before, tokens) - (_xz_size(tokenizer, *before) if before else 0)
     return 8 * size / count_characters(tokenizer, tokens)
@@ -83,7 +83,7 @@ def _pair_counts(tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.nd
     for start in range(0, len(tokens) - 1, CHUNK):
         part = tokens[start : start + CHUNK + 1].astype(np.int64)
         parts.append(np.unique(part[:-1] * vocab_size + part[1:], return_counts=True))
-        if sum(len(pairs) for pairs, _ in parts[1:]) > len(parts[0][0]):  # seldom: all pairs are sorted anew
+        if sum(len(pairs) for pairs, _ in parts[1:]) > len(parts[0][0]):  # rarely, because this sorts all pairs again
             parts = [_merged(parts)]
     return _merged(parts)
 
@@ -104,7 +104,7 @@ def _xz_size(tokenizer: Tokenizer, *splits: np.ndarray) -> int:
 
 
 def _end(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
-    """The last of `tokens`: those of `REMEMBERED` bytes of text, and up to `CHUNK` tokens more."""
+    """The last of `tokens`: `REMEMBERED` bytes of text or all of it, and up to `CHUNK` tokens more."""
     start, size = len(tokens), 0
     while start > 0 and size < REMEMBERED:
         stop, start = start, max(start - CHUNK, 0)

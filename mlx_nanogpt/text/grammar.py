@@ -2,13 +2,13 @@
 
 A rule is a tuple of alternatives, likeliest first, and an alternative is a template in which
     {rule}        is replaced by one alternative of that rule, drawn by rank,
-    {name=rule}   is the same for a rule of plain words, and the words drawn are kept under that name,
-    {name}        repeats the words last kept: who is on stage, what they quarrel over, whether it rains,
-    /             is a line break, as where verse is quoted.
+    {name=rule}   does the same for a rule of plain words, and keeps the words under that name,
+    {name}        repeats the words that were kept last: a person on stage, the thing they quarrel over, the weather,
+    /             is a line break, for example in a quoted verse.
 
-Three conditions make the choices readable, and the tests check them. No alternative is empty. No two alternatives of a
-rule can begin with the same token, which is a whole word (letters, digits, $, & and ') or else a single mark. No two
-words ever touch, so tokens end where they seem to. Hence the first token that a choice writes settles it.
+Three conditions make it possible to read the choices back from the text; the tests check them. No alternative is empty.
+No two alternatives of a rule begin with the same token: a whole word (letters, digits, $, & and ') or a single mark. No
+two words touch, so the end of a token is certain. Therefore the first token that a choice writes identifies the choice.
 """
 
 import re

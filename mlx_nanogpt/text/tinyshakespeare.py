@@ -82,7 +82,7 @@ def _download() -> bytes:
         except Exception as error:
             ends.append(error)
 
-    # in a thread: the time limit of a socket begins anew with every byte
+    # in a thread: the time limit of a socket starts again with every byte
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
     thread.join(DEADLINE)

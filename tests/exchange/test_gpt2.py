@@ -1,5 +1,5 @@
-"""The promises of the layout of GPT-2: what comes in and goes out is the same model, here, in transformers and in
-mlx_lm, where they are installed; what cannot be held is refused; and no damage is more than a sentence."""
+"""The promises of the layout of GPT-2: an imported or exported model is the same here, in transformers and in
+mlx_lm, where they are installed; other models are refused; and damage causes only a message."""
 
 import json
 import random
@@ -56,7 +56,7 @@ def run_of(model: gpt.GPT, data: gpt.Dataset = DATA) -> gpt.Run:
 
 
 def exported(tokenizer=TOKENIZER, folder: Path = FOLDER, **changes) -> gpt.GPT:
-    """A model whose every parameter has something to say; it lies in `folder`, too."""
+    """A model in which every parameter changes the result; it is also saved in `folder`."""
     model = lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size, **GPT2 | changes))
     export_gpt2(run_of(model, gpt.tokenize(CORPUS, tokenizer)), folder)
     return model
@@ -75,9 +75,9 @@ def edit(file: Path, **changes) -> None:
 
 
 def rewrite(change) -> None:
-    """Put what `change` makes of the weights in the place of them; it may change them in place."""
+    """Replace the weights by the result of `change`, which may also change them in place."""
     weights = dict(mx.load(str(FOLDER / "model.safetensors")))
-    mx.eval(weights)  # before the file that they lie in is written
+    mx.eval(weights)  # before their file is replaced
     mx.save_safetensors(str(FOLDER / "model.safetensors"), change(weights) or weights)
 
 
@@ -373,7 +373,7 @@ def test_an_index_that_points_out_of_the_folder_is_refused():
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
 def test_no_damage_is_more_than_a_sentence(kind):
-    """Whatever is damaged, a model comes back that can be used, or a `UserError`; never anything else."""
+    """A damaged folder gives a usable model or a `UserError`, and nothing else."""
     exported(TOKENIZER if kind == "char" else byte_pairs())
     shard()
     refused = 0
@@ -499,7 +499,7 @@ def test_a_folder_whose_config_is_none_is_no_run(content):
 def test_a_started_run_that_is_stopped_and_resumed_ends_as_if_it_never_stopped(mlx_gpt):
     model = exported(dropout=0.1)
     run = run_of(model)
-    mx.random.seed(99)  # what was drawn before makes no difference
+    mx.random.seed(99)  # earlier random numbers make no difference
     stopped = run_of(model)
     finish(run)
     finish(stopped, lambda: True)  # before its first step

@@ -1,4 +1,4 @@
-"""The promises of the BLAS: fast where it can be, and harmless, with a reason, where it cannot."""
+"""The promises of the BLAS: it is fast where possible; elsewhere it does no harm and gives a reason."""
 
 import platform
 import subprocess

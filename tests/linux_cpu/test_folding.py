@@ -1,4 +1,4 @@
-"""The promises of the folded model, which evaluates and generates on MLX's CPU backend on Linux: it is the same function."""
+"""The promises of the folded model, for MLX's CPU backend on Linux: it computes the same function."""
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -13,11 +13,11 @@ from mlx_nanogpt.linux_cpu.folding import folded
 from mlx_nanogpt.linux_cpu.layers import Linear
 from mlx_nanogpt.model import LayerCache
 
-pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # nothing else runs it
+pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this machine uses folding
 
 
 def prepared(config) -> gpt.GPT:
-    """A model of the layers that are folded."""
+    """A model whose layers can be folded."""
     model = lively_model(config)
     linux_cpu.LinuxCPU().prepare(model)
     return model
@@ -40,7 +40,7 @@ def test_a_folded_model_has_the_same_logits(bias, tied, activation):
 
 
 def test_the_residual_stream_of_a_folded_model_has_mean_0():
-    """That is why no LayerNorm needs to subtract one."""
+    """Therefore no LayerNorm has to subtract a mean."""
     seen = []
 
     class Spy(folding.Scale):
@@ -54,7 +54,7 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
     folded_model(IDX)
     assert len(seen) == 1 + 2 * len(folded_model.h)
-    # but for what float32 rounds in a sum of that many numbers
+    # up to the rounding of float32 in a sum of so many numbers
     assert all(abs(x.mean(axis=-1)).max() < x.shape[-1] * 2**-24 * abs(x).max() for x in seen)
 
 

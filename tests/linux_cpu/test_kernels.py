@@ -1,4 +1,4 @@
-"""The promises of MLX's kernels: compiled where this user alone can write, and a sentence where that is nowhere."""
+"""The promises of MLX's kernels: compiled where only this user can write; without such a folder, a message says so."""
 
 import os
 from importlib.metadata import version
@@ -24,7 +24,7 @@ def temporary(monkeypatch):
 
 
 def kept() -> dict[str, int]:
-    """How many kernels lie in the user's folder for temporary files, and how many in our cache."""
+    """The number of kernels in the user's folder for temporary files, and in our cache."""
     return {name: len(list(Path(name).rglob("*.so"))) for name in ("temporary", str(cache_dir() / "tmp"))}
 
 
@@ -60,7 +60,7 @@ def test_kernels_stay_in_the_usual_folder_if_it_is_ours(temporary):
 def test_kernels_are_kept_in_our_cache_where_others_may_write(temporary, spoil):
     spoil(temporary)
     out, err, status = compile_one()
-    assert (status, out.strip()) == (0, str(temporary)), err  # Python's own stays the user's
+    assert (status, out.strip()) == (0, str(temporary)), err  # the folder that Python uses is unchanged
     assert list(kept().values()) == [0, 1] and not list(Path().glob("elsewhere/*"))
 
 

@@ -17,7 +17,7 @@ def draw(*shape: int, seed: int = 0) -> mx.array:
 
 
 def results(function, *arrays: mx.array) -> list[mx.array]:
-    """What `function` makes of the arrays, and the gradient of each."""
+    """The result of `function` for the arrays, and the gradient of each."""
     y = function(*arrays)
     cotangent = draw(*y.shape, seed=99)
     return [y, *mx.grad(lambda *arrays: (function(*arrays) * cotangent).sum(), argnums=range(len(arrays)))(*arrays)]
@@ -56,8 +56,8 @@ def test_a_layer_norm_of_numbers_far_from_zero_keeps_its_digits(C):
     x = np.array(1000 + draw(8, C)).astype(np.float64)
     mean, deviation = x.mean(-1, keepdims=True), np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     y = np.array(operations.layer_norm(mx.array(x), mx.ones(C), None, 1e-5))
-    # the C products and C - 1 sums of a mean are off by C * 2^-24 of it at most in float32, in whatever order, and a
-    # rounded 1/C by one more: 5e-3 of a deviation here, a twentieth of what a difference of mean squares loses
+    # in float32 a mean of C numbers has a relative error of at most C * 2^-24, in any order, and 2^-24 more for a
+    # rounded 1/C: 5e-3 of a deviation here, a twentieth of the error of a difference of mean squares
     assert np.all(np.abs(y - (x - mean) / deviation) < (C + 1) * 2**-24 * mean / deviation)
 
 
@@ -96,7 +96,7 @@ def test_cross_entropy_is_that_of_mlx(dtype):
 
 
 def test_a_gradient_runs_on_the_stream_of_its_operation():
-    """MLX's own custom functions would run it on the stream that is the default by then."""
+    """A plain custom function of MLX would run its gradient on the default stream at that later time."""
     streams = []
 
     @operations.with_gradient(lambda x, dy, y: streams.append(mx.default_stream(mx.default_device())) or dy)
@@ -132,7 +132,7 @@ def test_what_does_not_fit_has_no_view():
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_exp2_is_that_of_numpy_wherever_it_is_needed(compiled):
-    halves = np.arange(-127, 120) + 0.5  # as near to one whole number as to the next
+    halves = np.arange(-127, 120) + 0.5  # halfway between two whole numbers
     x = np.concatenate([np.linspace(-127, 120, 100_001), halves]).astype(np.float32)
     expected = np.exp2(x.astype(np.float64))
     exp2 = mx.compile(operations.exp2) if compiled else operations.exp2
@@ -147,7 +147,7 @@ def test_exp2_of_what_is_masked_is_exactly_zero():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_attention_does_not_lose_what_is_not_a_number(where, sign):
-    """A training that diverges has to be seen."""
+    """Otherwise nobody would notice that a training diverges."""
     arrays = {name: draw(1, 1, 3, 4, seed=i) for i, name in enumerate("qkv")}
     arrays[where][0, 0, 2] = mx.array(np.copysign(np.float32(np.nan), sign))  # the last token's
     assert mx.isnan(operations.causal_attention(**arrays, scale=0.5)[0, 0, 2]).all()

@@ -23,7 +23,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     (loss, gradient), (parts_loss, parts_gradient) = (
         nn.value_and_grad(model, each)(model, idx, targets) for each in (gpt.loss_fn, in_parallel(gpt.loss_fn))
     )
-    # each is a mean of up to 5 * 8 float32 numbers, which in any order is off by 40 * 2^-24 of it at most
+    # each is a mean of up to 5 * 8 float32 numbers: its relative error is at most 40 * 2^-24, in any order
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
     whole, parts = arrays(gradient), arrays(parts_gradient)
     assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
@@ -32,7 +32,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 12, 31, 32, 33])
 def test_no_two_parts_of_a_batch_have_the_same_size(batch_size, most):
-    """Or mx.compile would take the constants of one for those of the other."""
+    """Otherwise mx.compile would merge the constants of two parts."""
     edges = part_edges(batch_size, most)
     sizes = np.diff(edges)
     assert edges[0] == 0 and edges[-1] == batch_size
@@ -66,7 +66,7 @@ def test_threads_that_work_are_not_interrupted_by_those_that_wake_up():
 
 @only_here
 def test_the_memory_of_a_step_is_there_for_the_next():
-    """Pages that go back to the system come back one by one."""
+    """The system would return freed memory page by page, which is slow."""
 
     def evaluate() -> None:
         mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(16)])  # 4 MB each
@@ -81,7 +81,7 @@ def test_the_memory_of_a_step_is_there_for_the_next():
 
 @only_here
 def test_every_thread_has_streams_of_its_own(broadcasts):
-    """A stream of MLX's is known only to the thread that made it, and a later thread may have the same identity."""
+    """Only the thread that made a stream of MLX can use it, and a later thread may have the same identity."""
     failures = []
 
     def work() -> None:
@@ -103,7 +103,7 @@ def test_every_thread_has_streams_of_its_own(broadcasts):
 
 
 def cores_while_drawing(model: gpt.GPT) -> set[int]:
-    """The cores that a generation has while it works."""
+    """The cores that a generation may use while it works."""
     cores = []
 
     def sample(logits: mx.array, key: mx.array) -> mx.array:
@@ -127,7 +127,7 @@ def test_a_large_model_generates_on_all_cores(monkeypatch):
 
 @only_here
 def test_between_two_tokens_the_caller_has_all_cores():
-    """However many texts are on the way, and in whatever order they end."""
+    """For any number of texts at the same time, in any order of their ends."""
     before = os.sched_getaffinity(0)
     texts = [gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=seed) for seed in (1, 2, 3)]
     for text in texts * 2:

@@ -21,7 +21,7 @@ in_parts = pytest.mark.parametrize("chunk", [1, 7, 1000, 2**20])
 
 @pytest.fixture
 def strange():
-    """Tokens of a large vocabulary with everything to be smoothed: unknown tokens, contexts and pairs."""
+    """Tokens of a large vocabulary, with unknown tokens, contexts and pairs, so that smoothing matters."""
     rng = np.random.default_rng(1)
     return rng.geometric(0.02, 3000).astype(np.uint16), rng.geometric(0.01, 500).astype(np.uint16)
 
@@ -105,7 +105,7 @@ def test_a_bigram_by_hand():
 
 
 def test_a_bigram_of_a_single_token_is_the_unigram():
-    """Up to the order of a sum: the one adds up pairs, the other tokens."""
+    """Up to the order of a sum: one method adds pairs, the other tokens."""
     pairs, tokens = (loss(TRAIN[:1], VALID, V) for loss in (bigram, unigram))
     assert pairs.tokens == tokens.tokens and pairs.nats == pytest.approx(tokens.nats, rel=1e-12)
 
@@ -129,7 +129,7 @@ def test_the_baselines_read_a_memmap(tmp_path):
 
 
 class Watched:
-    """Tokens that remember the first place that was asked for."""
+    """Tokens that record the first position that was read."""
 
     def __init__(self, tokens: np.ndarray) -> None:
         self.tokens, self.first = tokens, len(tokens)

@@ -1,4 +1,4 @@
-"""The promises of the batches: the seed's split, targets one token on, and nothing but the seed and the iteration."""
+"""The promises of the batches: the split, targets one token later, and no input but the seed and the iteration."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,11 @@ from conftest import TEXT, byte_pairs
 from mlx_nanogpt.text.batches import evaluation_starts, training_batch, windows
 from mlx_nanogpt.text.dataset import check_splits
 
-COUNT = np.arange(100, dtype=np.uint16)  # every token says where it stands
+COUNT = np.arange(100, dtype=np.uint16)  # the value of each token is its position
 
 
 def dataset(length: int, **more) -> Dataset:
-    """A text of so many characters; up to 100 each is of its own."""
+    """A text of `length` characters; up to 100, all are different."""
     text = "".join(chr(33 + i % 100) for i in range(length))
     return tokenize(Corpus(("text",), text), **more)
 

@@ -1,4 +1,4 @@
-"""The promises of the corpus: downloaded once and never half, and a file that cannot be used says why."""
+"""The promises of the corpus: it is downloaded once and completely, and a message says why a file cannot be used."""
 
 import hashlib
 import io
@@ -41,7 +41,7 @@ def server(
             if length is not None:
                 self.send_header("Content-Length", str(length))
             self.end_headers()
-            with suppress(OSError):  # the client may have had enough
+            with suppress(OSError):  # the client may have closed the connection
                 self.wfile.write(body)
                 while slow and not closing.wait(0.1):
                     self.wfile.write(b".")
@@ -114,7 +114,7 @@ def test_nothing_of_a_bad_download_lands_in_the_cache(serve, error):
 def test_a_download_ends_soon_after_tiny_shakespeares_size():
     with server(length=None), pytest.raises(UserError, match=r"\(1,115,395 bytes and more with another sha256"):
         load_corpus("tinyshakespeare")
-    assert sum(sent) < 16 * 2**20  # what the system buffers is beyond it
+    assert sum(sent) < 16 * 2**20  # this includes the buffers of the system
 
 
 def test_a_download_has_a_deadline_as_a_whole():
@@ -283,7 +283,7 @@ def test_what_this_program_wrote_into_a_folder_is_not_its_text(folder):
 
 
 def test_hidden_files_of_a_folder_are_not_its_texts(folder):
-    (folder / "._b.txt").write_bytes(b"\0\5\x16\7")  # as a Mac leaves it on other systems' disks
+    (folder / "._b.txt").write_bytes(b"\0\5\x16\7")  # a Mac writes such files to disks of other systems
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "b.txt").write_text("a copy")
     assert load_corpus("texts").text == "zeddash 🦓bee\r\n"

@@ -94,7 +94,7 @@ def edge_tokens(grammar, edge: int):
 
 
 def faults(grammar) -> list[str]:
-    """Whatever could let one text be derived in two ways."""
+    """All reasons why one text could be derived in two ways."""
     if "" in [each for alternatives in grammar.values() for each in alternatives]:
         return ["an alternative is empty"]
     found = []
@@ -195,7 +195,7 @@ def test_the_floor_of_a_tiny_grammar_is_the_one_worked_out_by_hand():
     assert re.fullmatch(r"((ox and ox|cow and cow); )+", play.text[:whole])
     oxen, cows = play.text.count("ox and", 0, whole), play.text.count("cow and", 0, whole)
     assert oxen and cows
-    # Ranks 1 and 2 weigh 1 / 3.7 and 1 / 4.7, so p = 4.7 / 8.4 and 3.7 / 8.4. The name said again costs nothing.
+    # Ranks 1 and 2 weigh 1 / 3.7 and 1 / 4.7, so p = 4.7 / 8.4 and 3.7 / 8.4. The repeated name costs nothing.
     assert play.floor(0, whole) * whole == pytest.approx(oxen * math.log(8.4 / 4.7) + cows * math.log(8.4 / 3.7))
 
 

@@ -263,7 +263,7 @@ def test_a_folder_whose_writing_was_cut_off_is_never_taken_for_a_whole_one(missi
 
 
 def peak(work: Callable) -> tuple[object, int]:
-    """What `work` returns, and the bytes that Python and NumPy held at most in between."""
+    """The result of `work`, and the most bytes that Python and NumPy held meanwhile."""
     tracemalloc.start()
     try:
         return work(), tracemalloc.get_traced_memory()[1]
@@ -273,12 +273,12 @@ def peak(work: Callable) -> tuple[object, int]:
 
 def test_opening_and_reading_a_folder_takes_no_memory_to_speak_of():
     folder = nanogpt_folder()
-    os.truncate(folder / "train.bin", 50 * 10**6)  # sparse: zeros that take no room
+    os.truncate(folder / "train.bin", 50 * 10**6)  # a sparse file: its zeros need no space
     data, opening = peak(lambda: open_token_folder(folder))
     assert opening < 4e6 and len(data.train_tokens) == 25 * 10**6
     assert isinstance(data.train_tokens, np.memmap) and isinstance(data.valid_tokens, np.memmap)
     batch, reading = peak(lambda: training_batch(data.train_tokens, 1, 2, batch_size=64, block_size=99))
-    assert reading < 10 * 64 * 100 * 8  # 8 bytes for the place of each token, a few times over
+    assert reading < 10 * 64 * 100 * 8  # a few arrays of 8 bytes per token
     assert not any(isinstance(each, np.memmap) for each in batch) and batch[0].base.shape == (64, 100)
 
 
@@ -325,7 +325,7 @@ class Hostile:
 
 
 def deep_tuple_as_a_key() -> bytes:
-    """Whoever builds this dict hashes the tuple, and the depth of that ends the process."""
+    """To build this dict, Python hashes the tuple, whose depth would end the process."""
     return b"\x80\x02}K\x01" + b"\x85" * 10**6 + b"K\x01s."
 
 
@@ -484,7 +484,7 @@ def test_damage_to_a_folder_never_goes_unnoticed(name):
             data = open_token_folder(Path("tokens"))
         except UserError:
             refused += 1
-        else:  # no harm done: another layout of the same JSON
+        else:  # harmless: another layout of the same JSON
             assert text_of(data) == text_of(whole) and data.tokenizer == whole.tokenizer
             assert (data.corpus, data.train_fraction) == (whole.corpus, whole.train_fraction)
     assert refused > 150

@@ -1,4 +1,4 @@
-"""The promises of the tokenizer: nothing is lost, ids go by rank of code point, strangers are named."""
+"""The promises of the tokenizer: nothing is lost, ids follow the code points, and unknown characters are named."""
 
 import importlib
 import json
@@ -102,7 +102,7 @@ def test_a_stream_of_byte_pairs_never_splits_a_character():
     assert len(ids) > len(text)
     pieces = list(byte_pairs().stream(ids))
     assert "".join(pieces) == text and "\ufffd" not in text and all(pieces)
-    assert "".join(byte_pairs().stream(ids[:-1])) == text[:-1] + "\ufffd"  # what is left is flushed
+    assert "".join(byte_pairs().stream(ids[:-1])) == text[:-1] + "\ufffd"  # the last character is incomplete
 
 
 def test_a_stream_hands_out_a_character_as_soon_as_it_is_whole():
@@ -158,7 +158,7 @@ def test_no_byte_pair_reaches_across_a_cut(text, size):
     library = library_of(byte_pairs())
     ids = [library.encode(part, add_special_tokens=False).ids for part in parts]
     assert "".join(parts) == text and sum(ids, []) == library.encode(text, add_special_tokens=False).ids
-    # what GPT-2's expression takes as one is cut nowhere, though these byte pairs may be shorter
+    # no part that GPT-2's expression matches is cut, though these byte pairs may be shorter
     words = lambda text: [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]
     assert sum(map(words, parts), []) == words(text)
 
@@ -186,7 +186,7 @@ def test_gpt2s_own_file_is_read_which_is_older_and_says_less():
 
 
 def older(described: dict) -> dict:
-    """As GPT-2's own file on the hub describes it, which is older: it says less, and merges otherwise."""
+    """In the form of GPT-2's own, older file on the hub: it has fewer fields and another form of merges."""
     model = {
         "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
         "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
