@@ -9,7 +9,7 @@
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written first. If a crash comes in
 between, the history has one line too many, and the next process drops it.
 
-Damage is noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
+Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
 its content, and a checkpoint holds one of the history.
 """
 
@@ -83,22 +83,25 @@ class Run:
             with explaining_damage(self.path):
                 folder = until_unlocked.enter_context(locked(self.path))
                 folder.sweep(*FILES)
-                if _lasting(_read_config(self.path)) != _lasting(self._config()):
-                    raise UserError(f"{self.path} holds another run by now", "name the directory where the run is")
+            may_change = {name: getattr(self.train_config, name) for name in MAY_CHANGE}
+            if open_run(self.path).extended(**may_change) != self:
+                raise UserError(f"{self.path} holds another run by now", "name the directory where the run is")
             yield Writer(self, folder)
 
     def position(self, best: bool = False) -> Position:
-        """How far the checkpoint is, or the best weights; the beginning if there is no such file. Raises `UserError` if the
-        file is damaged."""
+        """How far the checkpoint is, or the best weights; the beginning if there was no such file yet. Raises `UserError` if
+        the file is damaged or was lost."""
         return self._contents(best).position
 
     def restore(self, model: GPT, optimizer: Optimizer) -> Position:
         """Load the checkpoint into `model`, `optimizer` and MLX's random state; return how far it is.
 
-        Without a checkpoint nothing changes. Call this before you build a compiled step, which captures the arrays.
-        Raises `UserError` if the file is damaged or of another shape, or missing in a run that was to start from weights.
+        Before the first checkpoint nothing changes. Call this before you build a compiled step, which captures the arrays.
+        Raises `UserError` if the file is damaged or of another shape, if it was lost, or if it is missing in a run that was
+        to start from weights.
         """
         if not self.checkpoint.exists():
+            self._check_not_lost(self.checkpoint)
             if self.init_from is not None:
                 raise UserError(
                     f"the run {self.path} was to start from the weights of {self.init_from}, and was stopped "
@@ -116,9 +119,10 @@ class Run:
 
     def load_model(self, best: bool = False) -> GPT:
         """The trained model with its newest weights, or with those of the lowest validation loss. Raises `UserError` if there
-        are none yet, or if the file is damaged."""
+        are none yet, or if the file is damaged or was lost."""
         file = self._weights(best)
         if not file.exists():
+            self._check_not_lost(file)
             missing = "no best weights" if best else "no checkpoint"
             raise UserError(
                 f"the run {self.path} has {missing} yet (it was stopped before its first evaluation)",
@@ -130,9 +134,8 @@ class Run:
 
     def history(self) -> list[Evaluation]:
         """The evaluations up to the checkpoint, oldest first. Raises `UserError` if lines are missing or damaged."""
-        file, contents = self.path / HISTORY, self._contents()
+        file, contents, lines = self.path / HISTORY, self._contents(), self._history_lines()
         with explaining_damage(file):
-            lines = _read_text(file).splitlines(keepends=True) if file.exists() else []
             evaluations = [Evaluation(**json.loads(line)) for line in lines]
         counted = lines[: contents.evaluations]
         if len(counted) < contents.evaluations or zlib.crc32("".join(counted).encode()) != contents.history:
@@ -158,9 +161,29 @@ class Run:
     def _contents(self, best: bool = False) -> Contents:
         file = self._weights(best)
         if not file.exists():
+            self._check_not_lost(file)
             return Contents(Position(), 0, zlib.crc32(b""), {})
         with explaining_damage(file):
             return open_arrays(file)[0]
+
+    def _history_lines(self) -> list[str]:
+        file = self.path / HISTORY
+        with explaining_damage(file):
+            return _read_text(file).splitlines(keepends=True) if file.exists() else []
+
+    def _check_not_lost(self, file: Path) -> None:
+        """Raise `UserError` if other files show that `file`, a file of weights that is missing, was written once."""
+        if file.name == CHECKPOINT:
+            lines, has_best = len(self._history_lines()), (self.path / BEST).exists()
+            # a crash at the first evaluation leaves one line, and maybe best weights of that evaluation
+            lost = lines > 1 or (has_best and (lines == 0 or self._contents(best=True).evaluations > 1))
+        else:
+            lost = self._contents().evaluations > 0
+        if lost:
+            raise UserError(
+                f"{file} is missing, and other files of the run show that it was there",
+                "restore it from a copy, or train a new run",
+            )
 
     def _config(self) -> dict:
         """config.json without its checksum."""
@@ -337,12 +360,6 @@ def _read_config(path: Path) -> dict:
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
     return config
-
-
-def _lasting(config: dict) -> dict:
-    """The part of `config` that never changes."""
-    train = {name: value for name, value in config["train"].items() if name not in MAY_CHANGE}
-    return config | {"train": train, "versions": None}
 
 
 def _seal(config: dict) -> str:

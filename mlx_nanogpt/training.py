@@ -198,8 +198,8 @@ def train(
     """
     check_fits(run.gpt_config, run.train_config, data)
     with run.locked() as writer:
-        writer.write_config()  # with the changes of `extended`, and the versions in use now
         training = Training(run, writer, data)
+        writer.write_config()  # with the changes of `extended`, and the versions in use now
         while not training.is_over():
             yield from training.steps(should_stop)
             if should_stop():

@@ -12,7 +12,7 @@ import time
 import tracemalloc
 from contextlib import suppress
 from dataclasses import asdict, replace
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 
 import mlx_nanogpt as gpt
@@ -400,6 +400,17 @@ def test_a_run_without_a_checkpoint_says_how_to_get_one():
         tiny_run().load_model()
 
 
+def test_a_run_of_a_version_without_a_setting_of_today_goes_on_with_its_default():
+    run, never_stopped = trained_run(), trained_run(num_iter=12)
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["checksum"], config["train"]["grad_clip"], config["gpt"]["activation"]
+    file.write_text(json.dumps(config | {"checksum": run_module._seal(config)}))
+    finish(open_run(run.path).extended(num_iter=12))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(never_stopped))
+    assert json.loads(file.read_text())["train"]["grad_clip"] == 0
+
+
 def test_a_description_that_was_edited_is_refused():
     """A resumed run would continue with other settings."""
     run = trained_run()
@@ -492,6 +503,39 @@ def test_damage_is_a_sentence_and_never_another_run(name):
             assert everything(run) == whole, "what is not noticed must do no harm"
     file.write_bytes(raw)
     assert everything(run) == whole
+
+
+@pytest.mark.parametrize(
+    "missing", [gone for count in range(1, 5) for gone in combinations(PARTS, count)], ids="-".join
+)
+def test_a_run_that_lost_files_never_begins_again_over_what_is_left(missing):
+    run = trained_run()
+    for name in missing:
+        (run.path / name).unlink()
+    left = contents(run.path)
+    with suppress(UserError):
+        finish(open_run(run.path).extended(num_iter=12))
+        assert left.keys() - {"config.json", "tokenizer.json"} in ({"checkpoint.safetensors", "history.jsonl"}, set())
+        return
+    assert contents(run.path) == left
+
+
+def test_best_weights_that_were_lost_are_not_said_to_be_still_to_come():
+    run = trained_run()
+    (run.path / "best.safetensors").unlink()
+    for use in (run.load_model, run.position):
+        with pytest.raises(UserError, match="best.safetensors is missing, and other files of the run show"):
+            use(best=True)
+
+
+@pytest.mark.parametrize("written", [1, 2])
+def test_a_crash_before_the_first_checkpoint_loses_nothing(written):
+    """The history and the best weights are written before it."""
+    run, whole = trained_run(num_iter=4), trained_run(num_iter=4)
+    for name in ["checkpoint.safetensors", "best.safetensors"][: 3 - written]:
+        (run.path / name).unlink()
+    finish(open_run(run.path))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
 
 
 def test_weights_that_are_not_finite_are_refused():
