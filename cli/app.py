@@ -1,6 +1,7 @@
 """The commands of `mlx-gpt`, one file each, and how their errors are told. They read the library's defaults and show its
 results."""
 
+import shlex
 import sys
 from contextlib import suppress
 from importlib.metadata import version
@@ -11,6 +12,7 @@ from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
 from rich.text import Text
+from typer.core import TyperCommand
 
 from .bench import bench
 from .config import config
@@ -34,14 +36,33 @@ app = typer.Typer(
         "help_option_names": ["-h", "--help"],
     },
 )
-app.command()(train)
-app.command()(prepare)
-app.command()(generate)
-app.command("eval")(evaluate)
-app.command()(bench)
-app.command()(presets)
-app.command()(config)
-app.command()(export)
+
+
+class Command(TyperCommand):
+    """A command that answers a word without an option, as in `mlx-gpt train my.txt`, with the option that was meant."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        args = super().parse_args(ctx, args)
+        if ctx.args:
+            word, names = shlex.quote(ctx.args[0]), {each.name for each in self.params}
+            meant = [f"did you mean --{name} {word}?" for name in ("prompt", "run", "data") if name in names]
+            ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")
+        return args
+
+
+for name, command in {
+    "train": train,
+    "prepare": prepare,
+    "generate": generate,
+    "eval": evaluate,
+    "bench": bench,
+    "presets": presets,
+    "config": config,
+    "export": export,
+}.items():
+    app.command(name, cls=Command)(command)
 
 
 def _show_version(asked: bool) -> None:

@@ -10,7 +10,7 @@ from .consoles import console
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLEAR_LINE = "\r\x1b[K"  # of the progress bar
-STOPPING = "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved).\n"
+STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops unsaved.\n"
 
 
 @contextmanager

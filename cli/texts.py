@@ -23,7 +23,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
     except CorpusUnavailable as error:
         if explicit:
             raise
-        notice = f"Using the built-in corpus, {PASTICHE}, instead: its losses are not Shakespeare's."
+        notice = f"Using {PASTICHE}, which is built in, instead: its losses are not Shakespeare's."
         reason = with_options(str(error))
         console.print(f"{reason[0].upper()}{reason[1:]}.\n{notice}\n", style="yellow", soft_wrap=True)
         return gpt.load_corpus(PASTICHE)

@@ -51,7 +51,7 @@ StartOption = Annotated[
     str | None,
     typer.Option(
         help="Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
-        "Model and tokenizer come from there; --dropout may be another and --block-size a smaller one.",
+        "The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
         show_default="random numbers",
         rich_help_panel=RUN,
         **NAME,
@@ -88,7 +88,7 @@ def train(
 
     The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
 
-    With a --preset or a --config, what it sets holds unless the option itself is given.
+    A --preset or a --config replaces the defaults; an option that is given replaces both.
     """
     use_device(device)
     given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}

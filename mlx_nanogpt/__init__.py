@@ -21,7 +21,7 @@ from .evaluation import Evaluation, evaluate_split, make_evaluate
 from .exchange.gpt2_export import export_gpt2
 from .exchange.gpt2_import import load_pretrained
 from .generation import generate, make_sampler
-from .model import GPT, loss_fn
+from .model import GPT
 from .optimizer import make_optimizer
 from .run import Run, create_run, newest_run, open_run
 from .text.byte_pairs import BPETokenizer
@@ -72,7 +72,6 @@ __all__ = [
     "generate",
     "load_corpus",
     "load_pretrained",
-    "loss_fn",
     "make_evaluate",
     "make_optimizer",
     "make_sampler",

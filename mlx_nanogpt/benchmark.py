@@ -154,12 +154,14 @@ class Stage:
 
 
 def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
-    """The metrics of a run, from at least one evaluation. The steps between two evaluations are an epoch."""
+    """The metrics of a run, from at least one evaluation. The steps up to the first evaluation are an epoch; a shorter one,
+    where a run was stopped or extended, counts in the total alone."""
     train_seconds = [each.train_seconds for each in history]
+    epochs = [each.train_seconds for each in history[1:] if each.train_tokens == history[0].train_tokens]
     estimates = [each.eval_seconds for each in history]
     return NanoLuxMetrics(
         first_epoch=train_seconds[0],
-        average_epoch=statistics.mean(train_seconds[1:]) if train_seconds[1:] else None,
+        average_epoch=statistics.mean(epochs) if epochs else None,
         estimate=statistics.mean(estimates),
         total=sum(train_seconds) + sum(estimates),
         train_loss=history[-1].train_loss,

@@ -143,21 +143,30 @@ class TrainConfig:
         most=1024,
     )
     seed: int = setting(
-        1337, "Of everything random: the initial weights, the batches and dropout.", TRAINING, least=0, most=2**63 - 1
+        1337,
+        "Start of all random numbers: the initial weights, the batches and dropout.",
+        TRAINING,
+        least=0,
+        most=2**63 - 1,
     )
     learning_rate: float = setting(1e-3, "Adam's step size, at its highest.", OPTIMIZER, least=LEAST_RATE, most=1)
     warmup_iters: int = setting(
-        0, "How long the rate rises to learning_rate; 0: it starts there.", OPTIMIZER, unit="steps", least=0, most=MANY
-    )
-    lr_decay_iters: int = setting(
         0,
-        "When the rate has fallen, along a cosine, to min_lr; 0: it does not fall.",
+        "Steps over which the rate rises to learning_rate; 0: it starts there.",
         OPTIMIZER,
         unit="steps",
         least=0,
         most=MANY,
     )
-    min_lr: float = setting(0.0, "What the rate falls to by lr_decay_iters.", OPTIMIZER, least=0, most=1)
+    lr_decay_iters: int = setting(
+        0,
+        "The step at which the rate, which falls along a cosine, reaches min_lr; 0: it does not fall.",
+        OPTIMIZER,
+        unit="steps",
+        least=0,
+        most=MANY,
+    )
+    min_lr: float = setting(0.0, "The rate from lr_decay_iters on.", OPTIMIZER, least=0, most=1)
     weight_decay: float = setting(
         0.0, "How much AdamW shrinks weights, matrices only; 0: plain Adam.", OPTIMIZER, least=0, most=10
     )
@@ -188,7 +197,7 @@ class TrainConfig:
     )
     patience: int = setting(
         0,
-        "How many evaluations in a row may bring no better validation loss before the training stops; 0: any number.",
+        "The training stops after this many evaluations in a row without a better validation loss; 0: never.",
         EVALUATION,
         unit="evaluations",
         least=0,

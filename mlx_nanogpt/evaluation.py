@@ -1,6 +1,6 @@
 """The loss of a split, without dropout: estimated from the same random windows each time, or exact, from all of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,12 +50,12 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
     The model's mode stays as it is, so a training step may run before and after. Make both calls in one thread.
     """
     estimate = make_estimate(model, backend)
-    return lambda tokens, count: mean_loss(list(estimate(tokens, count)))
+    return lambda tokens, count: sum(estimate(tokens, count), SplitLoss()).mean
 
 
 def make_estimate(model: GPT, backend: Backend) -> Estimate:
-    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, batch by batch. Their
-    `mean_loss` is the result of `make_evaluate`.
+    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, batch by batch. The mean
+    of their sum is the result of `make_evaluate`.
 
     When the records end, the model's mode is what it was. Make all calls in one thread.
     """
@@ -68,11 +68,6 @@ def make_estimate(model: GPT, backend: Backend) -> Estimate:
         return losses(windows(tokens, group, block_size) for group in groups)
 
     return estimate
-
-
-def mean_loss(batches: Sequence[SplitLoss]) -> float:
-    """Nats per token over all `batches`, at least one."""
-    return sum(each.nats for each in batches) / sum(each.tokens for each in batches)
 
 
 def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
@@ -92,9 +87,9 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
         )
     block_size = model.config.block_size
     batches = consecutive_windows(tokens, _windows_per_batch(model), block_size)
-    total = SplitLoss(0, 0.0)
+    total = SplitLoss()
     for each in _make_losses(model, backend)(batches):
-        total = SplitLoss(total.tokens + each.tokens, total.nats + each.nats)
+        total += each
         yield total
 
 

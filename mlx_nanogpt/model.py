@@ -179,16 +179,6 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
 
 
-def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
-    return cross_entropy(model(idx), targets)
-
-
-def loss_fn(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Mean cross-entropy, in nats per token, of `targets` (B, T) after `idx` (B, T)."""
-    return token_losses(model, idx, targets).mean()
-
-
 def adapted(model: GPT, **changes) -> GPT:
     """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`,
     for which the position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.

@@ -282,9 +282,7 @@ def create_run(
 def open_run(path: Path) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
     if not os.path.isfile(path / CONFIG):
-        raise UserError(
-            f"{path} holds no run (it has no {CONFIG})", f"train one there first, with `run_dir` {_quoted(path)}"
-        )
+        raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
         config, text = _read_config(path), _read_text(path / TOKENIZER)
         if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
@@ -305,6 +303,14 @@ def newest_run() -> Run:
     if not checkpoints:
         raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
     return open_run(checkpoints[-1].parent)
+
+
+def _runs_to_name() -> str:
+    """A remedy: the newest runs in `runs/`."""
+    runs = sorted(RUNS.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
+    if not runs:
+        return "train one first"
+    return f"name one that does: {', '.join(_quoted(file.parent) for file in reversed(runs[-5:]))}"
 
 
 def _next_numbered() -> Path:

@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 from .checkpoint import Position
 from .config import GPTConfig, TrainConfig
 from .errors import UserError
-from .evaluation import Evaluation, make_estimate, mean_loss
+from .evaluation import Evaluation, make_estimate
 from .generation import generate
 from .machine import machine
 from .model import GPT
@@ -28,6 +28,7 @@ from .optimizer import make_optimizer
 from .run import Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
+from .text.loss import SplitLoss
 
 REPORT_INTERVAL = 10  # steps between two records of the progress
 REPORT_SECONDS = 0.25  # at least, between two records of an evaluation
@@ -278,14 +279,14 @@ class Training:
         yield Evaluating(self.iteration, windows, 2 * count)
         started = told = time.perf_counter()
         for tokens in (self.data.train_tokens, self.data.valid_tokens):
-            batches = []
+            total = SplitLoss()
             for batch in self.estimate(tokens, count):
-                batches.append(batch)
+                total += batch
                 windows += batch.tokens // block_size
                 if time.perf_counter() - told >= REPORT_SECONDS:
                     yield Evaluating(self.iteration, windows, 2 * count)
                     told = time.perf_counter()
-            losses.append(mean_loss(batches))
+            losses.append(total.mean)
         if not all(map(math.isfinite, losses)):
             raise self._diverged(self.iteration)
         evaluation = Evaluation(

@@ -25,6 +25,7 @@ for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich o
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
+import mlx.nn as nn
 import mlx_nanogpt_cli
 import numpy as np
 import pytest
@@ -111,6 +112,15 @@ both_forms = pytest.mark.usefixtures("form_of_inference")
 
 # ---- tiny models and runs
 
+# Every setting with a value that is not its default. A new setting needs a line here.
+OTHER_SETTINGS = {
+    "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "bias": "all", "tied": True,
+    "activation": "gelu", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 0.002,
+    "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9,
+    "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
+    "eval_interval": 2, "eval_iters": 3, "patience": 9,
+}  # fmt: skip
+
 
 def tiny_gpt(**changes) -> gpt.GPTConfig:
     return gpt.GPTConfig(
@@ -179,6 +189,11 @@ def keep_as_gpt2s(tokenizer: gpt.BPETokenizer) -> None:
     cached = cache_dir() / "gpt2"
     cached.mkdir(parents=True)
     (cached / "tokenizer.json").write_text(tokenizer.to_json())
+
+
+def loss_fn(model: gpt.GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """The loss of a step by MLX's own functions alone."""
+    return nn.losses.cross_entropy(model(idx), targets, reduction="mean")
 
 
 def arrays(tree) -> dict[str, np.ndarray]:

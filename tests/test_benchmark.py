@@ -1,6 +1,8 @@
 """The promises of the benchmark: the seed's six metrics as defined, an honest list of what may not be compared, and
 measurements that are made and not made up."""
 
+from dataclasses import replace
+
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
@@ -18,6 +20,12 @@ def test_the_metrics_are_those_of_the_seed():
     assert (metrics.first_epoch, metrics.average_epoch) == (9, 5)  # the first, which compiles, is not in the average
     assert (metrics.estimate, metrics.total) == (3, 28)
     assert (metrics.train_loss, metrics.valid_loss) == (1.0, 1.5)
+
+
+def test_a_shorter_stretch_of_a_run_that_was_extended_is_no_epoch():
+    last = replace(evaluation(1100, 1, 4, 1.0), train_tokens=200)
+    metrics = nanolux_metrics([evaluation(500, 9, 2, 3.0), evaluation(1000, 4, 3, 2.0), last])
+    assert (metrics.average_epoch, metrics.total) == (4, 23)
 
 
 def test_one_epoch_has_no_average():
@@ -58,7 +66,7 @@ def test_a_figure_is_steady_if_the_middle_half_of_its_rounds_lies_within_a_fifth
 
 
 def events_of(quick: bool) -> list:
-    return list(gpt.bench(gpt.Corpus("play.txt", TEXT), quick))
+    return list(gpt.bench(gpt.Corpus(("play.txt",), TEXT), quick))
 
 
 def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_protocol):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError, configurations
+from conftest import OTHER_SETTINGS
+from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.config_file import KEYS, preset_settings, read_config_file, write_config_file
 
 if sys.version_info >= (3, 11):
@@ -16,13 +18,7 @@ else:
 
 FILE = Path("mine.toml")
 # Every key with a value that is not the default.
-OTHERS = {
-    "data": ["play.txt"], "tokenizer": "gpt2", "init_from": "runs/1", "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "bias": "all",
-    "tied": True, "activation": "gelu", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2,
-    "learning_rate": 0.002, "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8,
-    "beta2": 0.9, "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
-    "eval_interval": 2, "eval_iters": 3, "patience": 9,
-}  # fmt: skip
+OTHERS = {"data": ["play.txt"], "tokenizer": "gpt2", "init_from": "runs/1"} | OTHER_SETTINGS
 
 
 def read(text: str | bytes) -> dict:
@@ -42,7 +38,14 @@ def refusal(text: str | bytes) -> str:
 
 def test_every_field_of_the_configurations_is_a_key_but_the_vocabulary():
     own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig)) if field.name != "vocab_size"]
-    assert sorted(KEYS) == sorted(["data", "tokenizer", "init_from", *own]) and OTHERS.keys() == set(KEYS)
+    assert sorted(KEYS) == sorted(["data", "tokenizer", "init_from", *own])
+
+
+def test_every_setting_has_another_value_to_be_tested_with():
+    assert OTHER_SETTINGS.keys() == SETTINGS.keys(), (
+        "give a new setting another value, in OTHER_SETTINGS of conftest.py"
+    )
+    assert not [name for name, field in SETTINGS.items() if OTHER_SETTINGS[name] == field.default]
 
 
 def test_every_key_holds():

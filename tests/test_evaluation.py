@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from mlx_nanogpt import UserError, evaluation
 from mlx_nanogpt import machine as hardware
-from conftest import TOKENS, arrays, both_forms, checkpoint_arrays, lively_model, only_here, same, tiny_gpt, trained_run
+from conftest import (
+    TOKENS,
+    arrays,
+    both_forms,
+    checkpoint_arrays,
+    lively_model,
+    loss_fn,
+    only_here,
+    same,
+    tiny_gpt,
+    trained_run,
+)
 from mlx_nanogpt.config import Backend
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.model import cross_entropy
@@ -23,7 +34,7 @@ def plain_loop(model: gpt.GPT, tokens: np.ndarray, count: int) -> float:
     block_size, total = model.config.block_size, 0.0
     starts = evaluation_starts(tokens, count, block_size)
     for group in (starts[i : i + 100] for i in range(0, count, 100)):
-        total += gpt.loss_fn(model, *map(mx.array, windows(tokens, group, block_size))).item() * len(group)
+        total += loss_fn(model, *map(mx.array, windows(tokens, group, block_size))).item() * len(group)
     return total / count
 
 

@@ -10,8 +10,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_nanogpt import GPT, GPTConfig, loss_fn
-from conftest import LOGIT_ROUNDING, arrays, lively_model, tiny_gpt
+from mlx_nanogpt import GPT, GPTConfig
+from conftest import LOGIT_ROUNDING, arrays, lively_model, loss_fn, tiny_gpt
 from mlx.utils import tree_flatten
 from mlx_nanogpt.linux_cpu import operations
 from mlx_nanogpt.model import causal_attention

@@ -391,8 +391,14 @@ def test_a_damaged_history_is_refused(line):
 
 @pytest.mark.parametrize("path", ["nowhere", "play.txt", "."])
 def test_a_directory_without_a_run_is_refused(path):
-    with pytest.raises(UserError, match="holds no run .*; train one there first"):
+    with pytest.raises(UserError, match="holds no run .*; train one first"):
         open_run(Path(path))
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are():
+    tiny_run(), tiny_run()
+    with pytest.raises(UserError, match="runs/7 holds no run .*; name one that does: runs/2, runs/1"):
+        open_run(Path("runs/7"))
 
 
 def test_a_run_without_a_checkpoint_says_how_to_get_one():

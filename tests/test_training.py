@@ -16,6 +16,7 @@ from mlx_nanogpt import evaluation, training
 from mlx_nanogpt import machine as hardware
 from conftest import (
     DATA,
+    OTHER_SETTINGS,
     TEXT,
     TOKENIZER,
     arrays,
@@ -23,6 +24,7 @@ from conftest import (
     checkpoint_arrays,
     finish,
     lively_model,
+    loss_fn,
     only_here,
     same,
     tiny_gpt,
@@ -100,7 +102,7 @@ def test_a_step_follows_the_gradient_of_the_loss_over_the_whole_batch(backend, s
     descent[0].init(model.trainable_parameters())
     step = gpt.make_step(model, descent[0], tiny_train(backend=backend))
     for i in range(3):
-        loss, gradient = nn.value_and_grad(plain, gpt.loss_fn)(plain, *batch(i, size))
+        loss, gradient = nn.value_and_grad(plain, loss_fn)(plain, *batch(i, size))
         descent[1].update(plain, gradient)
         assert step(*batch(i, size)).item() == pytest.approx(loss.item(), rel=1e-5)
     stepped, expected = arrays(model.parameters()), arrays(plain.parameters())
@@ -257,10 +259,9 @@ def test_the_matrices_of_a_bfloat16_step_are_bfloat16(monkeypatch):
     assert seen == {(mx.bfloat16, mx.bfloat16)} and model.wte.weight.dtype == mx.float32
 
 
-EVERYTHING = {
-    "dropout": 0.1, "gradient_accumulation_steps": 2, "warmup_iters": 3, "lr_decay_iters": 8, "weight_decay": 0.1,
-    "grad_clip": 1.0, "dtype": "bfloat16", "tied": True, "bias": "none", "activation": "gelu",
-}  # fmt: skip
+# All that a step can do, but for the sizes and lengths of a tiny run.
+LEFT_TINY = set("block_size n_embd head_size num_iter batch_size seed backend eval_interval patience".split())
+EVERYTHING = {name: value for name, value in OTHER_SETTINGS.items() if name not in LEFT_TINY}
 
 
 # ---- the stream

@@ -59,7 +59,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
             empty = False
             yield piece
         if empty:
-            remedy = PIPE if source == STANDARD_INPUT else "--data needs a text to learn from"
+            remedy = PIPE if source == STANDARD_INPUT else "`data` needs a text to learn from"
             raise UserError(f"{source_name(source)} is empty", f"{remedy}")
 
 

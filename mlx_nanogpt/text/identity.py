@@ -51,7 +51,7 @@ class Corpus:
 
     @cached_property
     def identity(self) -> CorpusIdentity:
-        return CorpusIdentity(self.sources, hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
+        return CorpusIdentity(tuple(self.sources), hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
 
 
 def source_name(source: str) -> str:

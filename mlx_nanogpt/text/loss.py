@@ -8,8 +8,11 @@ from dataclasses import dataclass
 class SplitLoss:
     """What it cost to predict `tokens` tokens: `nats` in all."""
 
-    tokens: int
-    nats: float
+    tokens: int = 0
+    nats: float = 0.0
+
+    def __add__(self, other: "SplitLoss") -> "SplitLoss":
+        return SplitLoss(self.tokens + other.tokens, self.nats + other.nats)
 
     @property
     def mean(self) -> float:

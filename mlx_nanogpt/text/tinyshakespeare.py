@@ -40,7 +40,7 @@ def tinyshakespeare() -> str:
         remedy = "run the Install Certificates command of this Python" if certificates else "connect to the network"
         raise CorpusUnavailable(
             f"tiny Shakespeare could not be downloaded from {_host()} ({getattr(reason, 'strerror', None) or reason})",
-            f"{remedy}, name a copy of it with `data`, or choose the built-in `data` pastiche",
+            f"{remedy}, name a copy of it with `data`, or choose `data` pastiche, which is built in",
         ) from error
     if not _is_whole(text):
         more = " and more" if len(text) > BYTES else ""

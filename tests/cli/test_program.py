@@ -53,3 +53,18 @@ def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
     result = mlx_gpt(*arguments)
     assert result.status == 2 and result.err.startswith("Usage: ") and result.out == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, meant",
+    [
+        (["train", "my text.txt"], "did you mean --data 'my text.txt'?"),
+        (["generate", "ROMEO"], "did you mean --prompt ROMEO?"),
+        (["eval", "runs/1"], "did you mean --run runs/1?"),
+        (["presets", "all"], "leave it out"),
+    ],
+)
+def test_a_word_without_an_option_is_answered_with_the_option(mlx_gpt, arguments, meant):
+    result = mlx_gpt(*arguments)
+    assert result.status == 2 and f"belongs to no option; {meant}" in " ".join(result.err.replace("│", "").split())
+    assert not Path("runs").exists()

@@ -8,6 +8,7 @@ import pytest
 from mlx_nanogpt import open_run
 from conftest import TEXT, TINY, asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
 from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, recorded
+from mlx_nanogpt_cli.stop_request import STOPPING
 
 
 def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
@@ -19,7 +20,7 @@ def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "Stopping after what is under way, and saving (Ctrl-C again stops at once, unsaved)."
+    assert err.strip() == STOPPING.strip()
     stopped_at = int(re.search(r"Stopped at iteration (\d+); everything is kept in a run\.", out).group(1))
     run = open_run(Path("a run"))
     assert 50 <= run.position().iteration == stopped_at < 100_000

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, benchmark, open_run
-from conftest import DATA, TEXT, TINY, TOKENIZER, tiny_gpt, tiny_run, trained_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_gpt, tiny_run, trained_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
 from mlx_nanogpt.text.identity import CorpusIdentity
 from mlx_nanogpt_cli.describe import describe_data, describe_run
@@ -35,16 +35,9 @@ def test_dashes_and_underscores_are_alike(mlx_gpt):
 
 
 def test_every_option_has_an_effect(mlx_gpt):
-    chosen = {
-        "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 3, "dropout": 0.25, "num_iter": 3, "batch_size": 2,
-        "learning_rate": 0.002, "seed": 42, "backend": "eager", "eval_interval": 2, "eval_iters": 3, "bias": "all",
-        "activation": "gelu", "gradient_accumulation_steps": 2, "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 0.001,
-        "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9, "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7,
-        "patience": 9,
-    }  # fmt: skip
-    options = [f"--{name}={value}" for name, value in chosen.items()] + ["--tied"]
+    options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
-    assert recorded("mine") == chosen | {"tied": True, "sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
+    assert recorded("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
     assert [each.device for each in open_run(Path("mine")).history()] == ["cpu", "cpu"]
 
 
@@ -57,7 +50,7 @@ def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
 def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt):
     result = mlx_gpt("train", *NO_CORPUS)
     assert result.status == 0
-    assert result.out.count("Using the built-in corpus, pastiche, instead") == 1
+    assert result.out.count("Using pastiche, which is built in, instead") == 1
     header, table = result.out.split("iteration  train loss")
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
     assert "pastiche's validation split" in table and "nats per character" in table

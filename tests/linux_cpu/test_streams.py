@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, only_here, tiny_gpt, tiny_train
+from conftest import arrays, lively_model, loss_fn, only_here, tiny_gpt, tiny_train
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.linux_cpu.streams import in_parallel, part_edges, streams
 
@@ -21,7 +21,7 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     model = lively_model(tiny_gpt())
     idx, targets = mx.random.randint(0, 10, (2, batch_size, 8))
     (loss, gradient), (parts_loss, parts_gradient) = (
-        nn.value_and_grad(model, each)(model, idx, targets) for each in (gpt.loss_fn, in_parallel(gpt.loss_fn))
+        nn.value_and_grad(model, each)(model, idx, targets) for each in (loss_fn, in_parallel(loss_fn))
     )
     # each is a mean of up to 5 * 8 float32 numbers: its relative error is at most 40 * 2^-24, in any order
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
