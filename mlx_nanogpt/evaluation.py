@@ -109,7 +109,7 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
 
     def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
         def loss(idx: mx.array, targets: mx.array) -> mx.array:
-            return this_machine.cross_entropy(inference_copy(idx), targets)
+            return this_machine.token_losses(inference_copy, idx, targets)
 
         # not the training step, which was compiled with dropout
         return mx.compile(loss, inputs=inference_copy.state) if backend == "compiled" else loss

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from .model import FUSED_HEAD_SIZES, GPT, cross_entropy
+from .gpu.layers import use_own
+from .model import FUSED_HEAD_SIZES, GPT, token_losses
 
 if TYPE_CHECKING:
     from .linux_cpu.machine import LinuxCPU
@@ -31,10 +32,13 @@ class Machine:
 
     def prepare(self, model: GPT) -> None:
         """Let the layers of `model` compute in the fastest way, in place. Weights, names and results stay."""
+        use_own(model)
 
-    def cross_entropy(self, logits: mx.array, targets: mx.array) -> mx.array:
+    def token_losses(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
         """The function of this name in `model.py`."""
-        return cross_entropy(logits, targets)
+        if mx.default_device() == mx.gpu:
+            return mx.fast.cross_entropy(model(idx), targets)  # there it adds bfloat16 logits in float32
+        return token_losses(model, idx, targets)
 
     def in_parallel(self, mean_loss: Callable[..., mx.array]) -> Callable[..., mx.array]:
         """`mean_loss(model, idx, targets)`, computed on all that this machine has."""

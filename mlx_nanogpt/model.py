@@ -6,6 +6,7 @@ C = n_embd channels, nh heads of hs channels.
 
 import math
 from dataclasses import replace
+from functools import lru_cache
 from itertools import repeat
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from .errors import UserError
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which MLX 0.32.4 has attention as one kernel on a GPU
+WITHOUT_GRADIENT = 8  # queries; up to so many, Metal's kernel raises in a gradient
 
 
 class LayerCache:
@@ -24,6 +26,8 @@ class LayerCache:
 
     The arrays have their full size from the start, (B, nh, block_size, hs): a growing shape would be compiled anew for
     every token. `state` is what a compiled function has to capture. Nothing checks that the tokens fit.
+
+    All layers are at the same token. So the model asks the first one for the mask, and `advance` counts for all of them.
     """
 
     def __init__(self, config: GPTConfig, batch_size: int = 1):
@@ -34,14 +38,25 @@ class LayerCache:
     def length(self) -> mx.array:
         return self.state["length"]
 
-    def extend(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """Append `k` and `v` (B, nh, T, hs); return all keys, all values and the mask (T, block_size) of who sees whom."""
-        T, block_size = k.shape[2], self.state["k"].shape[2]
-        mask = mx.arange(block_size) <= self.length + mx.arange(T)[:, None]
+    def mask(self, T: int) -> mx.array:
+        """What is added to the scores of the next T tokens, (T, block_size): 0 where a token sees a key, minus infinity where
+        not."""
+        seen = mx.arange(self.state["k"].shape[2]) <= self.length + mx.arange(T)[:, None]
+        return mx.where(seen, 0.0, -math.inf)
+
+    def write(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Put `k` and `v` (B, nh, T, hs) behind the tokens seen so far; return all keys and values (B, nh, block_size, hs)."""
         for name, new in (("k", k), ("v", v)):
             self.state[name] = mx.slice_update(self.state[name], new, self.length, axes=[2])
-        self.state["length"] = self.length + T
-        return self.state["k"], self.state["v"], mask
+        return self.state["k"], self.state["v"]
+
+
+def advance(cache: list[LayerCache] | None, T: int) -> None:
+    """Count T more tokens in every layer of `cache`."""
+    if cache:
+        length = cache[0].length + T  # one addition, however many layers there are
+        for layer in cache:
+            layer.state["length"] = length
 
 
 class Attention(nn.Module):
@@ -55,28 +70,37 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
         self.dropout = nn.Dropout(config.dropout)
 
-    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
+    def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
+        """(B, T, C) -> (B, T, C). With a cache, `mask` (T, block_size) says which of its keys each token sees."""
         B, T, C = x.shape
         heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
-        if cache is None:
-            y = causal_attention(q, k, v, self.scale)
-        else:
-            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)
-        y = y.swapaxes(1, 2).reshape(B, T, C)
+        if cache is not None:
+            k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
+        y = attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
 
 
-def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """Softmax attention in which no query sees a later key: q, k, v and the result are (B, nh, T, hs)."""
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
+    """Softmax attention: q (B, nh, T, hs), k and v (B, nh, keys, hs) -> (B, nh, T, hs).
+
+    `mask` (T, keys) is added to the scores. Without one there are T keys, and no query sees a later one.
+    """
     T, head_size = q.shape[2:]
-    if head_size in FUSED_HEAD_SIZES:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal")
-    # MLX has no kernel for this size and would run more operations; here scale and mask are part of the first product
-    mask = mx.where(mx.tri(T, dtype=mx.bool_), 0.0, -math.inf).astype(q.dtype)
+    if head_size in FUSED_HEAD_SIZES and (mask is not None or T > WITHOUT_GRADIENT):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if mask is None else mask)
+    # MLX has no kernel here and would run more operations; this makes scale and mask a part of the first product
+    mask = causal_mask(T, q.dtype) if mask is None else mask
     # precise, because a sum of many bfloat16 numbers needs more digits than bfloat16 has
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
+
+
+@lru_cache(maxsize=2)  # training and evaluation may differ in their dtype
+def causal_mask(T: int, dtype: mx.Dtype) -> mx.array:
+    """(T, T): 0 where the query of the row sees the key of the column, minus infinity where not. All layers share it."""
+    mask = mx.where(mx.tri(T, dtype=mx.bool_), 0.0, -math.inf).astype(dtype)
+    mx.eval(mask)  # as an operation of a traced graph it would be computed at every step
+    return mask
 
 
 class MLP(nn.Module):
@@ -105,8 +129,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=bias)
         self.mlp = MLP(config)
 
-    def __call__(self, x: mx.array, cache: LayerCache | None = None) -> mx.array:
-        x = x + self.attn(self.ln_1(x), cache)
+    def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
+        x = x + self.attn(self.ln_1(x), cache, mask)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -158,8 +182,10 @@ class GPT(nn.Module):
     def _blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """`idx` (B, T) -> (B, T, C)."""
         x = self.embed(idx, cache)
+        mask = cache and cache[0].mask(idx.shape[1])
         for block, layer_cache in zip(self.h, cache or repeat(None)):
-            x = block(x, layer_cache)
+            x = block(x, layer_cache, mask)
+        advance(cache, idx.shape[1])
         return x
 
     def _init_weights(self) -> None:
@@ -174,9 +200,9 @@ class GPT(nn.Module):
                 module.bias = mx.zeros_like(module.bias)
 
 
-def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Nats that each of `targets` (B, T) costs under `logits` (B, T, vocab_size), which are taken as float32: (B, T)."""
-    return nn.losses.cross_entropy(logits.astype(mx.float32), targets)
+def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
+    return nn.losses.cross_entropy(model(idx).astype(mx.float32), targets)
 
 
 def adapted(model: GPT, **changes) -> GPT:

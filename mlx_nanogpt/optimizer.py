@@ -1,10 +1,11 @@
-"""Adam or AdamW, and how the learning rate changes."""
+"""Adam or AdamW, how the learning rate changes, and the limit on gradients."""
 
 import math
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_map
 
 from .config import TrainConfig
 
@@ -44,3 +45,14 @@ def make_optimizer(config: TrainConfig) -> optim.Optimizer:
     if config.weight_decay:
         return DecayedMatrices(weight_decay=config.weight_decay, **settings)
     return optim.Adam(**settings)
+
+
+def clipped(grads: dict, max_norm: float) -> dict:
+    """A tree of gradients, scaled down if the norm of all together is more than `max_norm`.
+
+    It is `optim.clip_grad_norm`, but each sum of squares is a matrix product: one kernel, where MLX needs a square and a sum.
+    """
+    flat = [each.reshape(1, -1) for _, each in tree_flatten(grads)]  # (1, N) each
+    squares = sum((each @ each.T for each in flat), mx.array(0.0))  # (1, 1)
+    factor = mx.minimum(max_norm / (mx.sqrt(squares[0, 0]) + 1e-6), 1.0)
+    return tree_map(lambda each: each * factor, grads)

@@ -24,7 +24,7 @@ from .evaluation import Evaluation, make_estimate
 from .generation import generate
 from .machine import machine
 from .model import GPT
-from .optimizer import make_optimizer
+from .optimizer import clipped, make_optimizer
 from .run import Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
@@ -119,7 +119,7 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
     this_machine.prepare(model)
 
     def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        return this_machine.cross_entropy(model(idx), targets).mean()
+        return this_machine.token_losses(model, idx, targets).mean()
 
     loss = this_machine.in_parallel(mean_loss)
     if config.dtype == "bfloat16":
@@ -129,7 +129,7 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
     def step(idx: mx.array, targets: mx.array) -> mx.array:
         loss, grads = loss_and_grad(model, idx, targets)
         if config.grad_clip:
-            grads, _ = optim.clip_grad_norm(grads, config.grad_clip)
+            grads = clipped(grads, config.grad_clip)
         optimizer.update(model, grads)
         return loss
 

@@ -45,7 +45,12 @@ class GELU(nn.GELU):
 
 class Attention(plain.Attention):
     def __call__(  # type: ignore[override]  # the rows do not show T
-        self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
+        self,
+        x: mx.array,
+        T: int,
+        cache: LayerCache | None = None,
+        mask: mx.array | None = None,
+        last_only: bool = False,
     ) -> mx.array:
         """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): the output for the last token of each sequence."""
         C = x.shape[-1]
@@ -53,13 +58,14 @@ class Attention(plain.Attention):
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
         if last_only:
             q = q[:, :, -1:]  # (B, nh, 1, hs)
+            mask = None if mask is None else mask[-1:]
         if cache is not None:
-            k, v, mask = cache.extend(k, v)  # (B, nh, block_size, hs), (T, block_size)
-            y = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask[-q.shape[2] :])
+            k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
+            y = plain.attention(q, k, v, self.scale, mask)
         elif q.dtype == mx.float32:
             y = operations.causal_attention(q, k, v, self.scale)
         else:
-            y = plain.causal_attention(q, k, v, self.scale)
+            y = plain.attention(q, k, v, self.scale)
         y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C)
         return self.dropout(self.c_proj(y))
 
@@ -68,10 +74,15 @@ class Block(plain.Block):
     attn: Attention
 
     def __call__(  # type: ignore[override]
-        self, x: mx.array, T: int, cache: LayerCache | None = None, last_only: bool = False
+        self,
+        x: mx.array,
+        T: int,
+        cache: LayerCache | None = None,
+        mask: mx.array | None = None,
+        last_only: bool = False,
     ) -> mx.array:
         """(B*T, C) -> (B*T, C); or, with `last_only`, (B, C): the output for the last token of each sequence."""
-        y = self.attn(self.ln_1(x), T, cache, last_only)
+        y = self.attn(self.ln_1(x), T, cache, mask, last_only)
         if last_only:
             x = x.reshape(-1, T, x.shape[-1])[:, -1]  # (B, C)
         x = x + y
@@ -90,8 +101,10 @@ class GPT(plain.GPT):
     def _rows(self, idx: mx.array, cache: list[LayerCache] | None = None, last_only: bool = False) -> mx.array:
         """`idx` (B, T) -> (B*T, C); or, with `last_only`, (B, C): the last block then computes only the last tokens."""
         x = self.embed(idx, cache).reshape(-1, self.config.n_embd)  # (B*T, C)
+        mask = cache and cache[0].mask(idx.shape[1])
         for block, layer_cache in zip(self.h, cache or repeat(None)):
-            x = block(x, idx.shape[1], layer_cache, last_only and block is self.h[-1])
+            x = block(x, idx.shape[1], layer_cache, mask, last_only and block is self.h[-1])
+        plain.advance(cache, idx.shape[1])
         return x
 
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..model import GPT, cross_entropy
+from ..model import GPT, token_losses
 from . import blas, kernels, operations, streams
 from .folding import foldable, folded
 from .layers import use_own
@@ -32,10 +32,10 @@ class LinuxCPU:
     def prepare(self, model: GPT) -> None:
         use_own(model)
 
-    def cross_entropy(self, logits: mx.array, targets: mx.array) -> mx.array:
-        if logits.shape[-1] > operations.LARGEST_VOCABULARY:
-            return cross_entropy(logits, targets)
-        return operations.cross_entropy(logits.astype(mx.float32), targets)
+    def token_losses(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+        if model.config.vocab_size > operations.LARGEST_VOCABULARY:
+            return token_losses(model, idx, targets)
+        return operations.cross_entropy(model(idx).astype(mx.float32), targets)
 
     def in_parallel(self, mean_loss: Callable[..., mx.array]) -> Callable[..., mx.array]:
         return streams.in_parallel(mean_loss)

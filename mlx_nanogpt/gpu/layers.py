@@ -1,0 +1,77 @@
+"""Layers of a GPT whose gradients take fewer kernels or less memory on a GPU, or no atomic additions; `use_own` puts them
+into a model.
+
+All of it is plain MLX. The results are those of MLX's own layers, up to rounding.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+
+LARGEST_VOCABULARY = 4096  # for a gradient by a matrix product, whose cost grows with the vocabulary
+GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
+
+
+class Embedding(nn.Embedding):
+    """An embedding with a gradient that is the same each time.
+
+    MLX's own adds up the rows of a token with atomic additions, in an arbitrary order. It is kept for a large vocabulary,
+    where a step is therefore not deterministic on a GPU.
+    """
+
+    def __call__(self, idx: mx.array) -> mx.array:
+        return embed(self.weight, idx) if len(self.weight) <= LARGEST_VOCABULARY else super().__call__(idx)
+
+
+@mx.custom_function
+def embed(weight: mx.array, idx: mx.array) -> mx.array:
+    """weight (V, C), idx (...) -> (..., C)."""
+    return weight[idx]
+
+
+@embed.vjp
+def _embed_vjp(primals, dy, _):
+    weight, idx = primals
+    rows = dy.reshape(-1, dy.shape[-1])  # (N, C)
+    is_token = mx.arange(len(weight), dtype=idx.dtype)[:, None] == idx.reshape(-1)  # (V, N)
+    return is_token.astype(dy.dtype) @ rows, mx.zeros_like(idx)
+
+
+class GELU(nn.GELU):
+    """The GELU with a tanh. Its gradient is computed again from the input: one kernel each way, and nothing is kept."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return gelu(x)
+
+
+@mx.custom_function
+def gelu(x: mx.array) -> mx.array:
+    """0.5 x (1 + tanh z), with z = GELU_SCALE x (1 + GELU_CUBIC x^2), as x sigmoid(2 z)."""
+    return x * mx.sigmoid(x * (2 * GELU_SCALE + 2 * GELU_SCALE * GELU_CUBIC * (x * x)))
+
+
+@gelu.vjp
+def _gelu_vjp(x, dy, _):
+    x2 = mx.square(x)  # not x * x: mx.compile would find it in the forward pass, and keep what follows from it
+    s = mx.sigmoid(x * (2 * GELU_SCALE + 2 * GELU_SCALE * GELU_CUBIC * x2))
+    return dy * (s + x * s * (1 - s) * (2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * x2))
+
+
+class Dropout(nn.Dropout):
+    """A dropout that keeps a byte an element for its gradient. MLX's own keeps a number."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if self._p_1 == 1 or not self.training:
+            return x
+        return mx.where(mx.random.bernoulli(self._p_1, x.shape), x * (1 / self._p_1), 0)
+
+
+OWN = {nn.Embedding: Embedding, nn.GELU: GELU, nn.Dropout: Dropout}
+
+
+def use_own(model: nn.Module) -> None:
+    """Give every layer of `model` its class in `OWN`, in place, as `nn.quantize` does. Arrays, names and mode stay."""
+    for module in model.modules():
+        if own := OWN.get(type(module)):
+            module.__class__ = own
