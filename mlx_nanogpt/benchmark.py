@@ -287,7 +287,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     steady = Rounds.of(_rounds(train_steps))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
-    operations, views = _graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
+    operations, views = graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
     mx.eval(state)
 
     evaluate = make_evaluate(model, config.backend)
@@ -358,7 +358,7 @@ def _rounds(work: Callable[[int], object]) -> list[float]:
     return rounds
 
 
-def _graph_size(*outputs: mx.array) -> tuple[int, int]:
+def graph_size(*outputs: mx.array) -> tuple[int, int]:
     """The numbers of operations and of views in a graph that is not yet computed."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.dot"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import mlx.core as mx
@@ -93,6 +94,13 @@ def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfi
         yield total
 
 
+def make_batch_losses(model: GPT, backend: Backend) -> Callable[[mx.array, mx.array], mx.array]:
+    """Return `losses(idx, targets)`: what each of `targets` (B, T) costs after `idx` (B, T), in nats, (B, T). The model is in
+    evaluation mode when it is called: a training step was compiled with dropout, so it would not do."""
+    losses = partial(machine().token_losses, model)
+    return mx.compile(losses, inputs=model.state) if backend == "compiled" else losses
+
+
 def _windows_per_batch(model: GPT) -> int:
     return max(1, _tokens_per_batch(model.config.vocab_size) // model.config.block_size)
 
@@ -106,16 +114,8 @@ def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], It
     this_machine = machine()
     this_machine.prepare(model)
     inference_copy = this_machine.inference_copy(model)
-
-    def make_loss() -> Callable[[mx.array, mx.array], mx.array]:
-        def loss(idx: mx.array, targets: mx.array) -> mx.array:
-            return this_machine.token_losses(inference_copy, idx, targets)
-
-        # not the training step, which was compiled with dropout
-        return mx.compile(loss, inputs=inference_copy.state) if backend == "compiled" else loss
-
     streams = this_machine.streams()
-    stream_losses = [make_loss() for _ in streams]
+    stream_losses = [make_batch_losses(inference_copy, backend) for _ in streams]
 
     def losses(batches: Iterable[Batch]) -> Iterator[SplitLoss]:
         was_training = model.training

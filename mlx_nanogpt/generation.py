@@ -17,6 +17,7 @@ from .model import GPT, LayerCache
 COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
 
 Sampler = Callable[[mx.array, mx.array], mx.array]
+NextToken = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
 def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
@@ -89,24 +90,11 @@ def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample:
     """The tokens as arrays (1,), yielded while the device still works on them."""
     block_size = model.config.block_size
     cache = [LayerCache(model.config) for _ in model.h]
-    cache_state = [layer.state for layer in cache]
-
-    def pick(logits: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        key, now = mx.random.split(key)
-        return sample(logits, now), key
-
-    @partial(mx.compile, inputs=[model.state, cache_state], outputs=cache_state)
-    def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        return pick(model.next_logits(token[:, None], cache), key)
-
-    @partial(mx.compile, inputs=model.state)
-    def reread(window: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        return pick(model.next_logits(window), key)
-
+    decode, reread = make_decode(model, cache, sample), make_reread(model, sample)
     text = mx.array([prompt[-block_size:]])  # (1, T)
     for i in range(num_tokens):
         if i == 0:
-            token, key = pick(model.next_logits(text, cache), key)
+            token, key = _pick(model.next_logits(text, cache), key, sample)
         elif len(prompt) + i <= block_size:
             token, key = decode(token, key)
         else:
@@ -114,6 +102,32 @@ def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample:
         text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
         mx.async_eval(token, text)
         yield token
+
+
+def make_decode(model: GPT, cache: list[LayerCache], sample: Sampler) -> NextToken:
+    """Return `decode(token, key)`, compiled: the token (1,) after `token` (1,) and those that `cache` holds, and a new key."""
+    cache_state = [layer.state for layer in cache]
+
+    @partial(mx.compile, inputs=[model.state, cache_state], outputs=cache_state)
+    def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        return _pick(model.next_logits(token[:, None], cache), key, sample)
+
+    return decode
+
+
+def make_reread(model: GPT, sample: Sampler) -> NextToken:
+    """Return `reread(text, key)`, compiled: the token (1,) after all of `text` (1, T), and a new key."""
+
+    @partial(mx.compile, inputs=model.state)
+    def reread(text: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+        return _pick(model.next_logits(text), key, sample)
+
+    return reread
+
+
+def _pick(logits: mx.array, key: mx.array, sample: Sampler) -> tuple[mx.array, mx.array]:
+    key, now = mx.random.split(key)
+    return sample(logits, now), key
 
 
 def _keep_top_k(logits: mx.array, k: int) -> mx.array:

@@ -59,7 +59,7 @@ def _gelu_vjp(x, dy, _):
 
 
 class Dropout(nn.Dropout):
-    """A dropout that keeps a byte an element for its gradient. MLX's own keeps a number."""
+    """A dropout whose mask stays a mask: it keeps a byte an element for its gradient, where MLX's own keeps a number."""
 
     def __call__(self, x: mx.array) -> mx.array:
         if self._p_1 == 1 or not self.training:

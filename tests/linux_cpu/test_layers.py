@@ -48,4 +48,5 @@ def test_a_large_vocabulary_takes_no_more_memory_than_mlx_needs():
 
     for losses in (token_losses, LinuxCPU().token_losses):
         peak_memory(losses)  # the first time compiles
-    assert peak_memory(LinuxCPU().token_losses) <= peak_memory(token_losses)
+    # some hundred bytes depend on what ran before
+    assert peak_memory(LinuxCPU().token_losses) <= 1.01 * peak_memory(token_losses)
