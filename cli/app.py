@@ -96,11 +96,10 @@ def run() -> None:
             f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
         )
     except (MemoryError, RuntimeError) as error:
-        if sentence := machine().explained(error):
-            _fail(sentence)
-        if "alloc" not in str(error).lower():
+        explained = machine().explained(error)
+        if explained is None:
             raise
-        _fail(f"there is not enough memory ({error}); lower --batch-size, --block-size, --n-layer or --n-embd")
+        _fail(with_options(str(explained)))
 
 
 def _fail(sentence: str) -> NoReturn:

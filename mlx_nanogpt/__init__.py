@@ -12,7 +12,9 @@ the GPT writes text.
 Here are the names for users; what is more special is in its module.
 """
 
-from .linux_cpu import blas as _blas  # isort: skip  # first: what it loads has to be there before mlx.core
+# First: what these load and set has to be there before mlx.core.
+from .linux_cpu import blas as _blas  # isort: skip
+from .gpu import metal as _metal  # isort: skip
 
 from .benchmark import bench
 from .config import PRESETS, GPTConfig, TrainConfig, configurations

@@ -238,10 +238,9 @@ def _commit() -> str | None:
         command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
+    if not (Path(__file__).parents[1] / ".git").exists():
+        return None  # without asking git, which on a Mac may offer in a dialog to install itself
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # else: a wheel may be installed inside the checkout of another project
         return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,11 +1,13 @@
 """Files: where the cache is, and writing in which nothing that the user had is lost."""
 
+import errno
 import fcntl
 import math
 import os
 import re
 import shutil
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError
+
+NOT_THERE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.ENOLCK}
+"""How network and FUSE volumes answer to what they cannot do."""
 
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
 """What reading a damaged file may raise."""
@@ -105,12 +110,20 @@ def opened(path: Path) -> Iterator[Folder]:
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
     """Open the folder `path` and lock it against other processes that call this. If one has the lock, wait for it or raise
-    `UserError`."""
+    `UserError`. A disk without locks, as on some networks, is used with a warning."""
     with opened(path) as folder:
         try:
             fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise UserError(f"{path} is in use by another process", "wait for its end, or stop it") from error
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
+            warnings.warn(
+                f"the disk of {path} has no locks ({error.strerror}); let no two processes write there at once",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         yield folder
 
 
@@ -178,6 +191,10 @@ def _path_of(descriptor: int) -> Path:
 
 def _sync(descriptor: int) -> None:
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync does not reach beyond the cache of the drive
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in NOT_THERE:
+                raise
+    os.fsync(descriptor)

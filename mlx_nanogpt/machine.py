@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
+from .errors import UserError
 from .gpu.layers import use_own
+from .memory import out_of_memory, ram
 from .model import FUSED_HEAD_SIZES, GPT, token_losses
 
 if TYPE_CHECKING:
@@ -60,12 +62,16 @@ class Machine:
         """Give an inference copy the weights that `model` has now."""
 
     def memory(self) -> int:
-        """Bytes of memory that a training can have."""
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        """Bytes of memory that a training can have: on a Mac's GPU two thirds to three quarters of all."""
+        return mx.device_info().get("max_recommended_working_set_size") or ram()
 
-    def explained(self, error: RuntimeError | MemoryError) -> str | None:
-        """A message with the remedy for an error of MLX that a user can correct; None for any other error."""
-        return None
+    def largest_array(self) -> int:
+        """Bytes that one array can have at most."""
+        return mx.device_info().get("max_buffer_length") or self.memory()
+
+    def explained(self, error: RuntimeError | MemoryError) -> UserError | None:
+        """An error of MLX that a user can correct, with the remedy; None for any other error."""
+        return out_of_memory(error)
 
     def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:
         """A context to enter while a token of a single text is computed."""

@@ -1,9 +1,14 @@
 """The promises of the file writer: the new file whole, or the old one untouched."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt.files import cache_dir, replacing
+from mlx_nanogpt import UserError
+from conftest import finish, tiny_run
+from mlx_nanogpt.files import cache_dir, locked, replacing
 
 
 def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
@@ -22,6 +27,55 @@ def test_a_failure_leaves_the_old_file_and_nothing_else():
         raise RuntimeError
     assert Path("note").read_text() == "old"
     assert not [each for each in Path().iterdir() if each.name.startswith(".")]
+
+
+@pytest.fixture
+def refuses(monkeypatch):
+    """A disk that refuses a function of fcntl, as network and FUSE volumes do on a Mac."""
+
+    def arrange(name: str, number: int) -> list:
+        calls = []
+
+        def refuse(*arguments):
+            calls.append(arguments)
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+        monkeypatch.setattr(fcntl, name, refuse)
+        return calls
+
+    return arrange
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.EINVAL, errno.ENOTTY])
+def test_a_disk_that_cannot_empty_its_cache_is_synchronised_as_far_as_it_can(refuses, monkeypatch, number):
+    refused, synchronised = refuses("fcntl", number), []
+    monkeypatch.setattr(os, "fsync", synchronised.append)
+    with replacing(Path("note")) as file:
+        file.write(b"new")
+    assert Path("note").read_text() == "new" and refused[0][1] == fcntl.F_FULLFSYNC and len(synchronised) == 1
+
+
+def test_a_disk_that_fails_to_synchronise_is_an_error(refuses):
+    Path("note").write_text("old")
+    refuses("fcntl", errno.EIO)
+    with pytest.raises(OSError), replacing(Path("note")) as file:
+        file.write(b"new")
+    assert Path("note").read_text() == "old"
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK])
+def test_a_disk_without_locks_trains_with_a_warning(refuses, number):
+    run = tiny_run()
+    refuses("flock", number)
+    with pytest.warns(RuntimeWarning, match="the disk of runs/1 has no locks .*; let no two processes write there"):
+        finish(run)
+    assert run.position().iteration == 8
+
+
+def test_a_lock_that_is_taken_is_an_error():
+    with locked(Path()), pytest.raises(UserError, match="is in use by another process"), locked(Path()):
+        pass
 
 
 def test_the_cache_is_where_the_desktop_wants_it_and_by_default_in_the_home(monkeypatch, tmp_path):

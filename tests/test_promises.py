@@ -15,7 +15,7 @@ MODULES = {
     for path in LIBRARY.rglob("*.py")
 }
 CORE = ("config", "model", "training", "evaluation", "generation", "run")  # what is read first
-THE_DOOR = {"machine"}  # to linux_cpu/; and __init__, which loads the BLAS before MLX
+THE_DOOR = {"machine"}  # to linux_cpu/ and gpu/; and __init__, which loads and sets what MLX needs before it starts
 
 
 # ---- the layers
@@ -43,7 +43,9 @@ def test_all_names_of_the_library_are_public_and_typed():
         if isinstance(node, ast.ImportFrom)
         for each in node.names
     ]
-    assert sorted(gpt.__all__) == sorted(name for name in names if name != "_blas")  # imported to load the BLAS
+    assert sorted(gpt.__all__) == sorted(
+        name for name in names if name not in ("_blas", "_metal")
+    )  # imported for what they do
     assert (Path(gpt.__file__).parent / "py.typed").exists()
 
 
@@ -72,12 +74,13 @@ def test_the_ground_floor_stands_on_little_of_ours(module):
     assert imported(module) <= {"errors", "config", "text.grammar"}
 
 
+@pytest.mark.parametrize("room, before_mlx", [("linux_cpu", {"linux_cpu.blas"}), ("gpu", {"gpu.metal"})])
 @pytest.mark.parametrize("module", MODULES)
-def test_linux_cpu_has_one_door(module):
-    inside = {each for each in imported(module) if each.startswith("linux_cpu")}
+def test_hardware_has_one_door(module, room, before_mlx):
+    inside = {each for each in imported(module) if each.startswith(room)}
     if module == "__init__":
-        assert inside == {"linux_cpu.blas"}
-    elif module not in THE_DOOR and not module.startswith("linux_cpu"):
+        assert inside == before_mlx
+    elif module not in THE_DOOR and not module.startswith(room):
         assert not inside
 
 

@@ -51,13 +51,13 @@ def _is_ours(temporary: str) -> bool:
     return os.access(temporary, os.W_OK) and os.access(folder, os.W_OK)
 
 
-def explained(error: RuntimeError | MemoryError) -> str | None:
-    """A sentence for an error of MLX about a kernel that it could not compile, keep or load; None for other errors."""
+def explained(error: RuntimeError | MemoryError) -> UserError | None:
+    """An error of MLX about a kernel that it could not compile, keep or load; None for other errors."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
     said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # the output of the compiler, warnings too
     reason = next((line for line in said if "error: " in line or "failed: " in line), said[-1])
-    return (
-        f"MLX could not compile what it computes with ({reason}); make room in the folder for temporary files, set "
-        f"TMPDIR to another one where programs may be stored, or mend g++"
+    return UserError(
+        f"MLX could not compile what it computes with ({reason})",
+        "make room in the folder for temporary files, set TMPDIR to another one where programs may be stored, or mend g++",
     )

@@ -8,6 +8,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from ..errors import UserError
+from ..memory import out_of_memory, ram
 from ..model import GPT, token_losses
 from . import blas, kernels, operations, streams
 from .folding import foldable, folded
@@ -54,10 +56,13 @@ class LinuxCPU:
             inference_copy.update(folded(model).parameters())
 
     def memory(self) -> int:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return ram()
 
-    def explained(self, error: RuntimeError | MemoryError) -> str | None:
-        return kernels.explained(error)
+    def largest_array(self) -> int:
+        return self.memory()
+
+    def explained(self, error: RuntimeError | MemoryError) -> UserError | None:
+        return kernels.explained(error) or out_of_memory(error)
 
     def one_text(self, model: GPT) -> Callable[[], AbstractContextManager]:
         return streams.one_core if is_small(model) else nullcontext
