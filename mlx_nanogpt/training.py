@@ -23,6 +23,7 @@ from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
 from .machine import machine
+from .memory import estimated_memory, largest_array
 from .model import GPT
 from .optimizer import clipped, make_optimizer
 from .run import Run, Writer, since_best
@@ -87,24 +88,31 @@ class Diverged(UserError):
 
 
 def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
-    """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training.
-
-    A training needs at least this memory: weights, gradients, Adam's two moments, and for every token of a batch what the
-    backward pass reads again. A fused attention keeps no scores.
-    """
+    """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training."""
     check_splits(data, gpt.block_size)
-    scores = 0 if machine().fuses_attention(gpt.head_size) else 2 * gpt.n_head * gpt.block_size
-    per_token = gpt.n_layer * (12 * gpt.n_embd + scores) + 3 * gpt.vocab_size
-    size = 2 if config.dtype == "bfloat16" else 4  # bytes of an activation
-    needed = 4 * 4 * GPT(gpt).num_parameters() + size * config.batch_size * gpt.block_size * per_token
-    needed += 8 * config.eval_iters * config.batch_size  # where the windows of an evaluation begin
-    memory = machine().memory()
-    if needed > memory:
+    check_memory(gpt, config)
+
+
+def check_memory(gpt: GPTConfig, config: TrainConfig) -> None:
+    """Raise `UserError` if a training takes more memory than the machine has, or an array that is too large for it."""
+    this_machine = machine()
+    fused = this_machine.fuses_attention(gpt.head_size)
+    remedy = (
+        f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
+        f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})"
+    )
+    needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
+    if needed > there:
         raise UserError(
-            f"training this model takes {needed / 1e9:,.0f} GB of memory and more, and the machine has "
-            f"{memory / 1e9:,.0f} GB",
-            f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
-            f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
+            f"training this model takes about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB "
+            "for it",
+            remedy,
+        )
+    largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
+    if largest > limit:
+        raise UserError(
+            f"training this model takes an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB",
+            remedy,
         )
 
 

@@ -90,7 +90,7 @@ def test_the_core_knows_no_platform(module):
     assert not re.search(r"linux|darwin|sys\.platform|openblas|metal\.is_available", source, re.IGNORECASE)
 
 
-# ---- the floor of the built-in corpus
+# ---- the floor of pastiche
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The grammar of the built-in play: data that `pastiche.py` writes from.
+"""The grammar of the play `pastiche`: data that `pastiche.py` writes from.
 
 A rule is a tuple of alternatives, likeliest first, and an alternative is a template in which
     {rule}        is replaced by one alternative of that rule, drawn by rank,

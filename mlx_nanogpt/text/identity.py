@@ -9,6 +9,7 @@ from functools import cached_property
 from ..errors import printable
 
 STANDARD_INPUT = "-"
+Floor = Callable[[int, int], float]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Corpus:
 
     sources: tuple[str, ...]
     text: str
-    floor: Callable[[int, int], float] | None = None
+    floor: Floor | None = None
 
     @cached_property
     def identity(self) -> CorpusIdentity:

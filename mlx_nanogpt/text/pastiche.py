@@ -1,4 +1,4 @@
-"""The built-in corpus: an endless mock-Elizabethan play, for when tiny Shakespeare cannot be fetched.
+"""The corpus `pastiche`: an endless mock-Elizabethan play, for when tiny Shakespeare cannot be fetched.
 
 The play has tiny Shakespeare's length, symbols and layout, and one thing the original lacks: a known entropy. A small
 grammar writes it, one weighted choice after another, and every choice can be read back from the text. The sum of -ln p
@@ -92,6 +92,6 @@ def compose(grammar: Mapping[str, Sequence[str]], length: int, seed: int) -> Pas
 
 @functools.cache
 def write() -> Pastiche:
-    """The built-in corpus: LENGTH characters over SYMBOLS, the same on every machine."""
+    """The text: LENGTH characters over SYMBOLS, the same on every machine."""
     # Of a few Shakespearean years, the one whose first four fifths and last fifth have the most equal floors.
     return compose(GRAMMAR, LENGTH, seed=1611)

@@ -152,6 +152,7 @@ def test_the_end_of_a_terminal_saves_as_ctrl_c_does():
     terminal, end = pty.openpty()
 
     def let_it_control() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
@@ -163,11 +164,14 @@ def test_the_end_of_a_terminal_saves_as_ctrl_c_does():
         )  # fmt: skip
     os.close(end)
     seen = b""
-    while not re.search(rb"loss \d", seen) and select.select([terminal], [], [], 60)[0]:
-        seen += os.read(terminal, 4096)
-    os.close(terminal)
-    process.send_signal(signal.SIGHUP)  # as a shell does, too
-    assert process.wait(60) in (130, -signal.SIGHUP)
+    try:
+        while not re.search(rb"loss \d", seen) and select.select([terminal], [], [], 60)[0]:
+            seen += os.read(terminal, 4096)
+        os.close(terminal)
+        process.send_signal(signal.SIGHUP)  # as a shell does, too
+        assert process.wait(60) in (130, -signal.SIGHUP)
+    finally:
+        process.kill()
     assert open_run(Path("mine")).position().iteration > 0
     error = Path("error").read_text()
     assert error.startswith(STOPPING) and is_quiet(error)

@@ -34,7 +34,7 @@ def test_dashes_and_underscores_are_alike(mlx_gpt):
     assert recorded("runs/1") == recorded("runs/2")
 
 
-def test_every_option_has_an_effect(mlx_gpt):
+def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
     assert recorded("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
@@ -47,7 +47,7 @@ def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
     assert not Path("runs").exists()
 
 
-def test_offline_the_built_in_corpus_is_trained_on_and_named_everywhere(mlx_gpt):
+def test_offline_pastiche_is_trained_on_and_named_everywhere(mlx_gpt):
     result = mlx_gpt("train", *NO_CORPUS)
     assert result.status == 0
     assert result.out.count("Using pastiche, which is built in, instead") == 1

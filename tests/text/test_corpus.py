@@ -157,7 +157,7 @@ def test_the_checksum_is_the_published_one():
     assert CHECKSUM == "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
-# ---- the built-in corpus and files
+# ---- built-in texts and files
 
 
 def test_the_built_in_corpus_needs_no_network_and_knows_its_floor():

@@ -1,4 +1,4 @@
-"""The promises of the built-in corpus: its shape, its grammar's unambiguity, and the exactness of its floor."""
+"""The promises of the corpus `pastiche`: its shape, its grammar's unambiguity, and the exactness of its floor."""
 
 import hashlib
 import math
