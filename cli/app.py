@@ -20,6 +20,7 @@ from .consoles import errors
 from .eval import evaluate
 from .export import export
 from .generate import generate
+from .plan import plan
 from .prepare import prepare
 from .presets import presets
 from .setting_options import with_options
@@ -54,6 +55,7 @@ class Command(TyperCommand):
 
 for name, command in {
     "train": train,
+    "plan": plan,
     "prepare": prepare,
     "generate": generate,
     "eval": evaluate,

@@ -7,6 +7,7 @@ from dataclasses import fields
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.exchange.gpt2_export import export_obstacles
 from mlx_nanogpt.machine import can_compile, describe_device, package_versions
 from mlx_nanogpt.run import RUNS
@@ -33,10 +34,6 @@ def versions() -> str:
 
 def describe_packages(packages: dict[str, str]) -> str:
     return ", ".join(f"{package} {version}" for package, version in packages.items())
-
-
-def tokens_per_step(gpt_config: GPTConfig, train_config: TrainConfig) -> int:
-    return train_config.gradient_accumulation_steps * train_config.batch_size * gpt_config.block_size
 
 
 def describe_data(data: Dataset) -> str:
@@ -70,14 +67,8 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     }
     if files := describe_files(data.corpus.sources):
         lines["Files"] = files
-    lines["Model"] = (
-        f"{gpt.GPT(gpt_config).num_parameters():,} parameters: {gpt_config.n_layer} layers, {gpt_config.n_embd} wide, "
-        f"{gpt_config.n_head} heads of {gpt_config.head_size}, context {gpt_config.block_size}"
-    )
-    lines["Training"] = (
-        f"{train_config.num_iter:,} iterations of {_describe_step(gpt_config, train_config)}, "
-        f"rate {train_config.learning_rate:g}, dropout {gpt_config.dropout:g}, seed {train_config.seed}"
-    )
+    lines["Model"] = describe_model(gpt_config)
+    lines["Training"] = describe_training(gpt_config, train_config)
     if settings := [*_other_settings(gpt_config), *_other_settings(train_config)]:
         lines["Settings"] = ", ".join(settings)
     if run.init_from:
@@ -86,6 +77,20 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     iteration = run.position().iteration
     lines["Run"] = f"{run.path}, going on from iteration {iteration:,}" if iteration else str(run.path)
     return lines
+
+
+def describe_model(config: GPTConfig) -> str:
+    return (
+        f"{gpt.GPT(config).num_parameters():,} parameters: {config.n_layer} layers, {config.n_embd} wide, "
+        f"{config.n_head} heads of {config.head_size}, context {config.block_size}"
+    )
+
+
+def describe_training(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
+    return (
+        f"{train_config.num_iter:,} iterations of {_describe_step(gpt_config, train_config)}, "
+        f"rate {train_config.learning_rate:g}, dropout {gpt_config.dropout:g}, seed {train_config.seed}"
+    )
 
 
 def _describe_step(gpt_config: GPTConfig, train_config: TrainConfig) -> str:

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig
-
-from .describe import tokens_per_step
+from mlx_nanogpt.config import tokens_per_step
 
 FORWARD = 0.3  # the cost of a token in an evaluation, divided by its cost in a step; measured on a CPU
 

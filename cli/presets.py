@@ -1,10 +1,10 @@
 """`mlx-gpt presets`: the settings that `mlx-gpt train` can start from."""
 
 import mlx_nanogpt as gpt
+from mlx_nanogpt.config import tokens_per_step
 from rich.table import Table
 
 from .consoles import console
-from .describe import tokens_per_step
 
 
 def presets() -> None:

@@ -9,7 +9,6 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import TEXT
-from mlx_nanogpt.config_file import preset_settings, read_config_file
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.run import MAY_CHANGE
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -22,6 +21,7 @@ from .consoles import console, errors, header
 from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, use_device
 from .setting_options import RUN, with_settings
+from .start import ConfigOption, PresetOption, given_options, starting_settings
 from .texts import named_tokenizer, own_dataset, read_data
 from .training_display import follow
 
@@ -35,16 +35,6 @@ DataOption = Annotated[
     list[str],
     typer.Option(
         help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
-    ),
-]
-PresetOption = Annotated[
-    str | None,
-    typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Settings to start from, as a TOML file: mlx-gpt config writes one.", rich_help_panel=RUN, **PATH
     ),
 ]
 StartOption = Annotated[
@@ -91,7 +81,7 @@ def train(
     A --preset or a --config replaces the defaults; an option that is given replaces both.
     """
     use_device(device)
-    given = {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+    given = given_options(ctx)
     if resume:
         run, dataset = _resumed_run(resume, given)
     else:
@@ -113,13 +103,7 @@ def train(
 
 def _chosen_settings(preset: str | None, config: Path | None, given: dict) -> dict:
     """The options that are `given`, and for the rest the settings of the preset or the file."""
-    start = {}
-    if preset is not None and config is not None:
-        raise UserError("`preset` and `config` exclude each other", "leave out one of them")
-    if preset is not None:
-        start = preset_settings(preset)
-    if config is not None:
-        start = read_config_file(config, given)
+    start = starting_settings(preset, config, given)
     if "init_from" in given:  # its model is fixed: the preset or the file only says how to train it
         start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     return start | given

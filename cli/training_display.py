@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.errors import printable
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from .consoles import console, progress
-from .describe import tokens_per_step
 from .forecast import Forecast
 from .stop_request import stop_request
 

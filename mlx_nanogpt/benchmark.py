@@ -203,7 +203,7 @@ def bench(
     check_fits(gpt, NANOLUX_TRAIN, data)
 
     yield Stage("matrix product")
-    matrix_flops = _measure_matrix()
+    matrix_flops = measure_matrix()
     results = []
     for backend in backends:
         train_config = replace(NANOLUX_TRAIN, backend=backend)
@@ -246,7 +246,7 @@ def _commit() -> str | None:
         return None
 
 
-def _measure_matrix() -> Rounds:
+def measure_matrix(rounds: int | None = None) -> Rounds:
     """The rate of square float32 matrix products on the whole device, in floating-point operations per second."""
     streams = machine().streams()
     a, b = (mx.random.normal((MATRIX_SIZE, MATRIX_SIZE), key=mx.random.key(seed)) for seed in (0, 1))
@@ -255,7 +255,7 @@ def _measure_matrix() -> Rounds:
     def work(count: int) -> None:
         mx.eval([mx.matmul(a, b, stream=stream) for _ in range(count) for stream in streams])
 
-    return Rounds.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work)])
+    return Rounds.of([2 * MATRIX_SIZE**3 * len(streams) / seconds for seconds in _rounds(work, rounds)])
 
 
 def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_flops: float) -> BackendResult:
@@ -344,13 +344,14 @@ def _rate(times: Sequence[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _rounds(work: Callable[[int], object]) -> list[float]:
-    """Seconds for one unit of `work(count)`, which must return when it is done, in ROUNDS rounds after a warm-up."""
+def _rounds(work: Callable[[int], object], number: int | None = None) -> list[float]:
+    """Seconds for one unit of `work(count)`, which must return when it is done, in ROUNDS rounds, or `number`, after a
+    warm-up."""
     started = time.perf_counter()
     work(3)
     count = max(1, round(3 * ROUND_SECONDS / (time.perf_counter() - started)))
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(number or ROUNDS):
         started = time.perf_counter()
         work(count)
         rounds.append((time.perf_counter() - started) / count)

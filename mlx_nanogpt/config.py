@@ -272,6 +272,11 @@ PRESETS = {
 }
 
 
+def tokens_per_step(gpt: GPTConfig, train: TrainConfig) -> int:
+    """The tokens that the weights are updated for, once."""
+    return train.gradient_accumulation_steps * train.batch_size * gpt.block_size
+
+
 def configurations(settings: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
     """Both configurations with the values that `settings` has for their fields, and the defaults for the rest. Its other
     names are not looked at. Raises `UserError` for a value that cannot work."""

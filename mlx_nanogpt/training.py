@@ -18,7 +18,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from .checkpoint import Position
-from .config import GPTConfig, TrainConfig
+from .config import GPTConfig, TrainConfig, tokens_per_step
 from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
@@ -301,10 +301,7 @@ class Training:
             iteration=self.iteration,
             train_loss=losses[0],
             valid_loss=losses[1],
-            train_tokens=(self.iteration - self.evaluated)
-            * config.batch_size
-            * config.gradient_accumulation_steps
-            * block_size,
+            train_tokens=(self.iteration - self.evaluated) * tokens_per_step(self.run.gpt_config, config),
             train_seconds=self.train_seconds,
             eval_tokens=count * block_size,
             eval_seconds=time.perf_counter() - started,

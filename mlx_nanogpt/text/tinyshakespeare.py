@@ -9,7 +9,7 @@ from ..files import cache_dir, locked
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-BYTES = 1_115_394
+BYTES = 1_115_394  # each is a character
 TIMEOUT = 10.0  # seconds of silence
 DEADLINE = 120.0  # seconds for all of it
 

@@ -1,0 +1,36 @@
+"""Where settings start from: the defaults, a preset or a file, and the options that replace them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.config_file import preset_settings, read_config_file
+
+from .options import PATH
+from .setting_options import RUN
+
+PresetOption = Annotated[
+    str | None,
+    typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings to start from, as a TOML file: mlx-gpt config writes one.", rich_help_panel=RUN, **PATH
+    ),
+]
+
+
+def given_options(ctx: typer.Context) -> dict:
+    """The options that stand on the command line, and their values."""
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+
+
+def starting_settings(preset: str | None, config: Path | None, given: dict) -> dict:
+    """The settings of the preset or the file; none without both. Options that are `given` may mend those of a file."""
+    if preset is not None and config is not None:
+        raise UserError("`preset` and `config` exclude each other", "leave out one of them")
+    if preset is not None:
+        return preset_settings(preset)
+    return read_config_file(config, given) if config is not None else {}

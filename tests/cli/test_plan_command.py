@@ -1,0 +1,71 @@
+"""The promises of `mlx-gpt plan`: it says what a training takes before it starts, and starts nothing."""
+
+from pathlib import Path
+
+import pytest
+from mlx_nanogpt import plan as planning
+from conftest import TEXT, TINY
+from helpers import is_a_sentence
+from mlx_nanogpt.machine import machine
+from mlx_nanogpt_cli.plan import duration
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(planning, "MOST_STEPS", 2)
+    monkeypatch.setattr(planning, "measure_matrix", lambda rounds: planning.Rounds.of([1e11]))
+
+
+def test_a_plan_says_what_a_training_takes_and_trains_nothing(mlx_gpt):
+    out = mlx_gpt("plan", *TINY, "--num-iter=8").out
+    assert f"256 in 8 steps, 0.1 times the {int(0.8 * len(TEXT)):,} of the training split" in out
+    for words in (" at the peak of a step (measured); ", " tokens/s\n", " of evaluation, 4 times\n", "It fits.\n"):
+        assert words in out
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "iterations, verdict",
+    [(100, "hardly overfit"), (1000, "overfit somewhat"), (10_000, "it will overfit. --patience")],
+)
+def test_it_says_whether_the_text_is_read_too_often(mlx_gpt, iterations, verdict):
+    assert verdict in mlx_gpt("plan", *TINY, f"--num-iter={iterations}").out
+
+
+def test_without_a_text_it_plans_for_the_size_of_tiny_shakespeare(mlx_gpt):
+    out = mlx_gpt("plan", *TINY[:-1]).out
+    assert "the 892,315 of the training split" in out
+    assert "of the training split" not in mlx_gpt("plan", *TINY[:-1], "--tokenizer=gpt2", "--n-embd=8").out
+
+
+def test_what_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(type(machine()), "memory", lambda _: 200_000)
+    out = mlx_gpt("plan", *TINY, "--batch-size=64").out
+    assert "(estimated)" in out and "It does not fit. With --batch-size" in out
+    assert "--gradient-accumulation-steps" in out and "tokens/s" not in out
+    result = mlx_gpt("train", *TINY, "--batch-size=64")
+    assert is_a_sentence(result) and "this machine has 0.0 GB for it" in result.err
+
+
+def test_without_settings_there_is_a_row_for_each_preset_and_a_recommendation(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.5)  # baby and gpt2 take longer
+    monkeypatch.setattr(planning, "BUDGET", 0.1)
+    out = mlx_gpt("plan").out
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    assert all(name in rows for name in ("nanolux", "laptop", "baby", "gpt2"))
+    assert " > " in rows["gpt2"] and " > " not in rows["laptop"]
+    assert "mlx-gpt train --" in out.split("hour")[1]
+
+
+@pytest.mark.parametrize(
+    "seconds, words",
+    [(0.0123, "12 ms"), (1.5, "1.5 s"), (119, "119 s"), (150, "2.5 min"), (7300, "2.0 h"), (200_000, "2.3 days")],
+)
+def test_a_duration_is_in_a_unit_for_people(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_a_preset_and_a_file_exclude_each_other(mlx_gpt):
+    Path("mine.toml").write_text("n_layer = 1\n")
+    result = mlx_gpt("plan", "--preset=laptop", "--config=mine.toml")
+    assert is_a_sentence(result) and "--preset and --config exclude each other" in result.err
