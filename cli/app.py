@@ -17,6 +17,7 @@ from typer.core import TyperCommand
 from .bench import bench
 from .config import config
 from .consoles import errors
+from .doctor import doctor
 from .eval import evaluate
 from .export import export
 from .generate import generate
@@ -60,6 +61,7 @@ for name, command in {
     "generate": generate,
     "eval": evaluate,
     "bench": bench,
+    "doctor": doctor,
     "presets": presets,
     "config": config,
     "export": export,

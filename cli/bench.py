@@ -1,17 +1,12 @@
 """`mlx-gpt bench`: NanoLux's table measured on this machine, and the measurements that explain it."""
 
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import UserError
 from mlx_nanogpt.benchmark import MATRIX_SIZE, STEADY, BenchResult, Rounds, Stage
-from mlx_nanogpt.files import replacing
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,7 +14,8 @@ from rich.table import Table
 
 from .consoles import console, header, progress
 from .describe import versions
-from .options import NAME, PATH, DeviceOption, use_device
+from .json_file import JsonOption, check_replaceable, write_json
+from .options import NAME, DeviceOption, use_device
 from .tables import corpus_notes, nanolux_table
 from .texts import load_corpus
 
@@ -33,33 +29,19 @@ def bench(
         str, typer.Option(help="One text to train on, named as in mlx-gpt train.", **NAME)
     ] = TINYSHAKESPEARE,
     device: DeviceOption = "auto",
-    json_file: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write all measurements to this file.", show_default="not written", **PATH),
-    ] = None,
+    json_file: JsonOption = None,
 ) -> None:
     """Measure this machine as NanoLux did, with both backends, and show the published table beside it.
 
     A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
-    if json_file is not None:  # before the measurement, which takes half an hour
-        _check_replaceable(json_file)
+    check_replaceable(json_file)  # before the measurement, which takes half an hour
     corpus = load_corpus([data], explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))
     _show(result)
-    if json_file is not None:
-        with replacing(json_file) as file:
-            file.write((json.dumps(asdict(result), indent=2) + "\n").encode())
-        console.print(f"\nWritten: {json_file}")
-
-
-def _check_replaceable(file: Path) -> None:
-    if os.path.lexists(file) and not file.is_file():
-        raise UserError(f"{file} is a folder or a device, not a file", "choose another `json`")
-    if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise UserError(f"{file} cannot be written (there is no such folder, or no right to)", "choose another `json`")
+    write_json(json_file, asdict(result))
 
 
 def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:

@@ -221,7 +221,7 @@ def bench(
             result = replace(result, metrics=nanolux_metrics(history), extrapolated=False)
         results.append(result)
     yield Stage("generation")
-    cached, reread = _measure_generation(gpt, data.tokenizer.start_token)
+    cached, reread = measure_generation(gpt, data.tokenizer.start_token)
     yield BenchResult(
         describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread
     )
@@ -328,12 +328,12 @@ def _extrapolated(
     )
 
 
-def _measure_generation(gpt: GPTConfig, start_token: int) -> tuple[Rounds, Rounds]:
+def measure_generation(gpt: GPTConfig, start_token: int, rounds: int | None = None) -> tuple[Rounds, Rounds]:
     """Tokens per second from an empty prompt: within the context, and beyond it. Tokens during compilation do not count."""
     model = GPT(gpt)
     mx.eval(model.state)
     cached, reread = [], []
-    for seed in range(GENERATION_ROUNDS):
+    for seed in range(rounds or GENERATION_ROUNDS):
         times = [time.perf_counter() for _ in generate(model, [start_token], GENERATED_TOKENS, seed)]
         cached.append(_rate(times[3 : gpt.block_size - 1]))
         reread.append(_rate(times[gpt.block_size + 2 :]))

@@ -90,8 +90,8 @@ def machine() -> Machine | LinuxCPU:
 def describe_device() -> str:
     """The chip, and what of it computes, in a line."""
     if mx.default_device() == mx.gpu:
-        return f"{_chip()}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
-    return f"{_chip()}, CPU with {os.cpu_count()} cores ({machine().blas})"
+        return f"{chip()}, GPU ({'Metal' if mx.metal.is_available() else 'CUDA'})"
+    return f"{chip()}, CPU with {os.cpu_count()} cores ({machine().blas})"
 
 
 def can_compile() -> bool:
@@ -99,7 +99,7 @@ def can_compile() -> bool:
     return mx.default_device() == mx.gpu or shutil.which("g++") is not None
 
 
-def _chip() -> str:
+def chip() -> str:
     return mx.device_info().get("device_name") or platform.processor()
 
 
@@ -107,7 +107,7 @@ def describe_machine() -> dict:
     """The machine and the versions, as far as they can be asked for; memory in bytes."""
     return {
         "device": mx.default_device().type.name,
-        "chip": _chip(),
+        "chip": chip(),
         "cores": os.cpu_count(),
         "memory": machine().memory(),
         "os": platform.platform(),

@@ -100,7 +100,7 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
     plan = Plan(gpt, train, model.num_parameters(), flops, estimate, this_machine.memory(), least, None)
     if plan.fits and least <= LONGEST_STEP:
         yield Stage("steps")
-        plan = replace(plan, measured=_measure(model, train))
+        plan = replace(plan, measured=measure(model, train))
     yield plan
 
 
@@ -117,7 +117,7 @@ def accumulated(plan: Plan) -> TrainConfig | None:
     return None
 
 
-def _measure(model: GPT, train: TrainConfig) -> Measured:
+def measure(model: GPT, train: TrainConfig) -> Measured:
     """Time steps and windows of an evaluation, on random tokens."""
     gpt = model.config
     mx.random.seed(train.seed)
