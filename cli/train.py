@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import TEXT
+from mlx_nanogpt.config import MACHINE, TEXT
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.run import MAY_CHANGE
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -16,6 +16,7 @@ from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits, start_from
 
+from .caffeinate import caffeinated
 from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
@@ -27,7 +28,7 @@ from .training_display import follow
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}
-MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device"}
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "caffeinate"}
 
 
 # The options of mlx-gpt train that are no settings.
@@ -59,6 +60,10 @@ ResumeOption = Annotated[
         **PATH,
     ),
 ]
+CaffeinateOption = Annotated[
+    bool,
+    typer.Option("--caffeinate/--no-caffeinate", help="Keep a Mac awake while it trains.", rich_help_panel=MACHINE),
+]
 
 
 @with_settings
@@ -72,6 +77,7 @@ def train(
     init_from: StartOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = None,
+    caffeinate: CaffeinateOption = True,
     **settings: Any,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -89,8 +95,9 @@ def train(
         defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
         run, dataset = _new_run(run_dir, defaults | chosen, chosen, given)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
-    header(f"mlx-gpt train{origin}", describe_run(run, dataset))
-    run, done = _train(run, dataset)
+    with caffeinated(caffeinate) as sleep:
+        header(f"mlx-gpt train{origin}", describe_run(run, dataset) | ({"Sleep": sleep} if sleep else {}))
+        run, done = _train(run, dataset)
     if done.end == "interrupted":
         _print_how_to_go_on(run, done.iteration)
         raise typer.Exit(INTERRUPTED)

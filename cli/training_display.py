@@ -13,6 +13,7 @@ from rich.text import Text
 
 from .consoles import console, progress
 from .forecast import Forecast
+from .slowdown import Slowdown
 from .stop_request import stop_request
 
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
@@ -42,9 +43,11 @@ class _Display:
     def __init__(self, run: Run, history: Sequence[gpt.Evaluation], bar: Progress):
         position = run.position()
         self.run, self.bar = run, bar
+        self.tokens_per_step = tokens_per_step(run.gpt_config, run.train_config)
         self.task = bar.add_task("Starting", total=None, status="", end=None)
         self.forecast = Forecast(run.gpt_config, run.train_config, history, position.iteration)
         self.evaluated = history[-1].iteration if history else 0  # the iteration of the last evaluation
+        self.slowdown, self.reported = Slowdown(), (position.iteration, position.train_seconds)
         self.earlier_seconds = position.train_seconds + sum(each.train_seconds + each.eval_seconds for each in history)
         self.started = self.last_event = time.monotonic()
 
@@ -56,10 +59,11 @@ class _Display:
             case gpt.Progress():
                 status = f"loss {event.loss:.3f}, {self._tokens_per_second(event):,.0f} tokens/s"
                 self._update(event.iteration, status)
+                self._tell_slowdown(event)
             case gpt.Evaluating():
                 self._update(event.iteration, f"evaluating: {event.windows / event.total:.0%}")
             case gpt.Evaluation():
-                self.evaluated = event.iteration
+                self.evaluated, self.reported = event.iteration, (event.iteration, 0.0)
                 console.print(_row(event))
             case gpt.Sample():
                 console.print(short_sample(self.run.tokenizer.stream(event.tokens)))
@@ -69,8 +73,19 @@ class _Display:
 
     def _tokens_per_second(self, event: gpt.Progress) -> float:
         """The speed since the last evaluation."""
-        tokens = (event.iteration - self.evaluated) * tokens_per_step(self.run.gpt_config, self.run.train_config)
-        return tokens / event.train_seconds
+        return (event.iteration - self.evaluated) * self.tokens_per_step / event.train_seconds
+
+    def _tell_slowdown(self, event: gpt.Progress) -> None:
+        iteration, seconds = self.reported
+        self.reported = event.iteration, event.train_seconds
+        slower = self.slowdown.note((event.iteration - iteration) * self.tokens_per_step, event.train_seconds - seconds)
+        if slower:
+            fastest, last = slower
+            console.print(
+                f"The training has become slower: {last:,.0f} tokens/s in the last minute, {fastest:,.0f} in the fastest "
+                "one. Heat may be the reason, or another program.",
+                style="yellow",
+            )
 
     def _update(self, iteration: int, status: str) -> None:
         description = f"Step {iteration:,}/{self.run.train_config.num_iter:,}"

@@ -17,7 +17,7 @@ def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol,
 
 
 def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_gpt, monkeypatch):
-    def rounds(work) -> list[float]:
+    def rounds(work, number=None) -> list[float]:
         evaluated = work(1)  # nothing else returns something
         return [1.0, 1.0, 2.0, 2.0] if evaluated else [1.0, 1.0]
 
@@ -34,7 +34,7 @@ def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_g
 
 
 def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "_rounds", lambda work: [1.0, 1.1])
+    monkeypatch.setattr(benchmark, "_rounds", lambda work, number=None: [1.0, 1.1])
     monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
     assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
 
