@@ -16,7 +16,7 @@ from .consoles import console, header, progress
 from .describe import versions
 from .json_file import JsonOption, check_replaceable, write_json
 from .options import NAME, DeviceOption, use_device
-from .tables import corpus_notes, nanolux_table
+from .tables import loss_notes, nanolux_table
 from .texts import load_corpus
 
 
@@ -66,7 +66,7 @@ def _show(result: BenchResult) -> None:
     console.print()
     console.print(nanolux_table({each.backend: each.metrics for each in result.backends}, result.corpus))
     _print_extrapolation(result)
-    for note in corpus_notes(result.corpus):
+    for note in loss_notes(result.corpus):
         console.print(note)
     console.print(_explanation(result))
     console.print(

@@ -9,7 +9,7 @@ from mlx_nanogpt.benchmark import nanolux_differences, nanolux_metrics
 
 from .consoles import console
 from .describe import run_option
-from .tables import corpus_notes, nanolux_table
+from .tables import loss_notes, nanolux_table
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 UNTRAINED = 1.0  # nats above a uniform guess: random weights lose less than that, a training gone wrong loses more
@@ -41,7 +41,7 @@ def _is_comparable(run: Run) -> bool:
 
 def _print_nanolux_table(run: Run, history: Sequence[Evaluation]) -> None:
     console.print(nanolux_table({"This run": nanolux_metrics(history)}, run.corpus.name))
-    for note in corpus_notes(run.corpus.name):
+    for note in loss_notes(run.corpus.name):
         console.print(note)
     differences = nanolux_differences(run.gpt_config, run.train_config)
     if differences:

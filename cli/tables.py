@@ -1,6 +1,7 @@
 """NanoLux's table: the metrics measured here beside the published ones."""
 
 from mlx_nanogpt.benchmark import PUBLISHED, NanoLuxMetrics
+from mlx_nanogpt.machine import rounds_products
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.table import Table
 
@@ -28,8 +29,11 @@ def nanolux_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
     return table
 
 
-def corpus_notes(corpus: str) -> list[str]:
-    """A sentence on `corpus`, unless it is that of the published losses."""
-    if corpus == TINYSHAKESPEARE:
-        return []
-    return [f"The losses here are on {corpus}, the published ones on tiny Shakespeare."]
+def loss_notes(corpus: str) -> list[str]:
+    """Sentences on what keeps the losses here, on `corpus`, from being compared with the published ones."""
+    notes = []
+    if corpus != TINYSHAKESPEARE:
+        notes.append(f"The losses here are on {corpus}, the published ones on tiny Shakespeare.")
+    if rounds_products():
+        notes.append("This GPU rounds float32 products to TF32; with MLX_ENABLE_TF32=0 the losses are exact.")
+    return notes

@@ -26,7 +26,7 @@ from .config import GPTConfig, TrainConfig, tokens_per_step
 from .evaluation import make_evaluate
 from .files import Folder, locked
 from .generation import generate, make_sampler
-from .machine import can_compile, chip, describe_device, machine
+from .machine import can_compile, chip, describe_device, machine, rounds_products
 from .model import GPT, LayerCache, attention, token_losses
 from .optimizer import make_optimizer
 from .plan import measure
@@ -75,12 +75,6 @@ def examine() -> Iterator[Check]:
         finally:
             mx.set_default_device(device)
         yield Check(name, passed, detail, time.perf_counter() - started)
-
-
-def rounds_products() -> bool:
-    """Whether a large float32 product keeps fewer digits than float32 has: TF32 on an M5 or an NVIDIA GPU."""
-    x = mx.full((256, 256), 1 + 2**-16)
-    return not mx.array_equal(x @ mx.eye(256), x).item()
 
 
 def tolerance() -> float:

@@ -99,6 +99,12 @@ def can_compile() -> bool:
     return mx.default_device() == mx.gpu or shutil.which("g++") is not None
 
 
+def rounds_products() -> bool:
+    """Whether a large float32 product keeps fewer digits than float32 has: TF32 on an M5 or an NVIDIA GPU."""
+    x = mx.full((256, 256), 1 + 2**-16)
+    return not mx.array_equal(x @ mx.eye(256), x).item()
+
+
 def chip() -> str:
     return mx.device_info().get("device_name") or platform.processor()
 

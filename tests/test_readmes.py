@@ -1,16 +1,26 @@
 """The promises of the READMEs: what they link to is there, what they tell the reader to type exists, and their example runs."""
 
+import json
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
+from mlx_nanogpt.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("README.md", "cli/README.md", "mlx_nanogpt/README.md", "benchmarks/README.md", ".github/CONTRIBUTING.md")
+NAMES = (
+    "README.md",
+    "cli/README.md",
+    "mlx_nanogpt/README.md",
+    "benchmarks/README.md",
+    "benchmarks/machines.md",
+    ".github/CONTRIBUTING.md",
+)
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 PROGRAM = typer.main.get_command(app)
 each_readme = pytest.mark.parametrize("name", NAMES)
@@ -105,6 +115,20 @@ def test_commands_are_found_beside_pipes_files_and_comments():
         ["mlx-gpt", "bench"],
     ]
     assert len(list(typed(READMES["README.md"]))) > 10
+
+
+def test_the_gallery_of_machines_is_that_of_the_results():
+    machines = runpy.run_path(str(ROOT / "benchmarks/machines.py"))
+    assert READMES["benchmarks/machines.md"] == machines["write"](), "run python benchmarks/machines.py"
+
+
+def test_a_mac_in_the_gallery_has_its_share_of_the_roofline():
+    machines = runpy.run_path(str(ROOT / "benchmarks/machines.py"))
+    result = json.loads((ROOT / "benchmarks/results/intel-xeon-bench.json").read_text(encoding="utf-8"))
+    result["machine"] |= {"device": "gpu", "chip": "Apple M4 Pro"}
+    best = expected_seconds("Apple M4 Pro")["step"][0]
+    for backend, row in zip(result["backends"], machines["rows"](result)):
+        assert row[0].startswith("Apple M4 Pro, GPU") and row[10] == f"{best / backend['step_seconds']['median']:.0%}"
 
 
 @pytest.mark.parametrize("name, most", [("README.md", 150), (".github/CONTRIBUTING.md", 60)])

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mlx_nanogpt import benchmark
+from mlx_nanogpt_cli import tables
 
 
 def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):
@@ -42,3 +43,9 @@ def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, mon
 def test_a_result_that_cannot_be_written_is_a_sentence(small_protocol, mlx_gpt):
     result = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=play.txt/bench.json")
     assert result.status == 1 and "play.txt/bench.json cannot be written" in result.err
+
+
+def test_a_gpu_that_rounds_products_is_named_beside_the_losses(small_protocol, mlx_gpt, monkeypatch):
+    assert "TF32" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
+    monkeypatch.setattr(tables, "rounds_products", lambda: True)
+    assert "with MLX_ENABLE_TF32=0 the losses are exact" in mlx_gpt("bench", "--quick", "--data=play.txt").out
