@@ -12,7 +12,7 @@ from mlx_nanogpt.roofline import expected_seconds
 HERE = Path(__file__).parent
 HEAD = """# Machines
 
-NanoLux's benchmark, as `mlx-gpt bench --json` measured it. Times are of 500 iterations, of an estimate of both losses, and of
+NanoLux's benchmark, as `mlx-gpt bench --json FILE` measured it. Times are of 500 iterations, of an estimate of both losses, and of
 all 5,000 iterations with 10 estimates. A row with a star is of `--quick`, which extrapolates and trains no model. *Products* is
 the arithmetic of a step as a share of the rate of a large matrix product, *roofline* the time that a step should take at best
 as a share of the time it took: only Macs are [listed](../mlx_nanogpt/roofline.py). No Mac has been measured yet: see
