@@ -40,15 +40,27 @@ app = typer.Typer(
 )
 
 
+def _plain(message: str) -> str:
+    """What typer says of a value, in plainer words."""
+    for kind, example in (("integer", "a whole number, such as 500"), ("number", "a number, such as 0.001")):
+        if message.startswith(f"Input should be a valid {kind}"):
+            return f"it is not {example}"
+    return message.removeprefix("Value error, ")
+
+
 class Command(TyperCommand):
     """A command that answers a word without an option, as in `mlx-gpt train my.txt`, with the option that was meant."""
 
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        args = super().parse_args(ctx, args)
+        try:
+            args = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            error.message = _plain(error.message)
+            raise
         if ctx.args:
-            word, names = shlex.quote(ctx.args[0]), {each.name for each in self.params}
+            word, names = shlex.quote(" ".join(ctx.args)), {each.name for each in self.params}
             meant = [f"did you mean --{name} {word}?" for name in ("prompt", "run", "data") if name in names]
             ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")
         return args

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt.benchmark import MATRIX_SIZE, STEADY, BenchResult, Rounds, Stage
+from mlx_nanogpt.benchmark import MATRIX_SIZE, STEADY, BackendResult, BenchResult, Rounds, Stage
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -64,7 +64,7 @@ def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
 
 def _show(result: BenchResult) -> None:
     console.print()
-    console.print(nanolux_table({each.backend: each.metrics for each in result.backends}, result.corpus))
+    console.print(nanolux_table({_title(each): each.metrics for each in result.backends}, result.corpus))
     _print_extrapolation(result)
     for note in loss_notes(result.corpus):
         console.print(note)
@@ -80,6 +80,10 @@ def _show(result: BenchResult) -> None:
             f"say little; close other programs and measure again.",
             style="yellow",
         )
+
+
+def _title(result: BackendResult) -> str:
+    return f"{result.backend},\nextrapolated" if result.extrapolated else result.backend
 
 
 def _print_extrapolation(result: BenchResult) -> None:

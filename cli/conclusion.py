@@ -13,7 +13,7 @@ from .tables import loss_notes, nanolux_table
 
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 UNTRAINED = 1.0  # nats above a uniform guess: random weights lose less than that, a training gone wrong loses more
-HOW_LONG = {"num_iter", "eval_iters"}  # a run that differs from NanoLux's benchmark only in these is compared with it
+MAY_DIFFER = {"eval_iters"}  # from NanoLux's benchmark, in a run that is compared with it
 
 
 def conclude(run: Run, dataset: Dataset) -> None:
@@ -27,16 +27,15 @@ def conclude(run: Run, dataset: Dataset) -> None:
     _print_floor(run, dataset, history[-1])
     if warning := _warning(run, history[-1].valid_loss):
         console.print(warning, style="yellow")
-    _print_best(run, history)
+    best = _print_best(run, history)
     _print_sample(run)
-    console.print(f"\nNext: mlx-gpt generate --tokens 500{run_option(run)}", soft_wrap=True)
+    console.print(f"\nNext: mlx-gpt generate --tokens 500{' --best' if best else ''}{run_option(run)}", soft_wrap=True)
 
 
 def _is_comparable(run: Run) -> bool:
-    """Whether NanoLux's table may hold `run`: its model and training, on characters, for an epoch or more."""
-    epochs = run.train_config.num_iter // run.train_config.eval_interval
-    same = nanolux_differences(run.gpt_config, run.train_config).keys() <= HOW_LONG
-    return epochs > 0 and same and isinstance(run.tokenizer, gpt.CharTokenizer)
+    """Whether NanoLux's table may hold `run`: its model and its whole training, on characters."""
+    same = nanolux_differences(run.gpt_config, run.train_config).keys() <= MAY_DIFFER
+    return same and isinstance(run.tokenizer, gpt.CharTokenizer)
 
 
 def _print_nanolux_table(run: Run, history: Sequence[Evaluation]) -> None:
@@ -81,19 +80,19 @@ def _warning(run: Run, loss: float) -> str | None:
     return f"{above}: the training went wrong; try {lower}."
 
 
-def _print_best(run: Run, history: Sequence[Evaluation]) -> None:
-    """Tell of the weights with the lowest validation loss, unless they are the last."""
+def _print_best(run: Run, history: Sequence[Evaluation]) -> bool:
+    """Tell of the weights with the lowest validation loss, unless they are the last. Return whether it did."""
     best = min(history, key=lambda each: each.valid_loss)
-    if best is not history[-1]:
-        console.print(
-            f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; its weights are kept: "
-            f"mlx-gpt generate --best{run_option(run)}",
-            soft_wrap=True,
-        )
+    if best is history[-1]:
+        return False
+    console.print(
+        f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; its weights are kept, for --best."
+    )
+    return True
 
 
 def _print_sample(run: Run) -> None:
     model = run.load_model()
     ids = gpt.generate(model, [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    console.print("".join(run.tokenizer.stream(ids)))
+    console.print("".join(run.tokenizer.stream(ids)), soft_wrap=True)  # as the model wrote it

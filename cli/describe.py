@@ -111,13 +111,15 @@ def describe_export(run: Run) -> str:
     """Whether the run can be written as a GPT-2; if not, what stands in the way and what mends it."""
     obstacles = export_obstacles(run.gpt_config)
     if obstacles:
-        return f"not as GPT-2: {', '.join(obstacles)} ({with_options(' '.join(obstacles.values()))})"
+        return (
+            f"not as GPT-2, for it has {', '.join(obstacles)}; that takes {with_options(' '.join(obstacles.values()))}"
+        )
     return "as GPT-2, with mlx-gpt export"
 
 
 def describe_weights(run: Run, best: bool) -> str:
     """The run, and the iteration of the weights that a command uses: the last ones, or the `best`."""
-    which = ", the lowest validation loss" if best else ""
+    which = ", weights of the lowest validation loss" if best else ""
     return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}{which}"
 
 

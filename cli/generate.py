@@ -62,4 +62,6 @@ def generate(
             sys.stdout.write(text)
             sys.stdout.flush()
         sys.stdout.write("\n")
+        if i < num_samples - 1:
+            sys.stdout.write("\n")  # a line between two samples
         errors.print(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -33,7 +33,7 @@ DeviceOption = Annotated[
 ]
 RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)]
 BestOption = Annotated[
-    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not those of the checkpoint.")
+    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not the latest.")
 ]
 InitFromOption = Annotated[
     str | None,

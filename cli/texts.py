@@ -13,7 +13,6 @@ from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.text import Text
 
 from .consoles import console
-from .setting_options import with_options
 
 
 def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
@@ -23,9 +22,9 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
     except CorpusUnavailable as error:
         if explicit:
             raise
-        notice = f"Using {PASTICHE}, which is built in, instead: its losses are not Shakespeare's."
-        reason = with_options(str(error))
-        console.print(f"{reason[0].upper()}{reason[1:]}.\n{notice}\n", style="yellow", soft_wrap=True)
+        reason = f"{error.problem[0].upper()}{error.problem[1:]}"
+        notice = f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE."
+        console.print(f"{reason}. {notice}\n", style="yellow")
         return gpt.load_corpus(PASTICHE)
 
 

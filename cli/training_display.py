@@ -119,7 +119,7 @@ class TimeLeftColumn(ProgressColumn):
 
 def short_sample(pieces: Iterable[str]) -> Text:
     """A sample as one line that fits the screen."""
-    line = Text(INDENT + printable(" / ".join("".join(pieces).split("\n"))), style="dim")
+    line = Text(INDENT + printable(" / ".join("".join(pieces).strip().split("\n"))), style="dim")
     line.truncate(console.width, overflow="ellipsis")
     return line
 

@@ -160,7 +160,7 @@ class TrainConfig:
     )
     lr_decay_iters: int = setting(
         0,
-        "The step at which the rate, which falls along a cosine, reaches min_lr; 0: it does not fall.",
+        "The rate falls along a cosine until this step, and then stays at min_lr; 0: it does not fall.",
         OPTIMIZER,
         unit="steps",
         least=0,
@@ -292,7 +292,8 @@ def _check_fields(config: GPTConfig | TrainConfig) -> None:
         value, about = getattr(config, each.name), each.metadata["setting"]
         if each.type in (int, float):
             if not about.allows(each.type, value):
-                raise UserError(f"{each.name} {value!r} is out of range", f"give {about.values(each.type)}")
+                problem = "is out of range" if type(value) in (int, float) else "is no number"
+                raise UserError(f"{each.name} {value!r} {problem}", f"give {about.values(each.type)}")
         elif each.type is bool:
             if type(value) is not bool:
                 raise UserError(f"{each.name} {value!r} is neither true nor false", "give one of them")

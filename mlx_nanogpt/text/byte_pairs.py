@@ -77,7 +77,7 @@ class BPETokenizer:
             c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
         )
         if strangers:  # the library would leave them out without a word
-            raise UserError(f"the model has never seen {listed(strangers)}", "leave them out")
+            raise UserError(f"the model has never seen {listed(strangers)}", "remove them from the text")
         dtype = id_type(self.vocab_size)
         parts = cut_between_tokens(text[start : start + PART] for start in range(0, len(text), PART))
         return np.concatenate(

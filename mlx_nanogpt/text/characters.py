@@ -40,7 +40,8 @@ class CharTokenizer:
         if not known.all():
             strangers = sorted({text[i] for i in np.flatnonzero(~known)})
             raise UserError(
-                f"the model has never seen {listed(strangers)}", f"leave them out: it knows {listed(self.symbols)}"
+                f"the model has never seen {listed(strangers)}",
+                f"remove them from the text: it knows {listed(self.symbols)}",
             )
         return ids.astype(id_type(self.vocab_size))
 

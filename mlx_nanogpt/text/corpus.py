@@ -150,7 +150,7 @@ def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
             line = lines + raw.count(b"\n", 0, at) + 1
             raise UserError(
                 f"{name} is not UTF-8: byte {raw[at]:#04x} at {position - waiting + at:,} (line {line:,})",
-                "save it as UTF-8",
+                "save it as UTF-8, or take it out of the folder" if "/" in name else "save it as UTF-8",
             ) from error
         position, lines = position + len(chunk), lines + chunk.count(b"\n")
         if beginning and text:

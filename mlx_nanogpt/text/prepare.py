@@ -158,7 +158,7 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
         path.mkdir(parents=True, exist_ok=True)
         with locked(path) as folder:
             if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
-                raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or take that file away")
+                raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or delete the folder")
             folder.sweep(*TOKEN_FILES, META)
             yield folder
     except OSError as error:

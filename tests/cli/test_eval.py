@@ -123,7 +123,7 @@ def test_eval_with_a_changed_text_is_refused(mlx_gpt, run):
     [
         (["--run=nowhere"], "nowhere holds no run"),
         (["--data=missing.txt"], "missing.txt cannot be read"),
-        (["--data=strange.txt"], "never seen '€'; leave them out"),
+        (["--data=strange.txt"], "never seen '€'; remove them from the text"),
         (["--data=short.txt"], "the text has too few tokens (1)"),
         (["--data=empty.txt"], "empty.txt is empty"),
         (["--data=other.txt", "--split=valid"], "other.txt is not the text that the model learned from"),

@@ -23,7 +23,7 @@ def test_the_same_seed_writes_the_same_text(mlx_gpt, run):
 
 def test_samples_are_written_with_the_seeds_that_follow(mlx_gpt, run):
     both = mlx_gpt("generate", "--tokens=30", "--num-samples=2", "--seed=7").out
-    assert both == "".join(mlx_gpt("generate", "--tokens=30", f"--seed={seed}").out for seed in (7, 8))
+    assert both == "\n".join(mlx_gpt("generate", "--tokens=30", f"--seed={seed}").out for seed in (7, 8))
 
 
 @pytest.mark.parametrize("option", ["--temperature=0.3", "--top-k=2", "--top-p=0.3", "--prompt=or"])
@@ -75,7 +75,7 @@ def test_ctrl_c_while_writing_is_130_without_a_traceback():
 @pytest.mark.parametrize(
     "option, reason",
     [
-        ("--prompt=to b€", "never seen '€'; leave them out: it knows"),
+        ("--prompt=to b€", "never seen '€'; remove them from the text: it knows"),
         ("--temperature=-1", "temperature -1.0 is out of range"),
         ("--top-k=0", "top_k 0 is out of range"),
         ("--top-p=1.5", "top_p 1.5 is out of range"),

@@ -68,3 +68,14 @@ def test_a_word_without_an_option_is_answered_with_the_option(mlx_gpt, arguments
     result = mlx_gpt(*arguments)
     assert result.status == 2 and f"belongs to no option; {meant}" in " ".join(result.err.replace("│", "").split())
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "option, told",
+    [("--num-iter=1e3", "'--num-iter': it is not a whole number, such as 500"),
+     ("--learning-rate=0,1", "'--learning-rate': it is not a number, such as 0.001"),
+     ("--dtype=float16", "'--dtype': 'float16' is not one of")],
+)  # fmt: skip
+def test_a_value_of_another_type_is_told_in_plain_words(mlx_gpt, option, told):
+    result = mlx_gpt("train", option)
+    assert result.status == 2 and told in " ".join(result.err.replace("│", "").split())
