@@ -19,7 +19,7 @@ MARKS = {True: ("\N{CHECK MARK}", "ok", "green"), False: ("\N{BALLOT X}", "FAILE
 
 
 def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
-    """Check that this machine computes, saves and resumes as it should, in half a minute.
+    """Check that this machine computes, saves and resumes as it should.
 
     The exit status is 1 if a check fails. Please report a failure, and a Mac of any kind, with the last line.
     """

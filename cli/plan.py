@@ -24,7 +24,7 @@ from .start import ConfigOption, PresetOption, given_options, starting_settings
 from .texts import named_tokenizer, read_data
 
 LONG = 3600  # seconds; a first training should not take longer
-UNITS = {"days": 86_400, "h": 3600, "min": 60}
+UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}
 
 TextOption = Annotated[
     list[str] | None,
@@ -155,9 +155,10 @@ def _verdict(plan: Plan, text_tokens: int | None) -> Iterator[str]:
     elif epochs <= MANY_EPOCHS:
         yield f"Every part of the text is read {epochs:.0f} times: it will overfit somewhat. The best weights are kept."
     else:
+        helps = "more text" if plan.gpt.dropout else "more text or --dropout 0.2"
         yield (
             f"Every part of the text is read {epochs:,.0f} times: it will overfit. --patience 5 stops in time, and the best "
-            "weights are kept; more text or --dropout 0.2 helps."
+            f"weights are kept; {helps} helps."
         )
 
 

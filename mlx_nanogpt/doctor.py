@@ -1,4 +1,4 @@
-"""Is this machine right, and as fast as it should be? Checks on the machine itself, with tiny models, in half a minute.
+"""Is this machine right, and as fast as it should be? Checks on the machine itself, with tiny models.
 
 Each check is a function that returns a detail, or raises `Wrong` with the reason. The reference is the plain model on the CPU.
 """

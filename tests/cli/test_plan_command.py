@@ -59,7 +59,15 @@ def test_without_settings_there_is_a_row_for_each_preset_and_a_recommendation(ml
 
 @pytest.mark.parametrize(
     "seconds, words",
-    [(0.0123, "12 ms"), (1.5, "1.5 s"), (119, "119 s"), (150, "2.5 min"), (7300, "2.0 h"), (200_000, "2.3 days")],
+    [
+        (0.0123, "12 ms"),
+        (1.5, "1.5 s"),
+        (119, "119 s"),
+        (150, "2.5 min"),
+        (7300, "2.0 h"),
+        (200_000, "2.3 days"),
+        (1e9, "31.7 years"),
+    ],
 )
 def test_a_duration_is_in_a_unit_for_people(seconds, words):
     assert duration(seconds) == words
