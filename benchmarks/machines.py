@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_nanogpt.roofline import expected_seconds
 
 HERE = Path(__file__).parent
+FILES = sorted(HERE.glob("results/*-bench.json"))  # put yours there, under such a name
 HEAD = """# Machines
 
 NanoLux's benchmark, as `mlx-gpt bench --json FILE` measured it. Times are of 500 iterations, of an estimate of both losses, and of
@@ -70,9 +71,9 @@ def table(results: list[dict]) -> str:
 
 def write() -> str:
     """The content of machines.md."""
-    files = sorted(HERE.glob("results/*-bench.json"))
-    return HEAD + table([json.loads(file.read_text(encoding="utf-8")) for file in files])
+    return HEAD + table([json.loads(file.read_text(encoding="utf-8")) for file in FILES])
 
 
 if __name__ == "__main__":
     (HERE / "machines.md").write_text(write(), encoding="utf-8")
+    print(f"Written: {HERE / 'machines.md'}, from {', '.join(file.name for file in FILES)}")

@@ -3,12 +3,13 @@ results."""
 
 import shlex
 import sys
+import warnings
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
-from mlx_nanogpt import UserError
+from mlx_nanogpt import PRESETS, UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
 from rich.text import Text
@@ -40,12 +41,21 @@ app = typer.Typer(
 )
 
 
-def _plain(message: str) -> str:
-    """What typer says of a value, in plainer words."""
+def _given(words: list[str], option: typer.CallbackParam | None) -> str:
+    """The value that `words` have for `option`."""
+    for word, following in zip(words, [*words[1:], ""]):
+        name, _, value = word.partition("=")
+        if option and name.replace("_", "-") in option.opts:
+            return value or following
+    return "it"
+
+
+def _plain(message: str, value: str) -> str:
+    """What typer says of `value`, in plainer words."""
     for kind, example in (("integer", "a whole number, such as 500"), ("number", "a number, such as 0.001")):
         if message.startswith(f"Input should be a valid {kind}"):
-            return f"it is not {example}"
-    return message.removeprefix("Value error, ")
+            return f"{value} is not {example}"
+    return message.removeprefix("Value error, ").replace("Input should be", f"{value} should be")
 
 
 class Command(TyperCommand):
@@ -54,14 +64,16 @@ class Command(TyperCommand):
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        words = list(args)  # typer empties `args`
         try:
             args = super().parse_args(ctx, args)
         except typer.BadParameter as error:
-            error.message = _plain(error.message)
+            error.message = _plain(error.message, _given(words, error.param))
             raise
         if ctx.args:
             word, names = shlex.quote(" ".join(ctx.args)), {each.name for each in self.params}
-            meant = [f"did you mean --{name} {word}?" for name in ("prompt", "run", "data") if name in names]
+            order = (*(["preset"] if word in PRESETS else []), "prompt", "run", "data")
+            meant = [f"did you mean --{name} {word}?" for name in order if name in names]
             ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")
         return args
 
@@ -98,6 +110,7 @@ def options(
 
 def run() -> None:
     """Run the program. A problem that the user can mend becomes a sentence on standard error, and exit status 1."""
+    warnings.showwarning = _warn
     try:
         try:
             app()
@@ -116,6 +129,10 @@ def run() -> None:
         if explained is None:
             raise
         _fail(with_options(str(explained)))
+
+
+def _warn(message: Warning | str, *place: object) -> None:
+    errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))))
 
 
 def _fail(sentence: str) -> NoReturn:

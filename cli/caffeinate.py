@@ -23,7 +23,7 @@ def caffeinated(wanted: bool) -> Iterator[str | None]:
         yield f"the Mac may fall asleep: caffeinate cannot be started ({error.strerror})"
         return
     try:
-        yield "the Mac is kept awake (--no-caffeinate lets it sleep)"
+        yield "the Mac stays awake while its lid is open (--no-caffeinate lets it sleep)"
     finally:
         process.terminate()
         process.wait()

@@ -42,17 +42,27 @@ def progress(*columns: ProgressColumn) -> Progress:
 def header(title: str, lines: dict[str, str]) -> None:
     """Print `title`, and below it the values of `lines`, each after its name."""
     console.print(title, style="bold")
-    width = console.width if console.is_terminal else sys.maxsize
+    print_lines(lines)
+
+
+def print_lines(lines: dict[str, str]) -> None:
+    """Print the values of `lines`, each after its name, and folded below itself."""
     for name, value in lines.items():
         first = f"  {name:<9} "
-        folded = textwrap.fill(
+        text = folded(value, first, " " * len(first))
+        text.stylize("dim", 0, len(first))
+        console.print(text)
+
+
+def folded(value: str, first: str, rest: str) -> Text:
+    """`value` folded to the width of the terminal, its first line after `first` and the others after `rest`."""
+    return Text(
+        textwrap.fill(
             printable(value),
-            width,
+            console.width if console.is_terminal else sys.maxsize,
             initial_indent=first,
-            subsequent_indent=" " * len(first),
+            subsequent_indent=rest,
             replace_whitespace=False,
             break_on_hyphens=False,
         )
-        text = Text(folded)
-        text.stylize("dim", 0, len(first))
-        console.print(text)
+    )

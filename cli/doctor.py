@@ -8,9 +8,8 @@ from mlx_nanogpt.benchmark import describe_measurement
 from mlx_nanogpt.doctor import CHECKS, Check, examine
 from mlx_nanogpt.machine import describe_device
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
-from .consoles import console, header, progress
+from .consoles import console, folded, header, progress
 from .describe import versions
 from .json_file import JsonOption, check_replaceable, write_json
 from .options import DeviceOption, use_device
@@ -38,8 +37,9 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
     failed = [check.name for check in checks if not check.passed]
     machine = describe_measurement()
     write_json(json_file, {"machine": machine, "checks": [asdict(check) for check in checks]})
-    console.print("\nTo paste into an issue:")
     verdict = f"failed: {', '.join(failed)}" if failed else f"all {len(checks)} checks passed"
+    console.print(f"\n{verdict[0].upper()}{verdict[1:]}.", style="bold red" if failed else "bold")
+    console.print("To paste into an issue:")
     console.print(
         f"  {describe_device()}; {platform.platform()}; {versions()}; {verdict}; {checks[-1].detail}", soft_wrap=True
     )
@@ -53,4 +53,6 @@ def _print(check: Check) -> None:
         sign.encode(console.encoding)
     except UnicodeEncodeError:
         sign = word
-    console.print(Text.assemble((sign, style), f" {check.name}: ", (check.detail, "dim")))
+    text = folded(f"{sign} {check.name}: {check.detail}", "", "  ")
+    text.stylize(style, 0, len(sign))
+    console.print(text)

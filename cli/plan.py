@@ -1,29 +1,34 @@
 """`mlx-gpt plan`: what a training takes on this machine, before it is started."""
 
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 import mlx_nanogpt as gpt
+import mlx.core as mx
 import typer
-from mlx_nanogpt import Dataset, GPTConfig, TrainConfig
+from mlx_nanogpt import Corpus, Dataset, GPTConfig, TrainConfig, UserError
 from mlx_nanogpt.benchmark import Stage
 from mlx_nanogpt.config import SETTINGS, TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, accumulated, make_plan
+from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
 from mlx_nanogpt.text.tokenizer import TokenizerName
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .consoles import console, header, progress
+from .consoles import console, header, print_lines, progress
 from .describe import describe_model, describe_training
 from .options import NAME, TEXTS, DeviceOption, TokenizerOption, use_device
-from .setting_options import with_settings
+from .setting_options import with_options, with_settings
 from .start import ConfigOption, PresetOption, given_options, starting_settings
 from .texts import named_tokenizer, read_data
 
 LONG = 3600  # seconds; a first training should not take longer
+VERY_LONG = 14 * 86_400
 UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}
 
 TextOption = Annotated[
@@ -49,26 +54,27 @@ def plan(
     use_device(device)
     given = given_options(ctx)
     chosen = starting_settings(preset, config, given) | given
+    values = settings | {"data": data, "tokenizer": tokenizer} | chosen
+    text = read_data(values["data"]) if values["data"] else None
     if chosen.keys() & {*SETTINGS, "preset", "config"}:
-        values = settings | {"data": data, "tokenizer": tokenizer} | chosen
-        _print_plan(*_configurations(values))
+        _print_plan(*_configurations(values, text))
     else:
-        _print_presets({"data": data, "tokenizer": tokenizer} | chosen)
+        _print_presets(tokenizer, text)
 
 
-def _configurations(values: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:
+def _configurations(values: Mapping, data: Corpus | Dataset | None) -> tuple[GPTConfig, TrainConfig, int | None]:
     """Both configurations, and how many tokens there are to train on, if that is known."""
     gpt_config, train_config = gpt.configurations(values)
-    if values["data"]:
-        dataset = _dataset(values["data"], values["tokenizer"], train_config)
+    if data:
+        dataset = _dataset(data, values["tokenizer"], train_config)
+        check_splits(dataset, gpt_config.block_size)
         return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
     if values["tokenizer"] != "char":
         return replace(gpt_config, vocab_size=gpt.PRESETS["gpt2"].settings["vocab_size"]), train_config, None
     return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
 
 
-def _dataset(names: list[str], tokenizer: TokenizerName, train_config: TrainConfig) -> Dataset:
-    data = read_data(names)
+def _dataset(data: Corpus | Dataset, tokenizer: TokenizerName, train_config: TrainConfig) -> Dataset:
     if isinstance(data, Dataset):
         return data
     return gpt.tokenize(data, named_tokenizer(tokenizer), train_config.train_fraction)
@@ -98,7 +104,7 @@ def _print_plan(gpt_config: GPTConfig, train_config: TrainConfig, text_tokens: i
     console.print()
     flops = plan.flops_per_token * tokens_per_step(gpt_config, train_config)
     rows = {
-        "Arithmetic": f"{flops / 1e9:,.1f} GFLOP a step, {plan.flops_per_token / 1e6:,.1f} MFLOP a token",
+        "Work": f"{flops / 1e9:,.1f} GFLOP a step, {plan.flops_per_token / 1e6:,.1f} MFLOP a token",
         "Tokens": _describe_tokens(plan, text_tokens),
         "Memory": _describe_memory(plan),
     }
@@ -116,11 +122,12 @@ def _print_plan(gpt_config: GPTConfig, train_config: TrainConfig, text_tokens: i
     elif plan.fits:
         rows["Step"] = f"not measured: at least {duration(plan.least_step_seconds)}"
         rows["In all"] = f"at least {duration(plan.training_seconds)}, at the rate of a matrix product"
-    for name, text in rows.items():
-        console.print(f"  {name:<10} {text}", soft_wrap=True)
+    print_lines(rows)
     console.print()
     for sentence in _verdict(plan, text_tokens):
         console.print(sentence)
+    if plan.fits:
+        console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
 
 
 def _describe_tokens(plan: Plan, text_tokens: int | None) -> str:
@@ -139,39 +146,48 @@ def _verdict(plan: Plan, text_tokens: int | None) -> Iterator[str]:
     """Whether it fits, and whether it will overfit, in sentences."""
     if not plan.fits:
         smaller = accumulated(plan)
-        yield "It does not fit." + (
-            f" With --batch-size {smaller.batch_size} --gradient-accumulation-steps {smaller.gradient_accumulation_steps} "
-            "it fits, and computes the same."
-            if smaller
-            else " Choose a smaller --n-embd, --n-layer or --block-size."
-        )
-    else:
-        yield "It fits."
+        yield f"It does not fit: {plan.problem}."
+        if smaller:
+            yield (
+                f"With --batch-size {smaller.batch_size} --gradient-accumulation-steps "
+                f"{smaller.gradient_accumulation_steps} --eval-iters {smaller.eval_iters} it fits, and reads the same tokens "
+                "in each step and each evaluation."
+            )
+        else:
+            yield "Choose a smaller --n-embd, --n-layer or --block-size."
+        return
+    slow = f", but takes {duration(plan.total_seconds)} here" if plan.total_seconds > VERY_LONG else ""
+    yield f"It fits in memory{slow}."
+    if plan.train.dtype == "bfloat16" and mx.default_device() == mx.cpu:
+        yield "bfloat16 is meant for a GPU; on a CPU float32 is faster."
     if text_tokens is None:
         return
     epochs = plan.tokens / text_tokens
+    read = f"Every part of the text is read {epochs:,.1f} times"
     if epochs <= FEW_EPOCHS:
-        yield f"Every part of the text is read {epochs:.1f} times: it will hardly overfit."
+        yield f"{read}: it will hardly overfit."
     elif epochs <= MANY_EPOCHS:
-        yield f"Every part of the text is read {epochs:.0f} times: it will overfit somewhat. The best weights are kept."
+        yield f"{read}: it will overfit somewhat. The best weights are kept."
     else:
+        stop = "--patience 5 stops" if plan.evaluations > 5 else "--patience 5 and a smaller --eval-interval stop"
         helps = "more text" if plan.gpt.dropout else "more text or --dropout 0.2"
-        yield (
-            f"Every part of the text is read {epochs:,.0f} times: it will overfit. --patience 5 stops in time, and the best "
-            f"weights are kept; {helps} helps."
-        )
+        yield f"{read}: it will overfit. {stop} in time, and the best weights are kept; {helps} helps."
 
 
-def _print_presets(values: Mapping) -> None:
+def _print_presets(tokenizer: TokenizerName, text: Corpus | Dataset | None) -> None:
     """A row for each preset, and which one to begin with."""
     header("mlx-gpt plan", {"Device": describe_device()})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Preset", no_wrap=True)
-    for title in ("Parameters", "Memory", "Fits", "A step", "In all", "Times through\nthe text"):
+    for title in ("Parameters", "Memory", "Fits\nin it", "A step", "In all", "Times through\nthe text"):
         table.add_column(title, justify="right", no_wrap=True)
-    plans = {}
+    plans, problems = {}, []
     for name, preset in gpt.PRESETS.items():
-        gpt_config, train_config, text_tokens = _configurations(values | preset.settings)
+        try:
+            gpt_config, train_config, text_tokens = _configurations({"tokenizer": tokenizer} | preset.settings, text)
+        except UserError as error:  # for example GPT-2's tokenizer, without a network
+            problems.append(f"{name}: {with_options(str(error))}.")
+            continue
         plan = plans[name] = _follow(make_plan(gpt_config, train_config), name)
         step = plan.measured.step_seconds.median if plan.measured else plan.least_step_seconds
         least = "" if plan.measured else "> "
@@ -189,10 +205,15 @@ def _print_presets(values: Mapping) -> None:
     console.print()
     if short := [name for name, plan in plans.items() if plan.measured and plan.total_seconds <= LONG]:
         best = max(short, key=lambda name: plans[name].flops_per_token)
-        console.print(f"The largest that takes less than an hour: mlx-gpt train --preset {best}", soft_wrap=True)
+        console.print(
+            f"The largest model that is trained in less than an hour: mlx-gpt train --preset {best}", soft_wrap=True
+        )
     else:
         console.print("None takes less than an hour; for a first look: mlx-gpt train --num-iter 500", soft_wrap=True)
-    console.print("Memory and steps after > are estimates. More about one: mlx-gpt plan --preset NAME", soft_wrap=True)
+    console.print("On a row with >, memory is an estimate, and times are the least that it takes.", soft_wrap=True)
+    console.print("More about one: mlx-gpt plan --preset NAME", soft_wrap=True)
+    for problem in problems:
+        console.print(problem, style="yellow")
 
 
 def duration(seconds: float) -> str:

@@ -95,8 +95,11 @@ def train(
         defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
         run, dataset = _new_run(run_dir, defaults | chosen, chosen, given)
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
+    lines = describe_run(run, dataset)
+    if resume and not run.checkpoint.exists():
+        lines["Run"] += ", from its beginning, for it has no checkpoint"
     with caffeinated(caffeinate) as sleep:
-        header(f"mlx-gpt train{origin}", describe_run(run, dataset) | ({"Sleep": sleep} if sleep else {}))
+        header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
         run, done = _train(run, dataset)
     if done.end == "interrupted":
         _print_how_to_go_on(run, done.iteration)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Machine:
     """MLX as it is: a Mac, or any GPU."""
 
-    blas = "Accelerate"  # where its CPU multiplies matrices
+    blas, has_fast_blas = "Accelerate", True  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
 
     def prepare(self, model: GPT) -> None:
@@ -62,8 +62,10 @@ class Machine:
         """Give an inference copy the weights that `model` has now."""
 
     def memory(self) -> int:
-        """Bytes of memory that a training can have: on a Mac's GPU two thirds to three quarters of all."""
-        return mx.device_info().get("max_recommended_working_set_size") or ram()
+        """Bytes of memory that a training can have: on a Mac's GPU two thirds to three quarters of all, on an NVIDIA GPU its
+        own."""
+        info = mx.device_info()
+        return info.get("max_recommended_working_set_size") or info.get("total_memory") or ram()
 
     def largest_array(self) -> int:
         """Bytes that one array can have at most."""

@@ -9,7 +9,8 @@ from .model import GPT
 FAILURES = (
     "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
     "out of memory",  # CUDA
-    "alloc",  # malloc of MLX's backends, and std::bad_alloc
+    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
+    "bad_alloc",
 )
 
 
@@ -20,7 +21,7 @@ def ram() -> int:
 
 def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
     """An error of MLX about memory, with the remedy; None for other errors."""
-    if not isinstance(error, MemoryError) and not any(each.lower() in str(error).lower() for each in FAILURES):
+    if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
         return None
     return UserError(
         f"there is not enough memory ({error})",
@@ -39,26 +40,32 @@ BFLOAT_KEPT = 2.5  # bytes of a number, on average: some are kept as float32
 
 
 def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
-    """Bytes that a training takes at its peak. A fused attention keeps no scores.
+    """Bytes that a training takes at its peak.
 
-    Weights and Adam's two moments are there all the time. To them come either gradients and what each token leaves for the
-    backward pass, or all three once more while Adam updates them. On Linux the measured peak of a step is 0.85 to 1.2 times
-    this for the presets and for other sizes around them; see benchmarks/README.md. On a Mac nobody has measured it.
+    Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
+    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores, and its backward pass
+    holds three arrays of them for one layer (MLX 0.32.4). On Linux the measured peak is 0.85 to 1.2 times this for the presets
+    and for sizes around them; on a Mac nobody has measured it.
     """
     parameters = FLOAT * GPT(gpt).num_parameters()
     scores = 0 if fused_attention else gpt.n_head * gpt.block_size
     per_token = (gpt.n_layer + UNDER_WAY) * (KEPT_PER_CHANNEL * gpt.n_embd + scores) + LOGIT_ARRAYS * gpt.vocab_size
     number = BFLOAT_KEPT if train.dtype == "bfloat16" else FLOAT
     kept = number * train.batch_size * gpt.block_size * per_token
-    starts = 2 * FLOAT * train.eval_iters * train.batch_size  # where the windows of an evaluation begin
+    if fused_attention:
+        kept += 3 * number * _scores(gpt, train, fused_attention)
+    starts = 8 * train.eval_iters * train.batch_size  # int64: where the windows of an evaluation begin
     return round(3 * parameters + max(parameters + kept, 3 * parameters) + starts)
 
 
 def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
-    """Bytes of the largest array of a step: scores of a layer, logits, or an embedding. The backward pass of a fused attention
-    on a GPU takes the scores in tiles of 1,024 tokens, three arrays at once."""
+    """Bytes of the largest array of a step: the scores of a layer, the logits, or an embedding."""
     number = BFLOAT if train.dtype == "bfloat16" else FLOAT
-    tile = min(gpt.block_size, 1024) if fused_attention else gpt.block_size
-    scores = (3 if fused_attention else 1) * train.batch_size * gpt.n_head * tile**2
     logits = train.batch_size * gpt.block_size * gpt.vocab_size
-    return number * max(scores, logits, gpt.vocab_size * gpt.n_embd)
+    return number * max(_scores(gpt, train, fused_attention), logits, gpt.vocab_size * gpt.n_embd)
+
+
+def _scores(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
+    """The numbers in the scores of a layer. A fused attention takes them in tiles of 1,024 tokens."""
+    tile = min(gpt.block_size, 1024) if fused_attention else gpt.block_size
+    return train.batch_size * gpt.n_head * tile**2

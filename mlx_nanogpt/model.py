@@ -18,7 +18,7 @@ from .errors import UserError
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which MLX 0.32.4 has attention as one kernel on a GPU
-WITHOUT_GRADIENT = 8  # queries; up to so many, Metal's kernel raises in a gradient
+FEW_QUERIES = 8  # for which Metal's kernel has no gradient, and raises
 
 
 class LayerCache:
@@ -87,7 +87,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     `mask` (T, keys) is added to the scores. Without one there are T keys, and no query sees a later one.
     """
     T, head_size = q.shape[2:]
-    if head_size in FUSED_HEAD_SIZES and (mask is not None or T > WITHOUT_GRADIENT):
+    if head_size in FUSED_HEAD_SIZES and (mask is not None or T > FEW_QUERIES):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if mask is None else mask)
     # MLX has no kernel here and would run more operations; this makes scale and mask a part of the first product
     mask = causal_mask(T, q.dtype) if mask is None else mask

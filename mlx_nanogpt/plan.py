@@ -15,7 +15,7 @@ from .machine import machine
 from .memory import estimated_memory
 from .model import GPT
 from .optimizer import make_optimizer
-from .training import make_step
+from .training import make_step, memory_problem
 
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
@@ -39,7 +39,7 @@ class Measured:
 class Plan:
     """What a training takes. Memory is in bytes; `measured` is None if it does not fit or a step takes too long.
 
-    `least_step_seconds` is what the arithmetic of a step takes at the rate of a matrix product.
+    `problem` says why it does not fit, as `train` would. `least_step_seconds` is what the arithmetic of a step takes at the rate of a matrix product.
     """
 
     gpt: GPTConfig
@@ -48,6 +48,7 @@ class Plan:
     flops_per_token: int
     estimated_memory: int
     memory_there: int
+    problem: str | None
     least_step_seconds: float
     measured: Measured | None
 
@@ -63,7 +64,7 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.memory <= self.memory_there
+        return self.problem is None
 
     @property
     def evaluations(self) -> int:
@@ -97,7 +98,18 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
     flops = flops_per_token(model)
     yield Stage("matrix product")
     least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
-    plan = Plan(gpt, train, model.num_parameters(), flops, estimate, this_machine.memory(), least, None)
+    problem = memory_problem(gpt, train)
+    plan = Plan(
+        gpt,
+        train,
+        parameters=model.num_parameters(),
+        flops_per_token=flops,
+        estimated_memory=estimate,
+        memory_there=this_machine.memory(),
+        problem=problem.problem if problem else None,
+        least_step_seconds=least,
+        measured=None,
+    )
     if plan.fits and least <= LONGEST_STEP:
         yield Stage("steps")
         plan = replace(plan, measured=measure(model, train))
@@ -105,14 +117,18 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
 
 
 def accumulated(plan: Plan) -> TrainConfig | None:
-    """The settings of `plan` with a smaller batch that fits, and as many of them as make up for it; None if none fits."""
+    """The settings of `plan` with a smaller batch that fits, and as many of them as make up for it, in steps and in
+    evaluations; None if none fits."""
     train = plan.train
     for parts in range(2, train.batch_size + 1):
         if train.batch_size % parts == 0:
-            steps = train.gradient_accumulation_steps * parts
-            smaller = replace(train, batch_size=train.batch_size // parts, gradient_accumulation_steps=steps)
-            fused = machine().fuses_attention(plan.gpt.head_size)
-            if estimated_memory(plan.gpt, smaller, fused) <= plan.memory_there:
+            smaller = replace(
+                train,
+                batch_size=train.batch_size // parts,
+                gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
+                eval_iters=train.eval_iters * parts,
+            )
+            if memory_problem(plan.gpt, smaller) is None:
                 return smaller
     return None
 
@@ -141,8 +157,10 @@ def measure(model: GPT, train: TrainConfig) -> Measured:
     later = [seconds_of_a_step() for _ in range(steps)]
     peak_memory = mx.get_peak_memory()
     evaluate = make_evaluate(model, train.backend)
-    windows = min(train.batch_size * train.eval_iters, 64)
-    evaluate(tokens, windows)  # the first time compiles
+    in_a_batch = machine().eval_tokens // gpt.block_size
+    windows = min(train.batch_size * train.eval_iters, max(in_a_batch, 32))
+    if first < 1:
+        evaluate(tokens, windows)  # the first time compiles, which counts where all is fast
     started = time.perf_counter()
     evaluate(tokens, windows)
     return Measured(

@@ -10,7 +10,8 @@ A checkpoint is one file, so it is replaced as a whole or not at all. The histor
 between, the history has one line too many, and the next process drops it.
 
 Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
-its content, and a checkpoint holds one of the history.
+its content, and a checkpoint holds one of the history. One loss looks like a crash: that of the checkpoint, after a single
+evaluation. The run then begins again, and comes to the same weights.
 """
 
 import hashlib
@@ -123,9 +124,9 @@ class Run:
         file = self._weights(best)
         if not file.exists():
             self._check_not_lost(file)
-            missing = "no best weights" if best else "no checkpoint"
+            missing = "best weights" if best else "checkpoint"
             raise UserError(
-                f"the run {self.path} has {missing} yet (it was stopped before its first evaluation)",
+                f"the run {self.path} has no {missing}: none was written yet, or it was deleted",
                 f"go on with `resume` {_quoted(self.path)}",
             )
         model = GPT(self.gpt_config)

@@ -90,11 +90,12 @@ class Diverged(UserError):
 def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
     """Raise `UserError` if the text cannot fill a window of each split, or the machine cannot hold the training."""
     check_splits(data, gpt.block_size)
-    check_memory(gpt, config)
+    if problem := memory_problem(gpt, config):
+        raise problem
 
 
-def check_memory(gpt: GPTConfig, config: TrainConfig) -> None:
-    """Raise `UserError` if a training takes more memory than the machine has, or an array that is too large for it."""
+def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
+    """The error if a training takes more memory than the machine has, or an array that is too large for it."""
     this_machine = machine()
     fused = this_machine.fuses_attention(gpt.head_size)
     remedy = (
@@ -103,17 +104,18 @@ def check_memory(gpt: GPTConfig, config: TrainConfig) -> None:
     )
     needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
     if needed > there:
-        raise UserError(
+        return UserError(
             f"training this model takes about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB "
             "for it",
             remedy,
         )
     largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
     if largest > limit:
-        raise UserError(
+        return UserError(
             f"training this model takes an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB",
             remedy,
         )
+    return None
 
 
 def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> Step:

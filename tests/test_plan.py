@@ -43,11 +43,11 @@ def test_a_step_that_takes_too_long_is_not_measured(monkeypatch):
 
 
 def test_what_does_not_fit_is_not_tried_and_gets_a_smaller_batch_that_does(monkeypatch):
-    fitting = tiny_train(batch_size=8, gradient_accumulation_steps=4)
+    fitting = tiny_train(batch_size=8, gradient_accumulation_steps=4, eval_iters=8)
     fused = machine().fuses_attention(tiny_gpt().head_size)
     monkeypatch.setattr(type(machine()), "memory", lambda _: estimated_memory(tiny_gpt(), fitting, fused))
     plan = planned(batch_size=32)
     assert plan.measured is None and not plan.fits
-    assert accumulated(plan) == fitting  # the same tokens a step
+    assert accumulated(plan) == fitting  # the same tokens a step and an evaluation
     monkeypatch.setattr(type(machine()), "memory", lambda _: 1)
     assert accumulated(planned(batch_size=32)) is None

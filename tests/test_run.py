@@ -402,7 +402,7 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are():
 
 
 def test_a_run_without_a_checkpoint_says_how_to_get_one():
-    with pytest.raises(UserError, match="no checkpoint yet .*`resume` runs/1"):
+    with pytest.raises(UserError, match="no checkpoint: none was written yet, .*`resume` runs/1"):
         tiny_run().load_model()
 
 

@@ -1,8 +1,9 @@
 """A setting of Metal, which MLX reads when it starts. `mlx_nanogpt/__init__.py` imports this file before `mlx.core`.
 
-MLX hands work to a Mac's GPU in buffers of up to 50 operations, and each buffer costs some 20 microseconds. A step of a small GPT
-has hundreds of short operations. Others measured that larger buffers pay on an M1 to M4, and not on an M5
-(github.com/ml-explore/mlx, issues 1864 and 4521); no Mac has run this project yet.
+MLX hands work to a Mac's GPU in buffers of up to 40 or 50 operations, and each buffer costs some 20 microseconds. A token of a
+small GPT is a hundred short operations, a step some hundreds. Others measured that larger buffers pay on an M1 to M4, and not on
+an M5 (github.com/ml-explore/mlx, issues 1864 and 4521). A buffer also ends after 40 to 50 MB of operands, which stays as it is:
+so a step gains less than a token. No Mac has run this project yet.
 """
 
 import os
@@ -15,11 +16,11 @@ VARIABLE, OPERATIONS = "MLX_MAX_OPS_PER_BUFFER", "200"
 
 def enlarge_buffers() -> None:
     """Let MLX use larger buffers on an M1 to M4, unless the user has set their size."""
-    if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", chip()):
+    if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", brand()):
         os.environ[VARIABLE] = OPERATIONS
 
 
-def chip() -> str:
+def brand() -> str:
     """The name of a Mac's chip, such as "Apple M4 Pro"; empty if it cannot be had."""
     command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
     try:

@@ -28,7 +28,7 @@ kernels.use_safe_folder()
 class LinuxCPU:
     """MLX's CPU backend on Linux."""
 
-    blas = blas.IN_USE
+    blas, has_fast_blas = blas.IN_USE, blas.IN_USE.startswith("OpenBLAS")
     eval_tokens = 2048  # the arrays of a layer then fit into a core's cache
 
     def prepare(self, model: GPT) -> None:

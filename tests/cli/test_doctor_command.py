@@ -40,7 +40,7 @@ def test_a_failure_is_told_with_its_reason_and_has_exit_status_1(mlx_gpt, checks
     checks(breaks)
     result = mlx_gpt("doctor")
     assert result.status == 1 and "✗ Products: 2 x 2 is 5\n" in result.out
-    assert "; failed: Products; " in result.out.splitlines()[-1]
+    assert "; failed: Products; " in result.out.splitlines()[-1] and "\nFailed: Products.\n" in result.out
 
 
 def test_a_file_that_cannot_be_written_is_a_sentence_before_anything_is_checked(mlx_gpt, checks):

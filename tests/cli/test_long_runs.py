@@ -2,12 +2,13 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
-from mlx_nanogpt_cli import caffeinate, training_display
+from mlx_nanogpt_cli import caffeinate, train, training_display
 from mlx_nanogpt_cli.slowdown import Slowdown
 
 # ---- sleep
@@ -18,17 +19,27 @@ def mac(monkeypatch, tmp_path):
     """A Mac whose `caffeinate` notes its arguments, and its end."""
     program = tmp_path / "bin" / "caffeinate"
     program.parent.mkdir()
-    program.write_text(f"#!/bin/sh\necho $* > {tmp_path}/called\ntrap 'echo ended >> {tmp_path}/called; exit' TERM\n"
-                       "while true; do sleep 0.05; done\n")  # fmt: skip
+    program.write_text(
+        f"#!/bin/sh\ntrap 'echo ended >> {tmp_path}/called; exit' TERM\necho $* > {tmp_path}/called\n"
+        "while true; do sleep 0.05; done\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(caffeinate, "sys", SimpleNamespace(platform="darwin"))
     return tmp_path / "called"
 
 
-def test_a_mac_is_kept_awake_while_it_trains_and_no_longer(mac, mlx_gpt):
-    out = mlx_gpt("train", *TINY, "--num-iter=200", "--eval-interval=20").out
-    assert "  Sleep     the Mac is kept awake (--no-caffeinate lets it sleep)\n" in out
+def test_a_mac_is_kept_awake_while_it_trains_and_no_longer(mac, mlx_gpt, monkeypatch):
+    follow = train.follow
+
+    def follow_once_called(*arguments):
+        while not (mac.exists() and mac.read_text()):
+            time.sleep(0.01)
+        return follow(*arguments)
+
+    monkeypatch.setattr(train, "follow", follow_once_called)
+    out = mlx_gpt("train", *TINY).out
+    assert "  Sleep     the Mac stays awake while its lid is open (--no-caffeinate lets it sleep)\n" in out
     assert mac.read_text().splitlines() == [f"-i -w {os.getpid()}", "ended"]
 
 

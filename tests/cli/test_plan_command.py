@@ -1,11 +1,12 @@
 """The promises of `mlx-gpt plan`: it says what a training takes before it starts, and starts nothing."""
 
+import re
 from pathlib import Path
 
 import pytest
 from mlx_nanogpt import plan as planning
 from conftest import TEXT, TINY
-from helpers import is_a_sentence
+from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt_cli.plan import duration
 
@@ -19,7 +20,13 @@ def quick(monkeypatch):
 def test_a_plan_says_what_a_training_takes_and_trains_nothing(mlx_gpt):
     out = mlx_gpt("plan", *TINY, "--num-iter=8").out
     assert f"256 in 8 steps, 0.1 times the {int(0.8 * len(TEXT)):,} of the training split" in out
-    for words in (" at the peak of a step (measured); ", " tokens/s\n", " of evaluation, 4 times\n", "It fits.\n"):
+    for words in (
+        " at the peak of a step (measured); ",
+        " tokens/s\n",
+        " of evaluation, 4 times\n",
+        "It fits in memory.\n",
+        "\nNext: mlx-gpt train --n-embd=16",
+    ):
         assert words in out
     assert not Path("runs").exists()
 
@@ -41,8 +48,9 @@ def test_without_a_text_it_plans_for_the_size_of_tiny_shakespeare(mlx_gpt):
 def test_what_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
     monkeypatch.setattr(type(machine()), "memory", lambda _: 200_000)
     out = mlx_gpt("plan", *TINY, "--batch-size=64").out
-    assert "(estimated)" in out and "It does not fit. With --batch-size" in out
-    assert "--gradient-accumulation-steps" in out and "tokens/s" not in out
+    assert "(estimated)" in out and "It does not fit: training this model takes about 0.0 GB of memory" in out
+    assert re.search(r"With --batch-size \d+ --gradient-accumulation-steps \d+ --eval-iters \d+ it fits", out)
+    assert "tokens/s" not in out
     result = mlx_gpt("train", *TINY, "--batch-size=64")
     assert is_a_sentence(result) and "this machine has 0.0 GB for it" in result.err
 
@@ -77,3 +85,17 @@ def test_a_preset_and_a_file_exclude_each_other(mlx_gpt):
     Path("mine.toml").write_text("n_layer = 1\n")
     result = mlx_gpt("plan", "--preset=laptop", "--config=mine.toml")
     assert is_a_sentence(result) and "--preset and --config exclude each other" in result.err
+
+
+def test_an_own_text_is_read_once_for_all_presets(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
+    pipe(monkeypatch, 100 * TEXT)
+    out = mlx_gpt("plan", "--data=-").out
+    assert all(re.search(rf"^{name} .* \d", out, re.M) for name in ("nanolux", "laptop", "baby"))
+    assert re.search("^gpt2: .* could not be fetched", out, re.M)  # its tokenizer
+
+
+def test_a_text_that_is_too_short_is_refused_as_in_a_training(mlx_gpt):
+    Path("short.txt").write_text("to be")
+    results = [mlx_gpt(command, *TINY[:-1], "--data=short.txt") for command in ("plan", "train")]
+    assert all(is_a_sentence(result) and "block_size 8 does not fit" in result.err for result in results), results

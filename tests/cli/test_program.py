@@ -1,5 +1,8 @@
 """The promises of all commands: the version, usage errors, and a sentence where weights or a GPU are missing."""
 
+import errno
+import fcntl
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,10 +26,10 @@ def test_python_m_is_the_same_program():
 def test_weights_that_are_not_there_are_a_sentence(mlx_gpt, command):
     finish(tiny_run(), asked(2))  # a checkpoint, but no evaluation
     result = mlx_gpt(command, "--best")
-    assert is_a_sentence(result) and "has no best weights yet" in result.err and result.out == ""
+    assert is_a_sentence(result) and "has no best weights: none was written yet" in result.err and result.out == ""
     tiny_run("untrained")
     result = mlx_gpt(command, "--run=untrained")
-    assert is_a_sentence(result) and "has no checkpoint yet" in result.err and result.out == ""
+    assert is_a_sentence(result) and "has no checkpoint: none was written yet" in result.err and result.out == ""
 
 
 def test_a_damaged_checkpoint_is_a_sentence(mlx_gpt, run):
@@ -61,6 +64,7 @@ def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
         (["train", "my text.txt"], "did you mean --data 'my text.txt'?"),
         (["generate", "ROMEO"], "did you mean --prompt ROMEO?"),
         (["eval", "runs/1"], "did you mean --run runs/1?"),
+        (["plan", "laptop"], "did you mean --preset laptop?"),
         (["presets", "all"], "leave it out"),
     ],
 )
@@ -70,10 +74,24 @@ def test_a_word_without_an_option_is_answered_with_the_option(mlx_gpt, arguments
     assert not Path("runs").exists()
 
 
+def test_a_warning_of_the_library_is_a_sentence(mlx_gpt, monkeypatch):
+    def refuse(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        result = mlx_gpt("train", *TINY)
+    assert (
+        result.status == 0 and "Warning: the disk of runs/1 has no locks (No locks available); let no two" in result.err
+    )
+
+
 @pytest.mark.parametrize(
     "option, told",
-    [("--num-iter=1e3", "'--num-iter': it is not a whole number, such as 500"),
-     ("--learning-rate=0,1", "'--learning-rate': it is not a number, such as 0.001"),
+    [("--num-iter=1e3", "'--num-iter': 1e3 is not a whole number, such as 500"),
+     ("--learning-rate=0,1", "'--learning-rate': 0,1 is not a number, such as 0.001"),
+     ("--num_iter=few", "'--num-iter': few is not a whole number"),
      ("--dtype=float16", "'--dtype': 'float16' is not one of")],
 )  # fmt: skip
 def test_a_value_of_another_type_is_told_in_plain_words(mlx_gpt, option, told):

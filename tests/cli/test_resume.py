@@ -46,6 +46,13 @@ def test_a_resumed_run_says_where_it_goes_on(mlx_gpt):
     assert "runs/1, going on from iteration 4\n" in mlx_gpt("train", "--resume=runs/1", "--num-iter=6").out
 
 
+def test_a_run_without_a_checkpoint_says_that_it_begins_again(mlx_gpt):
+    tiny_run()
+    assert (
+        "  Run       runs/1, from its beginning, for it has no checkpoint\n" in mlx_gpt("train", "--resume=runs/1").out
+    )
+
+
 @pytest.mark.parametrize("times", [1, 3, 5, 6, 10])
 def test_a_run_stopped_anywhere_can_be_resumed(mlx_gpt, times):
     run = tiny_run(dropout=0.1)

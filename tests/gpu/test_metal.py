@@ -19,9 +19,15 @@ def mac(monkeypatch):
     def arrange(chip: str) -> None:
         monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="darwin"))
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{chip}\n"))
-        monkeypatch.delenv(metal.VARIABLE, raising=False)
+        unset(monkeypatch)
 
     return arrange
+
+
+def unset(monkeypatch) -> None:
+    """Remove the variable for a test; what the test sets is removed again."""
+    monkeypatch.setenv(metal.VARIABLE, "")
+    monkeypatch.delenv(metal.VARIABLE)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,7 @@ def test_the_users_own_size_of_a_buffer_stays(mac, monkeypatch):
 
 
 def test_only_a_mac_is_asked_for_its_chip(monkeypatch):
+    unset(monkeypatch)
     monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="linux"))
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked"))
     metal.enlarge_buffers()
@@ -64,6 +71,8 @@ def test_a_training_may_have_what_metal_recommends(monkeypatch):
     info = {"max_recommended_working_set_size": 12 * 10**9, "max_buffer_length": 9 * 10**9, "memory_size": 16 * 10**9}
     monkeypatch.setattr(mx, "device_info", lambda: info)
     assert (Machine().memory(), Machine().largest_array()) == (12 * 10**9, 9 * 10**9)
+    monkeypatch.setattr(mx, "device_info", lambda: {"total_memory": 8 * 10**9, "free_memory": 7 * 10**9})
+    assert Machine().memory() == 8 * 10**9  # an NVIDIA GPU's own
     monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "a CPU"})
     assert Machine().memory() == Machine().largest_array() == ram()
 
