@@ -82,7 +82,7 @@ class Worker:
             pass  # there will be no reply either
         reply = self.process.stdout.readline()
         if not reply:
-            raise UserError(f"the peer {self.name} stopped while it was asked to {do}; what it said stands above")
+            raise UserError(f"the peer {self.name} stopped while it was asked to {do}", "see what it said above")
         return json.loads(reply)
 
     def __enter__(self) -> "Worker":
@@ -178,13 +178,13 @@ def _choose(peers: str | None) -> list[str]:
     chosen = list(PEERS) if peers is None else [name.strip() for name in peers.split(",")]
     unknown = [name for name in chosen if name not in PEERS]
     if unknown:
-        raise UserError(f"--peers {', '.join(unknown)} is not known; choose from {', '.join(PEERS)}")
+        raise UserError(f"--peers {', '.join(unknown)} is not known", f"choose from {', '.join(PEERS)}")
     missing = sorted({PEERS[name].package for name in chosen if find_spec(PEERS[name].package) is None})
     if missing:
         present = ",".join(name for name in chosen if PEERS[name].package not in missing)
         raise UserError(
-            f'{" and ".join(missing)} cannot be found; install what the peers need with pip install -e ".[benchmarks]", or go '
-            f"without: --peers {present or OURS}"
+            f"{' and '.join(missing)} cannot be found",
+            f'install what the peers need with pip install -e ".[benchmarks]", or go without: --peers {present or OURS}',
         )
     return [OURS, *(name for name in dict.fromkeys(chosen) if name != OURS)]
 
@@ -233,7 +233,9 @@ def _check(made: dict[str, dict], settings: Settings) -> None:
                 f"{ours['loss_after_check']:.4f}"
             )
     if problems:
-        raise UserError(f"the peers do not train the same model, so nothing was measured: {'; '.join(problems)}")
+        raise UserError(
+            f"the peers do not train the same model: {'; '.join(problems)}", "mend them; nothing was measured"
+        )
 
 
 def _turns(workers: dict[str, Worker], rounds: int, what: str) -> Iterator[tuple[int, str, Worker]]:

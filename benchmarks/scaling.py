@@ -133,9 +133,9 @@ def main(
     """Measure how the cost of a training step grows with width, context, batch and depth."""
     names = list(AXES) if axes is None else list(dict.fromkeys(name.strip() for name in axes.split(",")))
     if unknown := [name for name in names if name not in AXES]:
-        raise UserError(f"--axes {', '.join(unknown)} is not known; choose from {', '.join(AXES)}")
+        raise UserError(f"--axes {', '.join(unknown)} is not known", f"choose from {', '.join(AXES)}")
     if find_spec("matplotlib") is None:
-        raise UserError('matplotlib, which draws the figure, cannot be found; pip install -e ".[benchmarks]"')
+        raise UserError("matplotlib, which draws, is not installed", 'install it with pip install -e ".[benchmarks]"')
 
     measured = {}
     for name in names:

@@ -17,7 +17,7 @@ def main() -> None:
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
-    if not _is_positive(os.environ.get("COLUMNS", "1")):  # rich would draw in that many columns
+    if not _is_usable_width(os.environ.get("COLUMNS", "1")):  # rich would draw in that many columns
         del os.environ["COLUMNS"]
     _hide_interrupts()  # before typer is imported: it calls the hook that it finds
 
@@ -65,7 +65,7 @@ class _Terminal(io.FileIO):
             return len(data)
 
 
-def _is_positive(number: str) -> bool:
+def _is_usable_width(number: str) -> bool:
     return not number.isdecimal() or int(number) > 0
 
 

@@ -20,6 +20,7 @@ SEED = setting_option(
     help="Of the random draws: the same seed writes the same text.",
     rich_help_panel=None,
     min=SETTINGS["seed"].metadata["setting"].least,
+    max=SETTINGS["seed"].metadata["setting"].most,
 )
 
 

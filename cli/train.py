@@ -102,7 +102,7 @@ def train(
         header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
         run, done = _train(run, dataset)
     if done.end == "interrupted":
-        _print_how_to_go_on(run, done.iteration)
+        _print_how_to_go_on(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
     if done.end == "out of patience":
         console.print(
@@ -214,7 +214,10 @@ def _train(run: Run, dataset: Dataset) -> tuple[Run, gpt.Done]:
     return replace(run, path=done.path), done
 
 
-def _print_how_to_go_on(run: Run, iteration: int) -> None:
+def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
     piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
-    console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}", soft_wrap=True)
+    again = [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
+    again += [("device", given["device"])] if "device" in given else []
+    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in again)
+    console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}{options}", soft_wrap=True)

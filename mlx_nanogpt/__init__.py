@@ -43,6 +43,7 @@ from .training import (
     Sample,
     Saved,
     make_step,
+    start_from,
     train,
 )
 
@@ -82,6 +83,7 @@ __all__ = [
     "open_run",
     "open_token_folder",
     "prepare",
+    "start_from",
     "tokenize",
     "train",
 ]

@@ -38,7 +38,7 @@ class Contents:
 
     position: Position
     evaluations: int
-    history: int
+    history_checksum: int
     parts: Mapping[str, int]
 
 
@@ -58,7 +58,7 @@ def open_arrays(file: Path) -> tuple[Contents, dict[str, mx.array]]:
     if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
         raise ValueError("its metadata is not as it was written")
     said = json.loads(text)
-    check_counts(said["evaluations"], said["history"])
+    check_counts(said["evaluations"], said["history_checksum"])
     return Contents(**said | {"position": Position(**said["position"])}), arrays
 
 

@@ -58,7 +58,7 @@ class Setting:
 
     def allows(self, kind: type, value: Any) -> bool:
         """Whether a field of the type `kind`, int or float, may be `value`."""
-        if type(value) not in (int, kind) or not math.isfinite(value):
+        if type(value) not in (int, kind):
             return False
         return self.least <= value <= self.most and self.above < value < self.below
 
@@ -278,8 +278,8 @@ def tokens_per_step(gpt: GPTConfig, train: TrainConfig) -> int:
 
 
 def configurations(settings: Mapping[str, Any]) -> tuple[GPTConfig, TrainConfig]:
-    """Both configurations with the values that `settings` has for their fields, and the defaults for the rest. Its other
-    names are not looked at. Raises `UserError` for a value that cannot work."""
+    """Both configurations with the values that `settings` has for their fields, and the defaults for the rest. Other
+    names are ignored. Raises `UserError` for a value that cannot work."""
     gpt, train = (
         {field.name: settings[field.name] for field in fields(config) if field.name in settings}
         for config in (GPTConfig, TrainConfig)

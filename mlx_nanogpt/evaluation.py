@@ -72,7 +72,7 @@ def make_estimate(model: GPT, backend: Backend) -> Estimate:
 
 
 def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
-    """Yield the loss of `tokens`, (N,), up to some point. The last record covers all tokens but the first.
+    """Yield the loss of `tokens`, (N,), so far, after each group of batches. The last record covers all tokens but the first.
 
     Each token is predicted once, from the tokens before it in its window. Windows of `block_size` follow each other without
     overlap; the last may be shorter. The first tokens of a window are predicted from little, as in nanoGPT's estimate. A

@@ -68,6 +68,7 @@ class Folder:
                 file.flush()
                 _sync(file.fileno())
             os.replace(aside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
+            _sync_folder(self.descriptor)
         except BaseException:
             with suppress(FileNotFoundError):
                 os.unlink(aside, dir_fd=self.descriptor)
@@ -135,11 +136,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_name(path: Path, remedy: str) -> None:
-    """Raise `UserError`, with a `remedy`, if MLX cannot write to a path of this name."""
+    """Raise `UserError`, with a `remedy`, if MLX cannot open a path of this name."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot write there", f"{remedy}") from error
+        raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot open files there", remedy) from error
 
 
 @contextmanager
@@ -187,6 +188,15 @@ def _path_of(descriptor: int) -> Path:
     if hasattr(fcntl, "F_GETPATH"):  # macOS
         return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+def _sync_folder(descriptor: int) -> None:
+    """Let the new name of a file reach the disk before a later one does."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise
 
 
 def _sync(descriptor: int) -> None:

@@ -19,6 +19,7 @@ import mlx.core as mx
 
 from .errors import UserError
 from .gpu.layers import use_own
+from .linux_cpu import blas
 from .memory import out_of_memory, ram
 from .model import FUSED_HEAD_SIZES, GPT, token_losses
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Machine:
     """MLX as it is: a Mac, or any GPU."""
 
-    blas, has_fast_blas = "Accelerate", True  # where its CPU multiplies matrices
+    blas, has_fast_blas = blas.IN_USE, True  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
 
     def prepare(self, model: GPT) -> None:

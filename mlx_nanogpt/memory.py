@@ -24,7 +24,7 @@ def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
     if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
         return None
     return UserError(
-        f"there is not enough memory ({error})",
+        f"there is not enough memory ({str(error) or 'Python has no more'})",
         "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
     )
 
@@ -36,7 +36,7 @@ KEPT_PER_CHANNEL = (
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
 FLOAT, BFLOAT = 4, 2  # bytes
-BFLOAT_KEPT = 2.5  # bytes of a number, on average: some are kept as float32
+BFLOAT_KEPT = 2.75  # bytes of a number, on average: some are kept as float32
 
 
 def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:

@@ -215,7 +215,7 @@ def adapted(model: GPT, **changes) -> GPT:
         own = getattr(model.config, name)
         if value != own and name != "dropout" and not (name == "block_size" and value < own):
             remedy = "choose a smaller one" if name == "block_size" else "leave the option out"
-            raise UserError(f"the model to start from has {name} {own}, which cannot become {value}", f"{remedy}")
+            raise UserError(f"the model to start from has {name} {own}, which cannot become {value}", remedy)
     config = replace(model.config, **changes)
     changed = GPT(config)
     changed.update(model.parameters())

@@ -6,12 +6,12 @@
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
 
-A checkpoint is one file, so it is replaced as a whole or not at all. The history is written first. If a crash comes in
-between, the history has one line too many, and the next process drops it.
+A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it. If a crash comes in
+between, the history has one line too many, and the next process drops it. The best weights are written after it. If a crash
+comes in between, the next process that trains writes them.
 
 Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
-its content, and a checkpoint holds one of the history. One loss looks like a crash: that of the checkpoint, after a single
-evaluation. The run then begins again, and comes to the same weights.
+its content, and a checkpoint holds one of the history.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import json
 import os
 import shlex
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -55,7 +55,7 @@ RUNS = Path("runs")  # where runs are, unless `run_dir` says otherwise
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
-MAY_CHANGE = ("num_iter", "patience")  # of the settings of a run that exists
+MAY_CHANGE = ("num_iter", "patience")  # settings that a resumed run may change
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Run:
         with explaining_damage(file):
             evaluations = [Evaluation(**json.loads(line)) for line in lines]
         counted = lines[: contents.evaluations]
-        if len(counted) < contents.evaluations or zlib.crc32("".join(counted).encode()) != contents.history:
+        if len(counted) < contents.evaluations or zlib.crc32("".join(counted).encode()) != contents.history_checksum:
             raise UserError(
                 f"{file} is damaged: the checkpoint counts {contents.evaluations} evaluations, and not all are "
                 "there as they were",
@@ -153,7 +153,10 @@ class Run:
             return dict(_read_config(self.path)["versions"])
 
     def extended(self, **changes) -> "Run":
-        """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json."""
+        """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for
+        another setting."""
+        if fixed := sorted(changes.keys() - set(MAY_CHANGE)):
+            raise UserError(f"{fixed[0]} of the run {self.path} cannot change", "start a new run")
         return replace(self, train_config=replace(self.train_config, **changes))
 
     def _weights(self, best: bool) -> Path:
@@ -175,15 +178,17 @@ class Run:
     def _check_not_lost(self, file: Path) -> None:
         """Raise `UserError` if other files show that `file`, a file of weights that is missing, was written once."""
         if file.name == CHECKPOINT:
-            lines, has_best = len(self._history_lines()), (self.path / BEST).exists()
-            # a crash at the first evaluation leaves one line, and maybe best weights of that evaluation
-            lost = lines > 1 or (has_best and (lines == 0 or self._contents(best=True).evaluations > 1))
+            lines = len(self._history_lines())
+            # a crash at the first evaluation leaves one line; a run that started from weights had a checkpoint before
+            lost = (self.path / BEST).exists() or lines > (0 if self.init_from else 1)
         else:
             lost = self._contents().evaluations > 0
         if lost:
             raise UserError(
                 f"{file} is missing, and other files of the run show that it was there",
-                "restore it from a copy, or train a new run",
+                "restore it from a copy, or train a new run"
+                if file.name == CHECKPOINT
+                else "leave out `best`, or train on",
             )
 
     def _config(self) -> dict:
@@ -212,42 +217,69 @@ class Writer:
     def write_config(self) -> None:
         """Write config.json, with the versions in use now. Raises `UserError` if that fails."""
         config = self.run._config()
-        with _explaining_write(self.run.path):
+        with _explaining_write(self.run.path, "make room or make the directory writable"):
             self.folder.write(CONFIG, json.dumps(config | {CHECKSUM: _seal(config)}, indent=2) + "\n")
 
     def write_tokenizer(self) -> None:
         """Write tokenizer.json. Raises `UserError` if that fails."""
-        with _explaining_write(self.run.path):
+        with _explaining_write(self.run.path, "make room or make the directory writable"):
             self.folder.write(TOKENIZER, self.run.tokenizer.to_json())
 
     def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
-        """Replace the checkpoint. At an evaluation, the last one of `history`, write the history first, and the weights as
-        the best ones too if its validation loss is the lowest.
+        """Replace the checkpoint. At an evaluation, the last one of `history`, write the history before it, and after it the
+        weights as the best ones if the validation loss is the lowest.
 
-        Raises `UserError` if that fails; the older checkpoint is then untouched.
+        Raises `UserError` if that fails. If the checkpoint fails, the older one is untouched.
         """
         trees = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: mx.random.state[0]}
         parts = {part: dict(tree_flatten({part: tree})) for part, tree in trees.items()}
         lines = "".join(json.dumps(asdict(each)) + "\n" for each in history)
         checksums = {name: checksum(part) for name, part in parts.items()}
         contents = Contents(position, len(history), zlib.crc32(lines.encode()), checksums)
-        try:
-            if history and history[-1].iteration == position.iteration:
+        older = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
+        with self._explaining_save(f"the checkpoint of iteration {position.iteration}", older):
+            if _is_at_evaluation(contents, history):
                 self.folder.write(HISTORY, lines)
-                if since_best(history) == 0:
-                    write_arrays(self.folder, BEST, {MODEL: parts[MODEL]}, contents)
             write_arrays(self.folder, CHECKPOINT, parts, contents)
+        if _is_at_evaluation(contents, history) and since_best(history) == 0:
+            self._write_best(parts[MODEL], contents)
+
+    def complete_best(self, model: GPT, history: Sequence[Evaluation]) -> None:
+        """Write the best weights if a crash came between the checkpoint and them. `model` and `history` are those of the
+        checkpoint."""
+        contents = self.run._contents()
+        if _is_at_evaluation(contents, history) and since_best(history) == 0:
+            try:
+                whole = open_arrays(self.run.path / BEST)[0].position == contents.position
+            except (OSError, *DAMAGE):
+                whole = False
+            if not whole:
+                self._write_best(dict(tree_flatten({MODEL: model.parameters()})), contents)
+
+    def _write_best(self, model: Mapping[str, mx.array], contents: Contents) -> None:
+        what = f"the best weights, of iteration {contents.position.iteration},"
+        with self._explaining_save(what, "the checkpoint has them, too"):
+            write_arrays(self.folder, BEST, {MODEL: model}, contents)
+
+    @contextmanager
+    def _explaining_save(self, what: str, kept: str) -> Iterator[None]:
+        try:
+            yield
         except (OSError, RuntimeError) as error:
-            failure = f"the checkpoint of iteration {position.iteration} could not be written"
+            failure = f"{what} could not be written"
             try:
                 path = self.path
             except UserError as gone:
                 raise UserError(f"{failure}: {gone.problem}", gone.remedy) from error
-            kept = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
             raise UserError(
                 f"{failure} into {path} ({error})",
                 f"{kept}: make room or make the directory writable, then go on with `resume` {_quoted(path)}",
             ) from error
+
+
+def _is_at_evaluation(contents: Contents, history: Sequence[Evaluation]) -> bool:
+    """Whether a checkpoint was written at the last evaluation of `history`."""
+    return bool(history) and history[-1].iteration == contents.position.iteration
 
 
 def since_best(history: Sequence[Evaluation]) -> int:
@@ -268,7 +300,7 @@ def create_run(
     `init_from` names the model that the weights will come from; `start_from` puts them there. Raises `UserError` if
     `run_dir` holds a run or cannot be written.
     """
-    with _explaining_write(run_dir or RUNS):
+    with _explaining_write(run_dir or RUNS, "choose another with `run_dir`"):
         path = _next_numbered() if run_dir is None else _made(run_dir)
         run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, init_from)
         with locked(path) as folder:
@@ -354,11 +386,11 @@ def _unfinished(path: Path, taken: Sequence[str]) -> bool:
 
 
 @contextmanager
-def _explaining_write(path: Path) -> Iterator[None]:
+def _explaining_write(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})", "choose another with `run_dir`") from error
+        raise UserError(f"{path} cannot be written ({error.strerror})", remedy) from error
 
 
 def _read_config(path: Path) -> dict:

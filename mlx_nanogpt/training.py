@@ -186,12 +186,14 @@ def accumulated(loss_and_grad: Callable, steps: int) -> Callable:
 def start_from(run: Run, model: GPT) -> None:
     """Save the weights of `model` as the checkpoint of iteration 0 of `run`, which is new.
 
-    Seeds MLX's global random state. Raises `UserError` if the file cannot be written.
+    Seeds MLX's global random state. Raises `UserError` if the run has weights already, or the file cannot be written.
     """
     mx.random.seed(run.train_config.seed)
     optimizer = make_optimizer(run.train_config)
     optimizer.init(model.trainable_parameters())
     with run.locked() as writer:
+        if run.checkpoint.exists():
+            raise UserError(f"the run {run.path} has weights already", "start a new run")
         writer.save(model, optimizer, Position())
 
 
@@ -210,6 +212,12 @@ def train(
     check_fits(run.gpt_config, run.train_config, data)
     with run.locked() as writer:
         training = Training(run, writer, data)
+        if training.iteration > run.train_config.num_iter:
+            raise UserError(
+                f"the run {run.path} is at iteration {training.iteration} already",
+                f"give a larger `num_iter` than {run.train_config.num_iter}",
+            )
+        writer.complete_best(training.model, training.history)
         writer.write_config()  # with the changes of `extended`, and the versions in use now
         while not training.is_over():
             yield from training.steps(should_stop)
@@ -341,7 +349,8 @@ class Training:
 
     def _diverged(self, iteration: int) -> Diverged:
         saved = self.saved.iteration
-        kept = f"the checkpoint of iteration {saved} is kept" if saved else "no checkpoint had been written"
+        written = self.run.checkpoint.exists()
+        kept = f"the checkpoint of iteration {saved} is kept" if written else "no checkpoint had been written"
         return Diverged(
             f"the loss is not finite at iteration {iteration}, so training stopped ({kept})",
             f"try a learning rate lower than {self.config.learning_rate:g}",

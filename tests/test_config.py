@@ -107,3 +107,8 @@ def test_a_rate_that_float32_may_round_to_zero_is_refused():
     with pytest.raises(UserError, match="learning_rate 1e-46 is out of range; give a number from 1.17549435e-38 to 1"):
         TrainConfig(learning_rate=1e-46)
     assert TrainConfig(learning_rate=1.17549435e-38)
+
+
+def test_a_number_of_hundreds_of_digits_is_out_of_range():
+    with pytest.raises(UserError, match="n_embd 1000.* is out of range; give a whole number from 1 to 65536"):
+        GPTConfig(n_embd=10**400)

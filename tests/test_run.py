@@ -511,17 +511,19 @@ def test_damage_is_a_sentence_and_never_another_run(name):
     assert everything(run) == whole
 
 
+@pytest.mark.parametrize("evaluations", [1, 2])
 @pytest.mark.parametrize(
     "missing", [gone for count in range(1, 5) for gone in combinations(PARTS, count)], ids="-".join
 )
-def test_a_run_that_lost_files_never_begins_again_over_what_is_left(missing):
-    run = trained_run()
+def test_a_run_that_lost_files_never_begins_again_over_what_is_left(missing, evaluations):
+    run = trained_run(num_iter=4 * evaluations)
     for name in missing:
         (run.path / name).unlink()
     left = contents(run.path)
     with suppress(UserError):
         finish(open_run(run.path).extended(num_iter=12))
-        assert left.keys() - {"config.json", "tokenizer.json"} in ({"checkpoint.safetensors", "history.jsonl"}, set())
+        gone = {"checkpoint.safetensors", "best.safetensors"}
+        assert gone.isdisjoint(left) or {"checkpoint.safetensors", "history.jsonl"} <= left.keys()
         return
     assert contents(run.path) == left
 
@@ -534,14 +536,87 @@ def test_best_weights_that_were_lost_are_not_said_to_be_still_to_come():
             use(best=True)
 
 
-@pytest.mark.parametrize("written", [1, 2])
-def test_a_crash_before_the_first_checkpoint_loses_nothing(written):
-    """The history and the best weights are written before it."""
+def test_a_crash_before_the_first_checkpoint_loses_nothing():
+    """The history is written before it."""
     run, whole = trained_run(num_iter=4), trained_run(num_iter=4)
-    for name in ["checkpoint.safetensors", "best.safetensors"][: 3 - written]:
+    for name in ("checkpoint.safetensors", "best.safetensors"):
         (run.path / name).unlink()
     finish(open_run(run.path))
     assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
+
+
+@pytest.mark.parametrize("older", [None, 4])
+def test_a_crash_between_the_checkpoint_and_the_best_weights_loses_nothing(older):
+    run, before = trained_run(), trained_run(num_iter=4)
+    best = run.path / "best.safetensors"
+    assert run.position(best=True).iteration == 8
+    whole = best.read_bytes()
+    best.unlink() if older is None else best.write_bytes((before.path / "best.safetensors").read_bytes())
+    finish(open_run(run.path))
+    assert best.read_bytes() == whole
+
+
+def test_a_failure_to_write_the_best_weights_says_that_the_checkpoint_has_them(monkeypatch):
+    run, right = tiny_run(), run_module.write_arrays
+
+    def full(folder, name, *more):
+        if name == "best.safetensors":
+            raise OSError(28, "No space left on device")
+        right(folder, name, *more)
+
+    monkeypatch.setattr(run_module, "write_arrays", full)
+    with pytest.raises(
+        UserError, match="the best weights, of iteration 4, could not be written .*the checkpoint has them"
+    ):
+        finish(run)
+    assert open_run(run.path).position().iteration == 4
+
+
+def test_a_run_that_was_stopped_keeps_the_best_weights_of_an_evaluation():
+    run = tiny_run()
+    finish(run, asked(7))  # in the middle of an interval; the last evaluation was the best
+    assert (run.position(best=True).iteration, 4 < run.position().iteration < 8) == (4, True)
+
+
+def test_a_run_that_started_from_weights_notices_that_they_are_lost():
+    whole = trained_run()
+    run = gpt.create_run(whole.gpt_config, whole.train_config, DATA, None, "runs/1")
+    gpt.start_from(run, whole.load_model())
+    finish(run.extended(num_iter=4))
+    for name in ("checkpoint.safetensors", "best.safetensors"):
+        (run.path / name).unlink()
+    with pytest.raises(UserError, match="checkpoint.safetensors is missing, and other files"):
+        finish(open_run(run.path))
+    with pytest.raises(UserError, match="already holds a run"):
+        gpt.create_run(whole.gpt_config, whole.train_config, DATA, run.path, "runs/1")
+
+
+def test_weights_to_start_from_never_replace_those_of_a_run():
+    run = trained_run()
+    before = contents(run.path)
+    with pytest.raises(UserError, match="the run runs/1 has weights already; start a new run"):
+        gpt.start_from(run, run.load_model())
+    assert contents(run.path) == before
+
+
+def test_an_older_view_of_a_run_does_not_shorten_it():
+    run = trained_run()
+    finish(run.extended(num_iter=12))
+    before = contents(run.path)
+    with pytest.raises(UserError, match="is at iteration 12 already; give a larger `num_iter` than 8"):
+        finish(run)
+    assert contents(run.path) == before
+
+
+def test_only_what_may_change_is_extended():
+    with pytest.raises(UserError, match="learning_rate of the run runs/1 cannot change; start a new run"):
+        tiny_run().extended(learning_rate=0.5)
+
+
+def test_a_run_that_is_made_again_has_no_half_written_files():
+    Path("mine").mkdir()
+    Path("mine/.config.json.123.part").write_text("half")
+    assert not [each for each in tiny_run("mine").path.iterdir() if each.name.startswith(".")]
 
 
 def test_weights_that_are_not_finite_are_refused():

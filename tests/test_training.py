@@ -1,5 +1,6 @@
 """The promises of training: the compiled step is the plain one, the optimizer is Adam, a stop loses nothing."""
 
+import itertools
 import json
 import math
 import time
@@ -506,6 +507,32 @@ def test_training_ends_when_patience_does(validation_losses):
 
 
 # ---- a loss that is not finite
+
+
+def test_the_seconds_of_an_interval_are_its_own(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    events = finish(tiny_run(num_iter=40, eval_interval=20))
+    first, second = (event.train_seconds for event in events if isinstance(event, gpt.Evaluation))
+    assert first == second
+
+
+def test_weights_that_are_not_finite_are_not_saved_when_a_run_is_stopped(monkeypatch):
+    run = tiny_run()
+    finish(run, asked(3))
+    before = run.checkpoint.read_bytes()
+
+    def make_bad_step(model, *_):
+        def step(*_):
+            model.wpe.weight = mx.full(model.wpe.weight.shape, math.nan)
+            return mx.array(1.0)
+
+        return step
+
+    monkeypatch.setattr(training, "make_step", make_bad_step)
+    with pytest.raises(gpt.Diverged):
+        finish(run, asked(3))
+    assert run.checkpoint.read_bytes() == before
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ class BPETokenizer:
 
 
 def _library_of(text: str):
-    """The tokenizer of the library that the tokenizer.json `text` describes; a text of any length it takes whole."""
+    """The tokenizer of the library that the tokenizer.json `text` describes; it neither truncates nor pads."""
     tokenizers = import_extra("tokenizers")
     try:
         library = tokenizers.Tokenizer.from_str(text)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
@@ -34,16 +33,17 @@ class CharTokenizer:
 
         Raises `UserError` naming the characters that have no id.
         """
-        points = _code_points(text)
-        ids = np.searchsorted(self._points, points)
-        known = self._points[np.minimum(ids, self.vocab_size - 1)] == points
-        if not known.all():
-            strangers = sorted({text[i] for i in np.flatnonzero(~known)})
+        unknown, own = self.vocab_size, _code_points(self.symbols)
+        table = np.full(own.max() + 2, unknown, id_type(self.vocab_size + 1))
+        table[own] = np.arange(self.vocab_size)
+        ids = table[np.minimum(_code_points(text), len(table) - 1)]
+        if unknown in ids:
+            strangers = sorted({text[i] for i in np.flatnonzero(ids == unknown)})
             raise UserError(
                 f"the model has never seen {listed(strangers)}",
                 f"remove them from the text: it knows {listed(self.symbols)}",
             )
-        return ids.astype(id_type(self.vocab_size))
+        return ids.astype(id_type(self.vocab_size), copy=False)
 
     def decode(self, ids) -> str:
         """The text of a sequence of ids."""
@@ -56,10 +56,6 @@ class CharTokenizer:
     def to_json(self) -> str:
         """JSON for `tokenizer_from_json`."""
         return json.dumps({"symbols": self.symbols}) + "\n"
-
-    @cached_property
-    def _points(self) -> np.ndarray:
-        return _code_points(self.symbols)
 
 
 def id_type(vocab_size: int) -> type[np.unsignedinteger]:

@@ -38,7 +38,7 @@ PIECE = 2**20  # bytes of text read at a time
 
 
 def load_corpus(*sources: str) -> Corpus:
-    """The texts of `sources`, one after the other, exactly as they are.
+    """The texts of `sources`, one after the other, as they are but for byte order marks.
 
     A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
@@ -61,7 +61,7 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
             yield piece
         if empty:
             remedy = PIPE if source == STANDARD_INPUT else "`data` needs a text to learn from"
-            raise UserError(f"{source_name(source)} is empty", f"{remedy}")
+            raise UserError(f"{source_name(source)} is empty", remedy)
 
 
 def holds_texts(source: str) -> bool:

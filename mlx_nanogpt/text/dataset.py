@@ -51,5 +51,5 @@ def check_splits(data: Dataset, block_size: int) -> None:
         raise UserError(
             f"block_size {block_size} does not fit the text: of its "
             f"{len(data.train_tokens) + len(data.valid_tokens):,} tokens the smaller split has {shorter:,}",
-            f"{remedy}",
+            remedy,
         )

@@ -16,7 +16,7 @@ Floor = Callable[[int, int], float]
 class CorpusIdentity:
     """What identifies a text: its sources, the SHA-256 of its UTF-8, and its length if that is known.
 
-    Tokens that `prepare` wrote have the checksum of their text, tokens of nanoGPT that of their files.
+    `sha256` is that of the text. The text of nanoGPT's tokens is not known, so theirs is that of the files.
     """
 
     sources: tuple[str, ...]

@@ -110,7 +110,7 @@ def _encode(
     """Write the files of both splits and their description; how many tokens each has."""
     again, done, counts, digests = hashlib.sha256(), 0, [], []
     train, valid = map(folder.replacing, TOKEN_FILES)
-    # train.bin gets its name last. Without it no folder is taken for a whole one; without meta.json one is
+    # train.bin gets its name last: a folder without it is refused. One without meta.json would be read as nanoGPT's
     with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
         parts = groupby(_split(read(), boundary), itemgetter(0))
         for (_, part), file in zip(parts, (train_file, valid_file)):

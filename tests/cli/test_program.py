@@ -49,7 +49,7 @@ def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
 @pytest.mark.parametrize(
     "arguments",
     [["train", "--colour=red"], ["train", "--num-iter=many"], ["train", "--backend=zygote"], ["train", "--device=abacus"],
-     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["eval", "--split=test"], ["dance"]],
+     ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["generate", "--seed=99999999999999999999"], ["eval", "--split=test"], ["dance"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):

@@ -5,9 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt import open_run
+from mlx_nanogpt import Done, open_run
 from conftest import TEXT, TINY, asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
 from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, recorded
+from mlx_nanogpt_cli import train
 from mlx_nanogpt_cli.stop_request import STOPPING
 
 
@@ -163,3 +164,11 @@ def test_a_text_that_moved_is_asked_for(mlx_gpt):
     result = mlx_gpt("train", "--resume=runs/1", "--num-iter=6")
     assert is_a_sentence(result) and "name it with --data where it is now" in result.err
     assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=moved.txt").status == 0
+
+
+def test_a_resumed_run_that_is_stopped_goes_on_with_the_options_it_was_given(mlx_gpt, monkeypatch):
+    mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
+    Path("play.txt").rename("the play.txt")
+    monkeypatch.setattr(train, "follow", lambda run, _: Done(4, "interrupted", run.path))
+    out = mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=the play.txt", "--device=cpu").out
+    assert "  mlx-gpt train --resume runs/1 --data 'the play.txt' --device cpu\n" in out

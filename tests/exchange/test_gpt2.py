@@ -484,7 +484,7 @@ def test_a_training_starts_from_one_of_our_own_runs_whatever_its_shape(mlx_gpt):
 def test_a_run_without_a_checkpoint_to_start_from_is_a_sentence_with_the_remedy(mlx_gpt):
     untrained = tiny_run()
     result = mlx_gpt("train", "--data=play.txt", f"--init-from={untrained.path}")
-    assert result.status == 1 and f"the run {untrained.path} has no checkpoint yet" in result.err
+    assert result.status == 1 and f"the run {untrained.path} has no checkpoint: none was written yet" in result.err
     assert f"go on with --resume {untrained.path}" in result.err and not Path("runs/2").exists()
 
 
@@ -580,7 +580,10 @@ def test_export_writes_the_run_that_is_named_and_says_how_to_use_it(mlx_gpt):
 
 
 def test_the_header_says_whether_a_run_can_be_exported(mlx_gpt):
-    assert "Export    not as GPT-2: untied head, ReLU (--tied --activation gelu)\n" in mlx_gpt("train", *TINY).out
+    assert (
+        "Export    not as GPT-2, for it has untied head, ReLU; that takes --tied --activation gelu\n"
+        in mlx_gpt("train", *TINY).out
+    )
     assert "Export    as GPT-2, with mlx-gpt export\n" in mlx_gpt("train", *TINY, *GPT2_OPTIONS).out
     assert mlx_gpt("export", "--run=runs/1", "--out=exported").status == 1
     assert mlx_gpt("export", "--run=runs/2", "--out=exported").status == 0
