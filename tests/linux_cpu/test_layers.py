@@ -48,5 +48,5 @@ def test_a_large_vocabulary_takes_no_more_memory_than_mlx_needs():
 
     for losses in (token_losses, LinuxCPU().token_losses):
         peak_memory(losses)  # the first time compiles
-    # some hundred bytes depend on what ran before
-    assert peak_memory(LinuxCPU().token_losses) <= 1.01 * peak_memory(token_losses)
+    # which arrays overlap depends on the moment; the loss for small vocabularies would hold twice as many
+    assert peak_memory(LinuxCPU().token_losses) <= 1.2 * peak_memory(token_losses)
