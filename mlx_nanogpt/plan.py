@@ -10,6 +10,7 @@ import numpy as np
 
 from .benchmark import Rounds, Stage, flops_per_token, measure_matrix
 from .config import GPTConfig, TrainConfig, tokens_per_step
+from .errors import UserError
 from .evaluation import make_evaluate
 from .machine import machine
 from .memory import estimated_memory
@@ -122,12 +123,15 @@ def accumulated(plan: Plan) -> TrainConfig | None:
     train = plan.train
     for parts in range(2, train.batch_size + 1):
         if train.batch_size % parts == 0:
-            smaller = replace(
-                train,
-                batch_size=train.batch_size // parts,
-                gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
-                eval_iters=train.eval_iters * parts,
-            )
+            try:
+                smaller = replace(
+                    train,
+                    batch_size=train.batch_size // parts,
+                    gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
+                    eval_iters=train.eval_iters * parts,
+                )
+            except UserError:  # so many batches a step are out of range
+                return None
             if memory_problem(plan.gpt, smaller) is None:
                 return smaller
     return None

@@ -51,3 +51,4 @@ def test_what_does_not_fit_is_not_tried_and_gets_a_smaller_batch_that_does(monke
     assert accumulated(plan) == fitting  # the same tokens a step and an evaluation
     monkeypatch.setattr(type(machine()), "memory", lambda _: 1)
     assert accumulated(planned(batch_size=32)) is None
+    assert accumulated(planned(batch_size=2**16)) is None  # 2,048 batches a step are out of range, too
