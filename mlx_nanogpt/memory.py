@@ -29,14 +29,13 @@ def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
     )
 
 
-# What a step holds of each token at its peak, in numbers. These were measured: see `estimated_memory`.
-KEPT_PER_CHANNEL = (
-    18  # of a layer, for the gradient: inputs of products and norms, queries, keys, values, the wide layer
-)
+FLOAT, BFLOAT = 4, 2  # bytes
+
+# What a step holds of each token at its peak, in numbers, as measured: see `estimated_memory`.
+KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
-FLOAT, BFLOAT = 4, 2  # bytes
-BFLOAT_KEPT = 2.75  # bytes of a number, on average: some are kept as float32
+BFLOAT_KEPT = 2.75  # bytes of a number with bfloat16, on average: some are kept as float32
 
 
 def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
