@@ -1,4 +1,4 @@
-"""A Mac that does not fall asleep while it trains: macOS' own `caffeinate` runs beside the training."""
+"""Keeps a Mac awake while it trains: the `caffeinate` of macOS runs beside the training."""
 
 import os
 import subprocess

@@ -7,15 +7,15 @@ SHARE = 2 / 3  # of the fastest minute
 
 
 class Slowdown:
-    """Follows tokens and seconds of a training. It says once that the last minute was slower than the fastest by a third."""
+    """Follows the speed of a training. Says once if the last minute is slower than the fastest by more than a third."""
 
     def __init__(self) -> None:
         self.seconds, self.tokens, self.fastest, self.told = 0.0, 0, 0.0, False
         self.past: deque[tuple[float, int]] = deque([(0.0, 0)])  # seconds and tokens, over a minute and a little more
 
     def note(self, tokens: int, seconds: float) -> tuple[float, float] | None:
-        """Take note of more `tokens` in `seconds`. Return the speed of the fastest minute and of the last one, in tokens/s, if
-        that is to be told now."""
+        """Add `tokens` that took `seconds`. The first time that the training is too slow, return the speeds of the fastest
+        minute and of the last one, in tokens/s; otherwise None."""
         self.seconds, self.tokens = self.seconds + seconds, self.tokens + tokens
         self.past.append((self.seconds, self.tokens))
         while self.seconds - self.past[1][0] >= LONG:

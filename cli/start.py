@@ -28,7 +28,7 @@ def given_options(ctx: typer.Context) -> dict:
 
 
 def starting_settings(preset: str | None, config: Path | None, given: dict) -> dict:
-    """The settings of the preset or the file; none without both. Options that are `given` may mend those of a file."""
+    """The settings of the preset or the file; none without both. An option in `given` may replace a wrong value of the file."""
     if preset is not None and config is not None:
         raise UserError("`preset` and `config` exclude each other", "leave out one of them")
     if preset is not None:

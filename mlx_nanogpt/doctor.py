@@ -1,4 +1,4 @@
-"""Is this machine right, and as fast as it should be? Checks on the machine itself, with tiny models.
+"""Is this machine right, and as fast as it should be? Checks on the machine itself, in a few seconds.
 
 Each check is a function that returns a detail, or raises `Wrong` with the reason. The reference is the plain model on the CPU.
 """
@@ -84,7 +84,7 @@ def tolerance() -> float:
 
 def _device() -> str:
     if not machine().has_fast_blas:
-        raise Wrong(f"{describe_device()}: MLX multiplies matrices 8 times slower than it could")
+        raise Wrong(f"{describe_device()}: MLX trains 8 times slower than it could")
     compiles = "mx.compile compiles" if can_compile() else "mx.compile does nothing without g++"
     memory = f"{machine().memory() / 1e9:,.1f} GB of memory for a training"
     return f"{describe_device()}, {memory}, {'TF32' if rounds_products() else 'float32'} products, {compiles}"
@@ -292,7 +292,7 @@ def _the_disk_is_safe() -> str:
 
 @contextmanager
 def _own_folder() -> Iterator[Path]:
-    """A folder in the current one, which disappears. A disk without locks is `Wrong`, and so is one that cannot be written."""
+    """A temporary folder in the current one. Raises `Wrong` if the disk has no locks or cannot be written."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # of `locked`
         try:
@@ -350,7 +350,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def _within(difference: float, limit: float, what: str) -> str:
-    """The detail of a check. A difference that is not a number is none within the limit."""
+    """The detail of a check. A difference that is not a number (NaN) fails it."""
     if not difference <= limit:
         raise Wrong(f"{what} differ by {difference:.2g}, more than {limit:.2g}")
     return f"{what} differ by {difference:.2g} at most (allowed: {limit:.2g})"

@@ -1,6 +1,6 @@
 """How this machine computes fastest: the one seam to hardware.
 
-The model is plain `mlx.nn`, as a Mac runs it. Training, evaluation and generation ask `machine()` for the few things that
+The model is plain `mlx.nn`. Training, evaluation and generation ask `machine()` for the few things that
 depend on what computes. `linux_cpu/` has other answers for MLX's CPU backend on Linux; a reader of the core may skip it.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Machine:
-    """MLX as it is: a Mac, or any GPU."""
+    """A Mac, or any GPU: MLX with the layers of `gpu/`."""
 
     blas, has_fast_blas = blas.IN_USE, True  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
@@ -38,7 +38,7 @@ class Machine:
         use_own(model)
 
     def token_losses(self, model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        """The function of this name in `model.py`."""
+        """The function of this name in `model.py`; on a GPU it is one kernel."""
         if mx.default_device() == mx.gpu:
             return mx.fast.cross_entropy(model(idx), targets)  # there it adds bfloat16 logits in float32
         return token_losses(model, idx, targets)

@@ -42,9 +42,9 @@ def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) 
     """Bytes that a training takes at its peak.
 
     Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
-    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores, and its backward pass
-    holds three arrays of them for one layer (MLX 0.32.4). On Linux the measured peak is 0.85 to 1.2 times this for the presets
-    and for sizes around them; on a Mac nobody has measured it.
+    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after
+    the forward pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured
+    peak is 0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac.
     """
     parameters = FLOAT * GPT(gpt).num_parameters()
     scores = 0 if fused_attention else gpt.n_head * gpt.block_size

@@ -89,7 +89,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     T, head_size = q.shape[2:]
     if head_size in FUSED_HEAD_SIZES and (mask is not None or T > FEW_QUERIES):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if mask is None else mask)
-    # MLX has no kernel here and would run more operations; this makes scale and mask a part of the first product
+    # MLX has no kernel with a gradient here, and would run more operations: this product includes scale and mask
     mask = causal_mask(T, q.dtype) if mask is None else mask
     # precise, because a sum of many bfloat16 numbers needs more digits than bfloat16 has
     return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
@@ -149,12 +149,12 @@ class GPT(nn.Module):
         if not config.tied:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
         self._init_weights()
-        mx.eval(mx.random.state)  # it would hold the graph of every draw of every model ever made
+        mx.eval(mx.random.state)  # else it keeps the graphs of all earlier draws
 
     def __call__(self, idx: mx.array) -> mx.array:
         """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).
 
-        Raises `ValueError` for a longer sequence: MLX would read past the position table without a word.
+        Raises `ValueError` for a longer sequence: MLX would read past the end of the position table.
         """
         return self.logits(self._blocks(idx))
 
@@ -189,7 +189,7 @@ class GPT(nn.Module):
         return x
 
     def _init_weights(self) -> None:
-        """N(0, 0.02), biases zero; what writes to the residual stream is scaled by its 2 * n_layer writers (GPT-2)."""
+        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2."""
         normal = nn.init.normal(std=INIT_STD)
         residual = nn.init.normal(std=INIT_STD / math.sqrt(2 * self.config.n_layer))
         for name, module in self.named_modules():

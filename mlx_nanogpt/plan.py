@@ -40,7 +40,8 @@ class Measured:
 class Plan:
     """What a training takes. Memory is in bytes; `measured` is None if it does not fit or a step takes too long.
 
-    `problem` says why it does not fit, as `train` would. `least_step_seconds` is what the arithmetic of a step takes at the rate of a matrix product.
+    `problem` is the reason why it does not fit; `train` gives the same one. `least_step_seconds` is the time of a step if all
+    its arithmetic ran at the rate of a matrix product.
     """
 
     gpt: GPTConfig
@@ -73,7 +74,7 @@ class Plan:
 
     @property
     def training_seconds(self) -> float:
-        """Seconds of all steps; if none was measured, at least so many."""
+        """Seconds of all steps. If none was measured, this is the least that they take."""
         if self.measured is None:
             return self.train.num_iter * self.least_step_seconds
         return self.measured.compile_seconds + self.train.num_iter * self.measured.step_seconds.median

@@ -18,7 +18,7 @@ from .model import GPT
 MAC_OPERATIONS = {"step": 310, "evaluation": 78, "token": 99}
 """Operations that compute in a Mac's graph, with the default settings; tests/gpu counts them."""
 SECOND_KERNELS = {"step": 120, "evaluation": 0, "token": 0}
-"""Operations of two kernels: Metal's large sums over rows, and the gradient of LayerNorm, which has five."""
+"""Kernels beyond one for each operation: Metal's large sums over rows take two, the gradient of LayerNorm takes five."""
 STEP_TRAFFIC = 620e6  # bytes that a step of the default settings moves
 
 BEST, WORST = (1.2e-6, 0.75, 2.0), (2.75e-6, 0.45, 0.65)

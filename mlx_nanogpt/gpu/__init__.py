@@ -1,2 +1,2 @@
-"""What pays on a GPU, a Mac's above all: layers with other gradients, and a setting of Metal. `mlx_nanogpt.machine` is the way
-in."""
+"""What makes a GPU faster, above all a Mac's. `mlx_nanogpt.machine` uses the layers; `mlx_nanogpt/__init__.py` imports the
+setting of Metal."""

@@ -1,4 +1,4 @@
-"""Layers of a GPT whose gradients take fewer kernels or less memory on a GPU, or no atomic additions; `use_own` puts them
+"""Layers of a GPT with better gradients for a GPU: fewer kernels, less memory, or no atomic additions. `use_own` puts them
 into a model.
 
 All of it is plain MLX. The results are those of MLX's own layers, up to the rounding of sums and products.
@@ -39,7 +39,7 @@ def _embed_vjp(primals, dy, _):
 
 
 class GELU(nn.GELU):
-    """The GELU with a tanh. Its gradient is computed again from the input: one kernel each way, and nothing is kept."""
+    """The GELU with a tanh. Its gradient needs the input alone: one kernel each way, and no other array is kept."""
 
     def __call__(self, x: mx.array) -> mx.array:
         return gelu(x) if self._approx in ("tanh", "precise") else super().__call__(x)
