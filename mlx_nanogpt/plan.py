@@ -162,8 +162,8 @@ def measure(model: GPT, train: TrainConfig) -> Measured:
     later = [seconds_of_a_step() for _ in range(steps)]
     peak_memory = mx.get_peak_memory()
     evaluate = make_evaluate(model, train.backend)
-    in_a_batch = machine().eval_tokens // gpt.block_size
-    windows = min(train.batch_size * train.eval_iters, max(in_a_batch, 32))
+    batches = 2 * len(machine().streams())  # so that none of them waits
+    windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // gpt.block_size, 1))
     if first < 1:
         evaluate(tokens, windows)  # the first time compiles, which counts where all is fast
     started = time.perf_counter()
