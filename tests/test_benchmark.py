@@ -108,3 +108,10 @@ def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():
     assert benchmark.flops_per_token(model) == 6 * weights + 12 * 4 * 7
     tied = gpt.GPT(GPTConfig(vocab_size=5, block_size=7, n_layer=1, n_embd=4, head_size=2, tied=True))
     assert benchmark.flops_per_token(tied) == 6 * (weights - 5) + 12 * 4 * 7  # the head has no bias, and is counted
+
+
+def test_git_is_asked_in_a_checkout_only(monkeypatch, tmp_path):
+    """On a Mac without the command line tools, git offers in a dialog to install itself."""
+    monkeypatch.setattr(benchmark, "__file__", str(tmp_path / "site-packages" / "mlx_nanogpt" / "benchmark.py"))
+    monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: pytest.fail("asked"))
+    assert benchmark.describe_measurement()["commit"] is None
