@@ -241,6 +241,8 @@ def _commit() -> str | None:
     if not (Path(__file__).parents[1] / ".git").exists():
         return None  # without asking git, which on a Mac may offer in a dialog to install itself
     try:
+        # else: a wheel may be installed inside the checkout of another project
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return None

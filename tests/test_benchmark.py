@@ -1,6 +1,8 @@
 """The promises of the benchmark: the seed's six metrics as defined, an honest list of what may not be compared, and
 measurements that are made and not made up."""
 
+import shutil
+import subprocess
 from dataclasses import replace
 
 import mlx_nanogpt as gpt
@@ -115,3 +117,18 @@ def test_git_is_asked_in_a_checkout_only(monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "__file__", str(tmp_path / "site-packages" / "mlx_nanogpt" / "benchmark.py"))
     monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: pytest.fail("asked"))
     assert benchmark.describe_measurement()["commit"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git here")
+def test_the_commit_of_another_projects_checkout_is_not_ours(monkeypatch, tmp_path):
+    """A wheel may be installed inside it."""
+    file = tmp_path / "mlx_nanogpt" / "benchmark.py"
+    file.parent.mkdir()
+    file.write_text("")
+    author = ["-c", "user.name=A", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(benchmark, "__file__", str(file))
+    assert benchmark.describe_measurement()["commit"] is None
+    subprocess.run(["git", "-C", str(tmp_path), "add", "."], check=True)
+    assert benchmark.describe_measurement()["commit"].endswith("-dirty")
