@@ -15,7 +15,7 @@ from rich.table import Table
 from .consoles import console, header, progress
 from .describe import versions
 from .json_file import JsonOption, check_replaceable, write_json
-from .options import NAME, DeviceOption, use_device
+from .options import NAME, DeviceOption, given_options, use_device
 from .tables import loss_notes, nanolux_table
 from .texts import load_corpus
 
@@ -36,8 +36,8 @@ def bench(
     A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
-    check_replaceable(json_file)  # before the measurement, which takes half an hour
-    corpus = load_corpus([data], explicit=ctx.get_parameter_source("data").name == "COMMANDLINE")
+    check_replaceable(json_file)  # before the measurement, which takes long
+    corpus = load_corpus([data], explicit="data" in given_options(ctx))
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))
     _show(result)

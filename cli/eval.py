@@ -23,7 +23,7 @@ from rich.table import Table
 
 from .consoles import console, header, progress
 from .describe import describe_weights
-from .options import NAME, BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from .options import NAME, BestOption, DeviceOption, InitFromOption, RunOption, given_options, use_device
 from .setting_options import with_options
 from .texts import own_dataset, read_data
 
@@ -72,7 +72,7 @@ def evaluate(
         parts = _splits(text, tokenizer, split)
         train_tokens, problem = text.train_tokens, None
     else:
-        if ctx.get_parameter_source("split").name == "COMMANDLINE":
+        if "split" in given_options(ctx):
             raise UserError(
                 f"{text.identity.name} is not the text that the model learned from, so it has no splits",
                 "leave out `split`",

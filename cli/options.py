@@ -45,6 +45,11 @@ InitFromOption = Annotated[
 ]
 
 
+def given_options(ctx: typer.Context) -> dict:
+    """The options that stand on the command line, and their values."""
+    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
+
+
 def use_device(name: str) -> None:
     """Make `name` (cpu or gpu) MLX's default device. For auto MLX chooses: the GPU if there is one."""
     if name == "gpu" and not mx.is_available(mx.gpu):

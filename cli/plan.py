@@ -22,9 +22,9 @@ from rich.table import Table
 
 from .consoles import console, header, print_lines, progress
 from .describe import describe_model, describe_training
-from .options import NAME, TEXTS, DeviceOption, TokenizerOption, use_device
+from .options import NAME, TEXTS, DeviceOption, TokenizerOption, given_options, use_device
 from .setting_options import with_options, with_settings
-from .start import ConfigOption, PresetOption, given_options, starting_settings
+from .start import ConfigOption, PresetOption, starting_settings
 from .texts import named_tokenizer, read_data
 
 LONG = 3600  # seconds; a first training should not take longer

@@ -22,11 +22,6 @@ ConfigOption = Annotated[
 ]
 
 
-def given_options(ctx: typer.Context) -> dict:
-    """The options that stand on the command line, and their values."""
-    return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
-
-
 def starting_settings(preset: str | None, config: Path | None, given: dict) -> dict:
     """The settings of the preset or the file; none without both. An option in `given` may replace a wrong value of the file."""
     if preset is not None and config is not None:

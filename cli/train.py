@@ -20,9 +20,9 @@ from .caffeinate import caffeinated
 from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
-from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, use_device
+from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, given_options, use_device
 from .setting_options import RUN, with_settings
-from .start import ConfigOption, PresetOption, given_options, starting_settings
+from .start import ConfigOption, PresetOption, starting_settings
 from .texts import named_tokenizer, own_dataset, read_data
 from .training_display import follow
 

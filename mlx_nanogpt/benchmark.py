@@ -25,12 +25,11 @@ from .evaluation import Evaluation, make_evaluate
 from .generation import generate
 from .machine import describe_machine, machine
 from .model import GPT
-from .optimizer import make_optimizer
 from .run import create_run
 from .text.batches import training_batch
 from .text.dataset import Dataset, tokenize
 from .text.identity import Corpus
-from .training import REPORT_INTERVAL, Event, check_fits, make_step, train
+from .training import REPORT_INTERVAL, Event, check_fits, start_step, train
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
 NANOLUX_LEAVES_OPEN = (
@@ -263,12 +262,9 @@ def measure_matrix(rounds: int | None = None) -> Rounds:
 def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_flops: float) -> BackendResult:
     mx.random.seed(config.seed)
     model = GPT(gpt)
-    optimizer = make_optimizer(config)
-    optimizer.init(model.trainable_parameters())
-    state = [model.state, optimizer.state, mx.random.state]
+    step, state = start_step(model, config)
     mx.eval(state)
     mx.reset_peak_memory()
-    step = make_step(model, optimizer, config)
     batch = [
         mx.array(each) for each in training_batch(data.train_tokens, config.seed, 0, config.batch_size, gpt.block_size)
     ]
@@ -288,7 +284,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     steady = Rounds.of(_rounds(train_steps))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
-    operations, views = graph_size(step(*batch), *(array for _, array in tree_flatten([model.state, optimizer.state])))
+    operations, views = graph_size(step(*batch), *(array for _, array in tree_flatten(state[:2])))
     mx.eval(state)
 
     evaluate = make_evaluate(model, config.backend)

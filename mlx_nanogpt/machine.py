@@ -1,7 +1,7 @@
 """How this machine computes fastest: the one seam to hardware.
 
-The model is plain `mlx.nn`. Training, evaluation and generation ask `machine()` for the few things that
-depend on what computes. `linux_cpu/` has other answers for MLX's CPU backend on Linux; a reader of the core may skip it.
+The model is plain `mlx.nn`. Training, evaluation and generation ask `machine()` for the few things that depend on what
+computes. `linux_cpu/` has other answers for MLX's CPU backend on Linux; a reader of the core may skip it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How much memory a training takes, how much the machine has, and the errors of MLX when it has no more."""
 
 import os
+from functools import lru_cache
 
 from .config import GPTConfig, TrainConfig
 from .errors import UserError
@@ -42,11 +43,11 @@ def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) 
     """Bytes that a training takes at its peak.
 
     Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
-    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after
-    the forward pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured
-    peak is 0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac.
+    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward
+    pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured peak is
+    0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac.
     """
-    parameters = FLOAT * GPT(gpt).num_parameters()
+    parameters = FLOAT * _num_parameters(gpt)
     scores = 0 if fused_attention else gpt.n_head * gpt.block_size
     per_token = (gpt.n_layer + UNDER_WAY) * (KEPT_PER_CHANNEL * gpt.n_embd + scores) + LOGIT_ARRAYS * gpt.vocab_size
     number = BFLOAT_KEPT if train.dtype == "bfloat16" else FLOAT
@@ -62,6 +63,11 @@ def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> 
     number = BFLOAT if train.dtype == "bfloat16" else FLOAT
     logits = train.batch_size * gpt.block_size * gpt.vocab_size
     return number * max(_scores(gpt, train, fused_attention), logits, gpt.vocab_size * gpt.n_embd)
+
+
+@lru_cache(maxsize=1)  # a plan estimates one shape with many batches
+def _num_parameters(gpt: GPTConfig) -> int:
+    return GPT(gpt).num_parameters()
 
 
 def _scores(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:

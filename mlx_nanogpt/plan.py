@@ -15,8 +15,7 @@ from .evaluation import make_evaluate
 from .machine import machine
 from .memory import estimated_memory
 from .model import GPT
-from .optimizer import make_optimizer
-from .training import make_step, memory_problem
+from .training import memory_problem, start_step
 
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
@@ -142,9 +141,7 @@ def measure(model: GPT, train: TrainConfig) -> Measured:
     """Time steps and windows of an evaluation, on random tokens."""
     gpt = model.config
     mx.random.seed(train.seed)
-    optimizer = make_optimizer(train)
-    optimizer.init(model.trainable_parameters())
-    step, state = make_step(model, optimizer, train), [model.state, optimizer.state, mx.random.state]
+    step, state = start_step(model, train)
     count = train.batch_size * train.gradient_accumulation_steps
     tokens = np.random.default_rng(0).integers(gpt.vocab_size, size=count * gpt.block_size + 1).astype(np.uint16)
     idx = mx.array(tokens[:-1]).reshape(count, gpt.block_size)  # (A * B, T)

@@ -150,6 +150,13 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> St
     return partial(mx.compile, inputs=state, outputs=state)(step)
 
 
+def start_step(model: GPT, config: TrainConfig) -> tuple[Step, list]:
+    """The step of `make_step` with a new optimizer, and the state that it changes: evaluate it together with the loss."""
+    optimizer = make_optimizer(config)
+    optimizer.init(model.trainable_parameters())
+    return make_step(model, optimizer, config), [model.state, optimizer.state, mx.random.state]
+
+
 def in_bfloat16(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """`loss_fn` computed with copies of the weights that are rounded to bfloat16. Gradients and updates are those of the
     float32 weights."""
