@@ -45,6 +45,8 @@ def config(
         else:
             settings = {"tokenizer": source.tokenizer.kind}
     settings |= {"data": sources} | asdict(gpt_config) | asdict(train_config)
+    if settings.get("tokenizer") != "bpe":
+        del settings["vocab_size"]  # the text or the tokenizer says it
     text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
     sys.stdout.write(text)

@@ -26,7 +26,21 @@ TEXTS = (
 )
 TokenizerOption = Annotated[
     TokenizerName,
-    typer.Option(help="char: one token per character of the text. gpt2: GPT-2's byte pairs.", rich_help_panel="Text"),
+    typer.Option(
+        help="char: one token per character of the text. bpe: byte pairs, learned from its training split. gpt2: GPT-2's byte "
+        "pairs.",
+        rich_help_panel="Text",
+    ),
+]
+VOCAB_SIZE = 1024
+VocabSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="How many different tokens --tokenizer bpe learns.",
+        show_default=str(VOCAB_SIZE),
+        metavar="<tokens>",
+        rich_help_panel="Text",
+    ),
 ]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")

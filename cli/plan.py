@@ -14,6 +14,7 @@ from mlx_nanogpt.benchmark import Stage
 from mlx_nanogpt.config import SETTINGS, TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, accumulated, make_plan
+from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
 from mlx_nanogpt.text.tokenizer import TokenizerName
@@ -22,10 +23,18 @@ from rich.table import Table
 
 from .consoles import console, header, print_lines, progress
 from .describe import describe_model, describe_training
-from .options import NAME, TEXTS, DeviceOption, TokenizerOption, given_options, use_device
+from .options import (
+    NAME,
+    TEXTS,
+    DeviceOption,
+    TokenizerOption,
+    VocabSizeOption,
+    given_options,
+    use_device,
+)
 from .setting_options import with_options, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
-from .texts import named_tokenizer, read_data
+from .texts import read_data, wanted_tokens
 
 LONG = 3600  # seconds; a first training should not take longer
 VERY_LONG = 14 * 86_400
@@ -42,6 +51,7 @@ def plan(
     ctx: typer.Context,
     data: TextOption = None,
     tokenizer: TokenizerOption = "char",
+    vocab_size: VocabSizeOption = None,
     device: DeviceOption = "auto",
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -59,25 +69,30 @@ def plan(
     if chosen.keys() & {*SETTINGS, "preset", "config"}:
         _print_plan(*_configurations(values, text))
     else:
-        _print_presets(tokenizer, text)
+        _print_presets({name: values[name] for name in ("tokenizer", "vocab_size") if name in values}, text)
 
 
 def _configurations(values: Mapping, data: Corpus | Dataset | None) -> tuple[GPTConfig, TrainConfig, int | None]:
     """Both configurations, and how many tokens there are to train on, if that is known."""
     gpt_config, train_config = gpt.configurations(values)
     if data:
-        dataset = _dataset(data, values["tokenizer"], train_config)
+        dataset = _dataset(data, values["tokenizer"], values.get("vocab_size"), train_config)
         check_splits(dataset, gpt_config.block_size)
         return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
-    if values["tokenizer"] != "char":
-        return replace(gpt_config, vocab_size=gpt.PRESETS["gpt2"].settings["vocab_size"]), train_config, None
+    if values["tokenizer"] == "gpt2":
+        return replace(gpt_config, vocab_size=GPT2_SIZE), train_config, None
+    wanted = wanted_tokens(values["tokenizer"], values.get("vocab_size"))
+    if "vocab_size" in wanted:
+        return replace(gpt_config, **wanted), train_config, None
     return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
 
 
-def _dataset(data: Corpus | Dataset, tokenizer: TokenizerName, train_config: TrainConfig) -> Dataset:
+def _dataset(
+    data: Corpus | Dataset, tokenizer: TokenizerName, vocab_size: int | None, train_config: TrainConfig
+) -> Dataset:
     if isinstance(data, Dataset):
         return data
-    return gpt.tokenize(data, named_tokenizer(tokenizer), train_config.train_fraction)
+    return gpt.tokenize(data, train_fraction=train_config.train_fraction, **wanted_tokens(tokenizer, vocab_size))
 
 
 def _follow(events: Iterator[Stage | Plan], name: str) -> Plan:
@@ -174,17 +189,19 @@ def _verdict(plan: Plan, text_tokens: int | None) -> Iterator[str]:
         yield f"{read}: it will overfit. {stop} in time, and the best weights are kept; {helps} helps."
 
 
-def _print_presets(tokenizer: TokenizerName, text: Corpus | Dataset | None) -> None:
-    """A row for each preset, and which one to begin with."""
+def _print_presets(tokens: Mapping, text: Corpus | Dataset | None) -> None:
+    """A row for each preset, and which one to begin with. `tokens` are the options for the tokenizer."""
     header("mlx-gpt plan", {"Device": describe_device()})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Preset", no_wrap=True)
     for title in ("Parameters", "Memory", "Fits\nin it", "A step", "In all", "Times through\nthe text"):
         table.add_column(title, justify="right", no_wrap=True)
     plans, problems = {}, []
-    for name, preset in gpt.PRESETS.items():
+    for name in gpt.PRESETS:
         try:
-            gpt_config, train_config, text_tokens = _configurations({"tokenizer": tokenizer} | preset.settings, text)
+            gpt_config, train_config, text_tokens = _configurations(
+                {**tokens, **starting_settings(name, None, {})}, text
+            )
         except UserError as error:  # for example GPT-2's tokenizer, without a network
             problems.append(f"{name}: {with_options(str(error))}.")
             continue

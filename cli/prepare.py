@@ -10,14 +10,14 @@ import typer
 from mlx_nanogpt import TrainConfig
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
-from mlx_nanogpt.text.prepare import TokensRead, TokensWritten
+from mlx_nanogpt.text.prepare import Learning, TokensRead, TokensWritten
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .consoles import console, progress
 from .describe import describe_files
-from .options import NAME, PATH, TEXTS, TokenizerOption
+from .options import NAME, PATH, TEXTS, TokenizerOption, VocabSizeOption
 from .setting_options import setting_option
-from .texts import named_tokenizer
+from .texts import wanted_tokens
 
 
 def prepare(
@@ -25,10 +25,11 @@ def prepare(
     data: Annotated[list[str], typer.Option(help=TEXTS, **NAME)] = [TINYSHAKESPEARE],
     train_fraction: Annotated[float, setting_option(SETTINGS["train_fraction"])] = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
+    vocab_size: VocabSizeOption = None,
 ) -> None:
     """Turn a text of any size into tokens in nanoGPT's format; mlx-gpt train then reads them from the disk.
 
-    The text is read twice, in pieces. Training on the folder is the same as training on the text with the same --train-fraction.
+    The text is read in pieces, twice, and once more to learn byte pairs. Training on the folder is the same as training on the text with the same --train-fraction.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -38,7 +39,7 @@ def prepare(
         TimeRemainingColumn(),
     )
     # `closing`: Ctrl-C leaves nothing behind
-    preparing = closing(gpt.prepare(data, out, train_fraction, named_tokenizer(tokenizer)))
+    preparing = closing(gpt.prepare(data, out, train_fraction, **wanted_tokens(tokenizer, vocab_size)))
     with preparing as events, progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:
@@ -46,6 +47,8 @@ def prepare(
                 case TokensRead():
                     stage = "Counting" if event.total is None else "Encoding"
                     bar.update(task, description=stage, completed=event.characters, total=event.total)
+                case Learning():
+                    bar.update(task, description="Learning")
                 case TokensWritten():
                     done = event
     console.print(

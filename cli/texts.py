@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Corpus, Dataset, Run, sources
+from mlx_nanogpt import Corpus, Dataset, Run, UserError, sources
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
+from mlx_nanogpt.text.byte_pairs import check_vocab_size
 from mlx_nanogpt.text.corpus import PASTICHE
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
-from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.text import Text
 
 from .consoles import console
+from .options import VOCAB_SIZE
 
 
 def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
@@ -42,9 +44,17 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         return sources.own_dataset(run, data)
 
 
-def named_tokenizer(name: str) -> Tokenizer | None:
-    """The tokenizer that --tokenizer names. None stands for one token per character of the text."""
-    return gpt2_tokenizer() if name == "gpt2" else None
+def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
+    """The arguments of `tokenize` and `prepare` for --tokenizer and --vocab-size."""
+    if name == "bpe":
+        wanted = VOCAB_SIZE if vocab_size is None else vocab_size
+        check_vocab_size(wanted)
+        return {"vocab_size": wanted}
+    if vocab_size is not None:
+        raise UserError(
+            f"`vocab_size` {vocab_size} is for byte pairs that are learned from the text", "give `tokenizer` bpe, too"
+        )
+    return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
 
 
 def _spinner(names: Sequence[str]) -> AbstractContextManager:

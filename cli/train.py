@@ -20,14 +20,14 @@ from .caffeinate import caffeinated
 from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
-from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, given_options, use_device
+from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
-from .texts import named_tokenizer, own_dataset, read_data
+from .texts import own_dataset, read_data, wanted_tokens
 from .training_display import follow
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
-OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}
+OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
 MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "caffeinate"}
 
 
@@ -55,7 +55,7 @@ RunDirOption = Annotated[
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Go on with this run; only --num-iter, --patience, --data and --device may change.",
+        help="Go on with this run; only --num-iter, --patience, --target-loss, --data and --device may change.",
         rich_help_panel=RUN,
         **PATH,
     ),
@@ -71,6 +71,7 @@ def train(
     ctx: typer.Context,
     data: DataOption = [TINYSHAKESPEARE],
     tokenizer: TokenizerOption = "char",
+    vocab_size: VocabSizeOption = None,
     device: DeviceOption = "auto",
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -108,6 +109,8 @@ def train(
         console.print(
             f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train_config.patience} evaluations."
         )
+    if done.end == "at the target":
+        _print_target(run)
     conclude(run, dataset)
 
 
@@ -124,7 +127,9 @@ def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict) -> t
 
     `values` has all settings; `chosen` are those that are no defaults, and `given` those from the command line.
     """
-    gpt_config, train_config = gpt.configurations(values)
+    gpt_config, train_config = gpt.configurations(
+        {**values, "vocab_size": GPTConfig.vocab_size}
+    )  # the tokenizer says it
     model, tokenizer = _pretrained(values["init_from"], chosen)
     dataset = _dataset(values, chosen, given, tokenizer)
     train_config = replace(train_config, train_fraction=dataset.train_fraction)
@@ -140,10 +145,11 @@ def _pretrained(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, To
     """The model to start from, changed as `chosen`, and its tokenizer; None and None without `init_from`."""
     if init_from is None:
         return None, None
-    if "tokenizer" in chosen:
-        raise UserError(
-            "`tokenizer` and `init_from` exclude each other, for the model has a tokenizer", "leave out one of them"
-        )
+    for name in ("tokenizer", "vocab_size"):
+        if name in chosen:
+            raise UserError(
+                f"`{name}` and `init_from` exclude each other, for the model has a tokenizer", "leave out one of them"
+            )
     model, tokenizer = gpt.load_pretrained(init_from)
     changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
     return adapted(model, **changes), tokenizer
@@ -153,7 +159,8 @@ def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | Non
     """The text to learn from. A folder of tokens has its own tokenizer; a text gets `tokenizer`, or the chosen kind."""
     data = read_data(values["data"], explicit="data" in chosen)
     if not isinstance(data, Dataset):
-        return gpt.tokenize(data, tokenizer or named_tokenizer(values["tokenizer"]), values["train_fraction"])
+        wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(values["tokenizer"], chosen.get("vocab_size"))
+        return gpt.tokenize(data, train_fraction=values["train_fraction"], **wanted)
     if "train_fraction" in given:  # that of a preset or a file does not count here
         raise UserError(
             f"{data.corpus.name} holds tokens, split already",
@@ -164,6 +171,12 @@ def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | Non
         raise UserError(
             f"{data.corpus.name} holds tokens of the kind {kind}, and {chosen['tokenizer']} was chosen",
             f"prepare the text again with `tokenizer` {chosen['tokenizer']}, or choose `tokenizer` {kind}",
+        )
+    size = data.tokenizer.vocab_size
+    if chosen.get("vocab_size", size) != size:
+        raise UserError(
+            f"{data.corpus.name} holds {size:,} different tokens, and a vocab_size of {chosen['vocab_size']:,} was chosen",
+            "prepare the text again with that `vocab_size`, or leave it out",
         )
     if tokenizer and tokenizer != data.tokenizer:
         raise UserError(
@@ -185,7 +198,7 @@ def _resumed_run(path: Path, given: dict) -> tuple[Run, Dataset]:
         raise UserError(
             f"the run {run.path} is at iteration {iteration} already", f"give a larger `num_iter` than {iteration}"
         )
-    return run.extended(num_iter=num_iter, patience=given.get("patience", run.train_config.patience)), dataset
+    return run.extended(**{name: given[name] for name in MAY_CHANGE if name in given}), dataset
 
 
 def _check_unchanged(run: Run, given: dict) -> None:
@@ -212,6 +225,16 @@ def _train(run: Run, dataset: Dataset) -> tuple[Run, gpt.Done]:
     if done.path != run.path:
         console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
     return replace(run, path=done.path), done
+
+
+def _print_target(run: Run) -> None:
+    """How much it took to come to the loss that was asked for."""
+    history = run.history()
+    console.print(
+        f"\nThe validation loss is {history[-1].valid_loss:.4f}, no higher than {run.train_config.target_loss:g}, after "
+        f"{history[-1].iteration:,} iterations, {sum(each.train_tokens for each in history):,} tokens and "
+        f"{sum(each.train_seconds for each in history):.1f} s of training."
+    )
 
 
 def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:

@@ -185,7 +185,8 @@ def flops_per_token(model: GPT) -> int:
     The count of the PaLM paper (Chowdhery et al. 2022, appendix B), as in nanoGPT's `estimate_mfu`.
     """
     config = model.config
-    looked_up = model.wpe.weight.size + (0 if config.tied else model.wte.weight.size)  # a tied one is the head, too
+    tables = ["wpe"] * ("wpe" in model) + ["wte"] * (not config.tied)  # a tied one is the head, too
+    looked_up = sum(model[table].weight.size for table in tables)
     attention = 12 * config.n_layer * config.n_embd * config.block_size
     return 6 * (model.num_parameters() - looked_up) + attention
 

@@ -14,7 +14,12 @@ from .errors import UserError
 
 Backend = Literal["compiled", "eager"]
 Bias = Literal["lecture", "all", "none"]
-Activation = Literal["relu", "gelu"]
+Activation = Literal["relu", "gelu", "relu2", "swiglu"]
+Norm = Literal["layernorm", "rmsnorm"]
+PositionKind = Literal["learned", "rope"]
+Init = Literal["gpt2", "zero"]
+OptimizerName = Literal["adam", "muon"]
+Schedule = Literal["cosine", "linear", "wsd"]
 Dtype = Literal["float32", "bfloat16"]
 
 MOST_TOKENS = 2**24  # in a vocabulary
@@ -99,7 +104,17 @@ class GPTConfig:
         MODEL,
     )
     tied: bool = setting(False, "Let the output layer be the token embedding, as in GPT-2.", MODEL)
-    activation: Activation = setting("relu", "Nonlinearity of the MLPs; GPT-2 has gelu.", MODEL)
+    activation: Activation = setting(
+        "relu", "Nonlinearity of the MLPs: GPT-2 has gelu, Llama and Qwen swiglu; relu2 is a squared ReLU.", MODEL
+    )
+    norm: Norm = setting("layernorm", "What normalises the input of each layer; Llama and Qwen have rmsnorm.", MODEL)
+    position: PositionKind = setting(
+        "learned", "How the model knows where a token is: learned vectors, or rope (rotated queries and keys).", MODEL
+    )
+    qk_norm: bool = setting(False, "Normalise queries and keys, as Qwen3 does.", MODEL)
+    init: Init = setting(
+        "gpt2", "Initial weights; zero: the layers that end a branch, and the head, start at 0.", MODEL
+    )
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -109,9 +124,22 @@ class GPTConfig:
                 f"head_size {self.head_size} does not divide n_embd {self.n_embd}", f"these sizes do: {sizes}"
             )
 
+        if self.position == "rope" and self.head_size % 2:
+            raise UserError(
+                f"head_size {self.head_size} is odd, and position rope rotates pairs of channels",
+                "give an even head_size",
+            )
+
     @property
     def n_head(self) -> int:
         return self.n_embd // self.head_size
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels inside an MLP. The three matrices of a gated one have about as many numbers as the two of another."""
+        if self.activation == "swiglu":
+            return 16 * math.ceil(8 * self.n_embd / 3 / 16)
+        return 4 * self.n_embd
 
 
 @dataclass(frozen=True)
@@ -149,7 +177,16 @@ class TrainConfig:
         least=0,
         most=2**63 - 1,
     )
+    optimizer: OptimizerName = setting(
+        "adam", "adam; or muon for the matrices of the blocks, and adam for the rest.", OPTIMIZER
+    )
     learning_rate: float = setting(1e-3, "Adam's step size, at its highest.", OPTIMIZER, least=LEAST_RATE, most=1)
+    muon_lr: float = setting(
+        0.02, "Muon's step size, at its highest; it changes as Adam's does.", OPTIMIZER, least=LEAST_RATE, most=1
+    )
+    schedule: Schedule = setting(
+        "cosine", "How the rate falls until lr_decay_iters: cosine, linear, or wsd (in the last fifth).", OPTIMIZER
+    )
     warmup_iters: int = setting(
         0,
         "Steps over which the rate rises to learning_rate; 0: it starts there.",
@@ -160,7 +197,7 @@ class TrainConfig:
     )
     lr_decay_iters: int = setting(
         0,
-        "The rate falls along a cosine until this step, and then stays at min_lr; 0: it does not fall.",
+        "The rate falls until this step, and then stays at min_lr; 0: it does not fall.",
         OPTIMIZER,
         unit="steps",
         least=0,
@@ -203,6 +240,13 @@ class TrainConfig:
         least=0,
         most=MANY,
     )
+    target_loss: float = setting(
+        0.0,
+        "The training stops at the first evaluation whose validation loss is no higher; 0: never.",
+        EVALUATION,
+        unit="nats",
+        least=0,
+    )
     backend: Backend = setting("compiled", "compiled: through mx.compile. eager: one operation at a time.", MACHINE)
     dtype: Dtype = setting("float32", "What training computes in; the weights themselves stay float32.", MACHINE)
 
@@ -217,6 +261,8 @@ class TrainConfig:
             raise UserError(
                 f"min_lr {self.min_lr:g} is never reached without a decay", "give lr_decay_iters, too, or a min_lr of 0"
             )
+        if self.lr_decay_iters == 0 and self.schedule != "cosine":
+            raise UserError(f"schedule {self.schedule} is never used without a decay", "give lr_decay_iters, too")
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             raise UserError(
                 f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}",
@@ -247,22 +293,49 @@ _NANOGPT = {
 }
 _SHAKESPEARE_CHAR = _NANOGPT | {"warmup_iters": 100, "min_lr": 1e-4, "beta2": 0.99, "eval_interval": 250}
 
+# What Llama and Qwen changed, trained with Muon.
+_MODERN = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "qk_norm": True,
+    "activation": "swiglu",
+    "bias": "none",
+    "init": "zero",
+    "optimizer": "muon",
+    "learning_rate": 6e-3,
+    "warmup_iters": 100,
+    "lr_decay_iters": 5000,
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+}
+
 PRESETS = {
     "nanolux": Preset("NanoLux's benchmark", {"eval_iters": 1000}),
+    "minute": Preset(
+        "a run of a minute",
+        _MODERN | {"num_iter": 500, "lr_decay_iters": 500, "warmup_iters": 40, "learning_rate": 8e-3, "muon_lr": 0.03},
+    ),
+    "modern": Preset("NanoLux's, modern", _MODERN),
     "laptop": Preset(
-        "nanoGPT's for a laptop",
+        "nanoGPT's, laptop",
         _SHAKESPEARE_CHAR
         | {"n_layer": 4, "n_embd": 128, "head_size": 32}
         | {"num_iter": 2000, "lr_decay_iters": 2000, "batch_size": 12, "eval_iters": 20},
     ),
     "baby": Preset(
-        "nanoGPT's baby, on a GPU",
+        "nanoGPT's baby (GPU)",
         _SHAKESPEARE_CHAR
         | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2}
         | {"lr_decay_iters": 5000, "batch_size": 64},
     ),
+    "baby-modern": Preset(
+        "the baby, modern",
+        _MODERN
+        | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2, "batch_size": 64}
+        | {"train_fraction": 0.9, "eval_interval": 250},
+    ),
     "gpt2": Preset(
-        "nanoGPT's GPT-2, 124M",
+        "nanoGPT's GPT-2",
         _NANOGPT
         | {"tokenizer": "gpt2", "vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
         | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}

@@ -20,7 +20,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-GROUPS = {TEXT: ["data", "tokenizer", "init_from"]}  # the keys of a file, in order, by the comment above them
+GROUPS = {
+    TEXT: ["data", "tokenizer", "vocab_size", "init_from"]
+}  # the keys of a file, in order, by the comment above them
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
@@ -55,6 +57,8 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
     try:
         configurations(settings | dict(instead))
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
+        if "vocab_size" in settings and settings.get("tokenizer") != "bpe":
+            raise UserError("vocab_size is for the tokenizer bpe; without it the text says it", "leave it out")
         if not isinstance(settings.get("init_from", ""), str):
             raise UserError(f"init_from {settings['init_from']!r} names no model", "give a name in quotes")
         if "data" in settings:
@@ -98,8 +102,6 @@ def _check_key(key: str, value: object, where: str) -> None:
     shown = printable(key)
     if isinstance(value, dict):
         raise UserError(f"{where}: settings are not grouped", f"take them out of the table {shown!r}")
-    if key == "vocab_size":
-        raise UserError(f"{where}: vocab_size is not a setting, for the text says it", "leave it out")
     if key not in KEYS:
         remedy = _nearest(NANOGPTS_NAMES.get(key, key), KEYS) or f"the settings are {', '.join(KEYS)}"
         raise UserError(f"{where}: {shown} is not a setting", remedy)

@@ -10,10 +10,10 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import mlx.core as mx
 
@@ -25,6 +25,9 @@ from .model import FUSED_HEAD_SIZES, GPT, token_losses
 
 if TYPE_CHECKING:
     from .linux_cpu.machine import LinuxCPU
+
+
+T = TypeVar("T")
 
 
 class Machine:
@@ -46,6 +49,10 @@ class Machine:
     def in_parallel(self, mean_loss: Callable[..., mx.array]) -> Callable[..., mx.array]:
         """`mean_loss(model, idx, targets)`, computed on all that this machine has."""
         return mean_loss
+
+    def spread(self, function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
+        """`function` of each of `items`, computed on all that this machine has. The largest come first."""
+        return [function(item) for item in items]
 
     def fuses_attention(self, head_size: int) -> bool:
         """Whether attention with heads of `head_size` channels keeps no scores for its gradient."""

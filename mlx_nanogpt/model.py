@@ -6,7 +6,7 @@ C = n_embd channels, nh heads of hs channels.
 
 import math
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import repeat
 
 import mlx.core as mx
@@ -17,6 +17,7 @@ from .config import GPTConfig
 from .errors import UserError
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
+ROPE_BASE = 10_000  # of the wavelengths, as in its paper (Su et al. 2021)
 FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which MLX 0.32.4 has attention as one kernel on a GPU
 FEW_QUERIES = 8  # for which Metal's kernel has no gradient, and raises
 
@@ -68,6 +69,10 @@ class Attention(nn.Module):
         self.scale = config.head_size**-0.5
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.bias == "all")
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias != "none")
+        if config.qk_norm:
+            self.q_norm, self.k_norm = nn.RMSNorm(config.head_size), nn.RMSNorm(config.head_size)
+        if config.position == "rope":
+            self.rope = nn.RoPE(config.head_size, base=ROPE_BASE)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
@@ -75,10 +80,20 @@ class Attention(nn.Module):
         B, T, C = x.shape
         heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        q, k = self.located(q, k, cache)
         if cache is not None:
             k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
         y = attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
+
+    def located(self, q: mx.array, k: mx.array, cache: LayerCache | None) -> tuple[mx.array, mx.array]:
+        """Queries and keys (B, nh, T, hs): normalised, and rotated to their positions, where the model does that."""
+        if "q_norm" in self:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if "rope" in self:
+            offset = 0 if cache is None else cache.length
+            q, k = self.rope(q, offset), self.rope(k, offset)
+        return q, k
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
@@ -104,18 +119,39 @@ def causal_mask(T: int, dtype: mx.Dtype) -> mx.array:
 
 
 class MLP(nn.Module):
-    """Two layers, four times as wide inside."""
+    """Two layers, wider inside. The activation `swiglu` has a third one, the gate (Shazeer 2020)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        bias = config.bias != "none"
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias)
-        self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU("tanh")
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias)
+        width, bias = config.mlp_width, config.bias != "none"
+        self.c_fc = nn.Linear(config.n_embd, width, bias)
+        if config.activation == "swiglu":
+            self.c_gate = nn.Linear(config.n_embd, width, bias)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.c_proj = nn.Linear(width, config.n_embd, bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
+        inside = self.c_fc(x)
+        y = self.activation(self.c_gate(x), inside) if "c_gate" in self else self.activation(inside)
+        return self.dropout(self.c_proj(y))
+
+
+class SwiGLU(nn.Module):
+    """How much of each channel passes is said by its gate."""
+
+    def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
+        return nn.silu(gate) * x
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": partial(nn.GELU, "tanh"), "relu2": nn.ReLU2, "swiglu": SwiGLU}
+
+
+def make_norm(config: GPTConfig) -> nn.Module:
+    """A LayerNorm, or an RMSNorm (Zhang & Sennrich 2019), which subtracts no mean and has no bias."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.n_embd)
+    return nn.LayerNorm(config.n_embd, bias=config.bias != "none")
 
 
 class Block(nn.Module):
@@ -123,10 +159,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        bias = config.bias != "none"
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_1 = make_norm(config)
         self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_2 = make_norm(config)
         self.mlp = MLP(config)
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
@@ -141,20 +176,20 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.position == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = nn.Dropout(config.dropout)
         self.h = [Block(config) for _ in range(config.n_layer)]
-        bias = config.bias != "none"
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=bias)
+        self.ln_f = make_norm(config)
         if not config.tied:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias)
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, config.bias != "none")
         self._init_weights()
         mx.eval(mx.random.state)  # else it keeps the graphs of all earlier draws
 
     def __call__(self, idx: mx.array) -> mx.array:
         """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).
 
-        Raises `ValueError` for a longer sequence: MLX would read past the end of the position table.
+        Raises `ValueError` for a longer sequence: MLX would read past the end of a position table.
         """
         return self.logits(self._blocks(idx))
 
@@ -163,12 +198,15 @@ class GPT(nn.Module):
         return self.logits(self._blocks(idx, cache)[:, -1])
 
     def embed(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """Vectors of tokens and positions: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
+        """Vectors of tokens, and of positions if they are learned: `idx` (B, T), after the tokens that `cache` holds
+        -> (B, T, C)."""
         T = idx.shape[1]
         if T > self.config.block_size:
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
-        positions = self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T))  # (T, C)
-        return self.drop(self.wte(idx) + positions)
+        x = self.wte(idx)  # (B, T, C)
+        if "wpe" in self:
+            x = x + (self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T)))  # + (T, C)
+        return self.drop(x)
 
     def logits(self, x: mx.array) -> mx.array:
         """The output of the last block (..., C) -> logits (..., vocab_size)."""
@@ -189,13 +227,19 @@ class GPT(nn.Module):
         return x
 
     def _init_weights(self) -> None:
-        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2."""
-        normal = nn.init.normal(std=INIT_STD)
-        residual = nn.init.normal(std=INIT_STD / math.sqrt(2 * self.config.n_layer))
+        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2.
+
+        With `init` zero, these layers and the head start at 0, so that each block begins as the identity. The embedding is
+        then N(0, 1), unless it is also the head.
+        """
+        residual, embedding, head = INIT_STD / math.sqrt(2 * self.config.n_layer), INIT_STD, INIT_STD
+        if self.config.init == "zero":
+            residual, embedding, head = 0.0, INIT_STD if self.config.tied else 1.0, 0.0
+        stds = {"c_proj": residual, "wte": embedding, "lm_head": head}
         for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                init = residual if name.endswith("c_proj") else normal
-                module.weight = init(module.weight)
+                std = stds.get(name.rpartition(".")[2], INIT_STD)
+                module.weight = nn.init.normal(std=std)(module.weight)
             if isinstance(module, nn.Linear) and "bias" in module:
                 module.bias = mx.zeros_like(module.bias)
 
@@ -207,7 +251,7 @@ def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
 
 def adapted(model: GPT, **changes) -> GPT:
     """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`,
-    for which the position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.
+    for which a position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.
 
     Raises `UserError` for any other change.
     """
@@ -219,5 +263,6 @@ def adapted(model: GPT, **changes) -> GPT:
     config = replace(model.config, **changes)
     changed = GPT(config)
     changed.update(model.parameters())
-    changed.wpe.weight = model.wpe.weight[: config.block_size]  # (block_size, C)
+    if "wpe" in model:
+        changed.wpe.weight = model.wpe.weight[: config.block_size]  # (block_size, C)
     return changed

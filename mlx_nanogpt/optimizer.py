@@ -1,18 +1,29 @@
-"""Adam or AdamW, how the learning rate changes, and the limit on gradients."""
+"""Adam, AdamW or Muon, how the learning rate changes, and the limit on gradients."""
 
 import math
 from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .config import TrainConfig
+from .machine import machine
+
+MOMENTUM = 0.95  # of Muon
+QKV = "c_attn.weight"  # three matrices, one above the other
+DECAY_SHARE = 0.2  # of a wsd schedule
 
 
-def learning_rate(config: TrainConfig) -> float | Callable[[mx.array], mx.array]:
-    """The rate; or, if it changes, a function of the number of steps done: linear, then a cosine, as in nanoGPT."""
-    highest, lowest, warmup, last = config.learning_rate, config.min_lr, config.warmup_iters, config.lr_decay_iters
+def learning_rate(config: TrainConfig, highest: float) -> float | Callable[[mx.array], mx.array]:
+    """The rate, of Adam or Muon, that is `highest` at its highest; or, if it changes, a function of the number of steps done.
+
+    It rises along a line. Then it falls along a cosine (nanoGPT), along a line, or stays and falls along a line in the last
+    fifth of the way ("warm-up, stable, decay", Hu et al. 2024).
+    """
+    lowest = config.min_lr * (highest / config.learning_rate)
+    span = highest - lowest
+    warmup, last = config.warmup_iters, config.lr_decay_iters
     if not warmup and not last:
         return highest
 
@@ -21,8 +32,13 @@ def learning_rate(config: TrainConfig) -> float | Callable[[mx.array], mx.array]
         if not last:
             return risen
         progress = mx.clip((step - warmup) / (last - warmup), 0.0, 1.0)
-        fallen = lowest + (highest - lowest) * 0.5 * (1 + mx.cos(math.pi * progress))
-        return mx.where(step < warmup, risen, fallen)
+        if config.schedule == "cosine":
+            left = span * 0.5 * (1 + mx.cos(math.pi * progress))
+        elif config.schedule == "linear":
+            left = span * (1 - progress)
+        else:
+            left = mx.minimum(span / DECAY_SHARE * (1 - progress), span)
+        return mx.where(step < warmup, risen, lowest + left)
 
     return rate
 
@@ -35,16 +51,85 @@ class DecayedMatrices(optim.AdamW):
         return update.apply_single(self, gradient, parameter, state)
 
 
+class Muon(optim.Optimizer):
+    """Muon (Jordan et al. 2024): the step of a matrix is its momentum, made orthogonal by Newton-Schulz iterations.
+
+    MLX has one, `optim.Muon`. This one differs in three things. Weight decay is decoupled, as in AdamW (Liu et al. 2025).
+    Queries, keys and values are matrices of their own. Matrices of one shape go through the iterations together, which takes
+    a tenth of the operations.
+    """
+
+    def __init__(self, learning_rate: float | Callable[[mx.array], mx.array], weight_decay: float):
+        super().__init__()
+        self._maybe_schedule("learning_rate", learning_rate)
+        self.weight_decay = weight_decay
+
+    def init_single(self, parameter: mx.array, state: dict) -> None:
+        state["v"] = mx.zeros_like(parameter)
+
+    def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
+        """The new values of the parameters, all of them matrices, that have a gradient."""
+        directions = tree_flatten(super().apply_gradients(gradients, parameters))
+        parts = {name: mx.split(each, 3) if name.endswith(QKV) else [each] for name, each in directions}
+        steps = iter(orthogonalised([part for each in parts.values() for part in each]))
+        rate, weights, new = self.learning_rate, dict(tree_flatten(parameters)), []
+        for name, own in parts.items():
+            step = mx.concatenate([next(steps) for _ in own])
+            new.append((name, weights[name] * (1 - rate * self.weight_decay) - rate * step))
+        return tree_unflatten(new)
+
+    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
+        """The direction of the next step: Nesterov's momentum."""
+        state["v"] = MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
+        return MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
+
+
+def orthogonalised(matrices: list[mx.array]) -> list[mx.array]:
+    """`orthogonal` of each matrix; if it is tall, longer by the root of rows over columns, as a step of Muon is."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(i)
+    groups = sorted(by_shape.values(), key=lambda group: sum(matrices[i].size for i in group), reverse=True)
+    stacks = machine().spread(lambda group: orthogonal(mx.stack([matrices[i] for i in group])), groups)
+    steps: dict[int, mx.array] = {}
+    for group, stack in zip(groups, stacks):
+        rows, columns = stack.shape[1:]
+        steps |= zip(group, stack * math.sqrt(max(1.0, rows / columns)))
+    return [steps[i] for i in range(len(matrices))]
+
+
+def orthogonal(x: mx.array) -> mx.array:
+    """Nearly the orthogonal matrix nearest to each matrix of `x` (matrices, rows, columns): singular values become 0.7 to 1.2.
+    The five steps of a quintic Newton-Schulz iteration and their coefficients are Jordan's."""
+    wide = x if x.shape[1] <= x.shape[2] else x.swapaxes(1, 2)
+    y = wide / (mx.sqrt(mx.square(wide).sum(axis=(1, 2), keepdims=True)) + 1e-7)
+    identity = mx.eye(y.shape[1])
+    for _ in range(5):
+        a = y @ y.swapaxes(1, 2)
+        y = mx.addmm(3.4445 * identity - 4.7750 * a, a, a, alpha=2.0315) @ y
+    return y if wide is x else y.swapaxes(1, 2)
+
+
+def is_hidden_matrix(name: str, parameter: mx.array) -> bool:
+    """Whether a parameter is a matrix of a block, and not the embedding, the head, a bias or a norm."""
+    return name.startswith("h.") and parameter.ndim == 2
+
+
 def make_optimizer(config: TrainConfig) -> optim.Optimizer:
-    """Adam as in its paper (Kingma & Ba 2015), or AdamW. MLX corrects the bias only if asked."""
+    """Adam as in its paper (Kingma & Ba 2015), or AdamW; or Muon with one of them. MLX corrects the bias only if asked."""
     settings = {
-        "learning_rate": learning_rate(config),
+        "learning_rate": learning_rate(config, config.learning_rate),
         "betas": [config.beta1, config.beta2],
         "bias_correction": True,
     }
     if config.weight_decay:
-        return DecayedMatrices(weight_decay=config.weight_decay, **settings)
-    return optim.Adam(**settings)
+        adam = DecayedMatrices(weight_decay=config.weight_decay, **settings)
+    else:
+        adam = optim.Adam(**settings)
+    if config.optimizer == "adam":
+        return adam
+    muon = Muon(learning_rate(config, config.muon_lr), config.weight_decay)
+    return optim.MultiOptimizer([muon, adam], [is_hidden_matrix])
 
 
 def clipped(grads: dict, max_norm: float) -> dict:

@@ -55,7 +55,7 @@ RUNS = Path("runs")  # where runs are, unless `run_dir` says otherwise
 CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
-MAY_CHANGE = ("num_iter", "patience")  # settings that a resumed run may change
+MAY_CHANGE = ("num_iter", "patience", "target_loss")  # settings that a resumed run may change
 
 
 @dataclass(frozen=True)

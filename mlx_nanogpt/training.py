@@ -72,11 +72,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Done:
-    """The training ended: all iterations are done, or the caller stopped it, or the validation loss fell no more. `path` is
-    where the run is now: its directory may have been moved."""
+    """The training ended: all iterations are done, or the caller stopped it, or the validation loss fell no more, or it fell
+    to `target_loss`. `path` is where the run is now: its directory may have been moved."""
 
     iteration: int
-    end: Literal["finished", "interrupted", "out of patience"]
+    end: Literal["finished", "interrupted", "out of patience", "at the target"]
     path: Path
 
 
@@ -239,11 +239,7 @@ def train(
             yield saved
             if sample_tokens and not training.is_over():
                 yield training.sample(sample_tokens)
-        yield Done(
-            training.iteration,
-            "out of patience" if training.iteration < run.train_config.num_iter else "finished",
-            writer.path,
-        )
+        yield Done(training.iteration, training.end(), writer.path)
 
 
 class Training:
@@ -272,9 +268,17 @@ class Training:
         return self.history[-1].iteration if self.history else 0
 
     def is_over(self) -> bool:
-        """Whether all iterations are done and evaluated, or no better loss came for `patience` evaluations."""
-        without_better = since_best(self.history) if self.history else 0
-        return self.evaluated >= self.config.num_iter or 0 < self.config.patience <= without_better
+        """Whether all iterations are done and evaluated, or no better loss came for `patience` evaluations, or the loss is at
+        `target_loss`."""
+        return self.evaluated >= self.config.num_iter or self.end() != "finished"
+
+    def end(self) -> Literal["finished", "out of patience", "at the target"]:
+        """Why the training is over, if it is."""
+        if self.history and self.history[-1].valid_loss <= self.config.target_loss:
+            return "at the target"
+        if self.history and 0 < self.config.patience <= since_best(self.history):
+            return "out of patience"
+        return "finished"
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
         """Train up to the next evaluation, or until `should_stop` returns true."""

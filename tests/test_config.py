@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 from mlx_nanogpt import GPT, PRESETS, GPTConfig, TrainConfig, UserError, configurations
 from mlx_nanogpt.benchmark import NANOLUX_TRAIN
+from mlx_nanogpt.config import tokens_per_step
 
 
 def test_the_defaults_are_nanoluxs():
@@ -74,17 +75,38 @@ def test_a_preset_is_a_configuration_that_differs_from_the_defaults_where_it_say
     assert PRESETS[name].description
 
 
+PUBLISHED = ("nanolux", "laptop", "baby", "gpt2")
+
+
+@pytest.mark.parametrize("modern, older", [("modern", "nanolux"), ("baby-modern", "baby")])
+def test_a_modern_preset_has_the_shape_and_the_tokens_of_the_older_one(modern, older):
+    configs = [configurations(PRESETS[name].settings) for name in (modern, older)]
+    shapes = [
+        (gpt.n_layer, gpt.n_embd, gpt.head_size, gpt.block_size, train.num_iter * tokens_per_step(gpt, train))
+        for gpt, train in configs
+    ]
+    assert shapes[0] == shapes[1] and configs[0][1].train_fraction == configs[1][1].train_fraction
+
+
+@pytest.mark.parametrize("name", ["minute", "modern", "baby-modern"])
+def test_the_rate_of_a_modern_preset_falls_until_its_last_step(name):
+    _, train = configurations(PRESETS[name].settings)
+    assert train.lr_decay_iters == train.num_iter and train.min_lr == 0
+
+
 def test_the_presets_are_nanoluxs_and_nanogpts():
     sizes = {name: configurations(preset.settings) for name, preset in PRESETS.items()}
     shapes = {name: (gpt.n_layer, gpt.n_head, gpt.n_embd, gpt.block_size) for name, (gpt, _) in sizes.items()}
     assert shapes == {
-        "nanolux": (6, 4, 64, 64), "laptop": (4, 4, 128, 64), "baby": (6, 6, 384, 256), "gpt2": (12, 12, 768, 1024)
+        "nanolux": (6, 4, 64, 64), "minute": (6, 4, 64, 64), "modern": (6, 4, 64, 64), "laptop": (4, 4, 128, 64),
+        "baby": (6, 6, 384, 256), "baby-modern": (6, 6, 384, 256), "gpt2": (12, 12, 768, 1024),
     }  # fmt: skip
-    steps = {name: (train.num_iter, train.batch_size) for name, (_, train) in sizes.items()}
+    steps = {name: (train.num_iter, train.batch_size) for name, (_, train) in sizes.items() if name in PUBLISHED}
     assert steps == {"nanolux": (5000, 32), "laptop": (2000, 12), "baby": (5000, 64), "gpt2": (600_000, 12)}
     schedules = {
         name: (train.learning_rate, train.min_lr, train.warmup_iters, train.lr_decay_iters, train.beta2)
         for name, (_, train) in sizes.items()
+        if name in PUBLISHED
     }
     assert schedules == {
         "nanolux": (1e-3, 0, 0, 0, 0.999), "laptop": (1e-3, 1e-4, 100, 2000, 0.99),

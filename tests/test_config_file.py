@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt import GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, UserError, configurations
 from conftest import OTHER_SETTINGS
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.config_file import KEYS, preset_settings, read_config_file, write_config_file
@@ -18,7 +18,7 @@ else:
 
 FILE = Path("mine.toml")
 # Every key with a value that is not the default.
-OTHERS = {"data": ["play.txt"], "tokenizer": "gpt2", "init_from": "runs/1"} | OTHER_SETTINGS
+OTHERS = {"data": ["play.txt"], "tokenizer": "bpe", "vocab_size": 300, "init_from": "runs/1"} | OTHER_SETTINGS
 
 
 def read(text: str | bytes) -> dict:
@@ -36,8 +36,8 @@ def refusal(text: str | bytes) -> str:
 # ---- what a file says
 
 
-def test_every_field_of_the_configurations_is_a_key_but_the_vocabulary():
-    own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig)) if field.name != "vocab_size"]
+def test_every_field_of_the_configurations_is_a_key():
+    own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig))]
     assert sorted(KEYS) == sorted(["data", "tokenizer", "init_from", *own])
 
 
@@ -52,7 +52,7 @@ def test_every_key_holds():
     defaults = asdict(GPTConfig()) | asdict(TrainConfig())
     gpt, train = configurations(read(write_config_file(OTHERS)))
     found = asdict(gpt) | asdict(train)
-    for key in KEYS[3:]:
+    for key in KEYS[4:]:
         assert found[key] == OTHERS[key] != defaults[key], key
 
 
@@ -104,9 +104,9 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
         (
             "xyzzy = 4",
-            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, init_from, train_fraction, ",
+            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, vocab_size, init_from, train_fraction, ",
         ),
-        ("vocab_size = 65", ", line 1: vocab_size is not a setting, for the text says it; leave it out"),
+        ("vocab_size = 65", ": vocab_size is for the tokenizer bpe; without it the text says it; leave it out"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
         ('resume = "x"', ", line 1: resume is not a setting;"),
         ('device = "cpu"', ", line 1: device is not a setting;"),
@@ -130,7 +130,7 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ('learning_rate = "1e-3"', ": learning_rate '1e-3' is no number; give a number"),
         ("learning_rate = 2024-01-01", "is no number; give a number"),
         ("tied = 1", ": tied 1 is neither true nor false"),
-        ('tokenizer = "words"', ": tokenizer 'words' is not known; choose one of: char, gpt2"),
+        ('tokenizer = "words"', ": tokenizer 'words' is not known; choose one of: char, bpe, gpt2"),
         ("init_from = 3", ": init_from 3 names no model;"),
         ('bias = "some"', ": bias 'some' is not known; choose one of: lecture, all, none"),
         ("bias = [1]", ": bias [1] is not known; choose one of: lecture, all, none"),
@@ -194,7 +194,7 @@ def test_a_damaged_file_is_a_configuration_or_a_sentence():
 
 @pytest.mark.parametrize("name, nearest", [("lapto", "laptop"), ("gpt-2", "gpt2"), ("nano_lux", "nanolux")])
 def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
-    expected = f"preset '{name}' is not known; did you mean {nearest}? The presets are nanolux, laptop, baby, gpt2"
+    expected = f"preset '{name}' is not known; did you mean {nearest}? The presets are {', '.join(PRESETS)}"
     with pytest.raises(UserError) as error:
         preset_settings(name)
     assert str(error.value) == expected

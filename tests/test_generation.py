@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import UserError, generate, make_sampler
-from conftest import LOGIT_ROUNDING, both_forms, lively_model, tiny_gpt
+from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
 from mlx_nanogpt.model import LayerCache
 
 CONFIG = tiny_gpt(vocab_size=13)
@@ -47,15 +47,28 @@ def test_draws_are_those_of_a_plain_loop_within_the_block_and_beyond(prompt, see
     assert list(generate(MODEL, prompt, 20, seed, sample)) == text[len(prompt) :]
 
 
-def test_cached_logits_equal_uncached_ones():
+@each_architecture
+def test_cached_logits_equal_uncached_ones(machine, architecture):
     text = RNG.integers(13, size=CONFIG.block_size).tolist()
-    MODEL.eval()
+    model = lively_model(tiny_gpt(**{"vocab_size": 13} | architecture)).eval()
+    machine.prepare(model)
     for first in range(1, CONFIG.block_size):  # that many tokens are read at once, the rest one by one
-        cache = [LayerCache(CONFIG) for _ in range(CONFIG.n_layer)]
+        cache = [LayerCache(model.config) for _ in model.h]
         chunks = [text[:first], *([token] for token in text[first:])]
         for end, chunk in enumerate(chunks, first):
-            logits = np.array(MODEL.next_logits(mx.array([chunk]), cache))[0]
-            np.testing.assert_allclose(logits, plain_logits(text[:end]), atol=LOGIT_ROUNDING)
+            logits = np.array(model.next_logits(mx.array([chunk]), cache))[0]
+            expected = np.array(model(mx.array([text[:end]])))[0, -1]
+            np.testing.assert_allclose(logits, expected, atol=LOGIT_ROUNDING)
+
+
+@both_forms
+@each_architecture
+def test_every_architecture_writes_what_a_plain_loop_would(architecture):
+    model = lively_model(tiny_gpt(**{"vocab_size": 13} | architecture)).eval()
+    text = [3, 1, 4]
+    for _ in range(12):
+        text.append(int(np.array(model(mx.array([text[-CONFIG.block_size :]])))[0, -1].argmax()))
+    assert list(generate(model, text[:3], 12, seed=1, sample=GREEDY)) == text[3:]
 
 
 @pytest.mark.parametrize("config", [tiny_gpt(block_size=1), tiny_gpt(n_embd=8, head_size=1), tiny_gpt(dropout=0.5)])

@@ -3,6 +3,7 @@
 The reference below is written from the formulas in NumPy and float64, and shares nothing with the model but its weights.
 """
 
+import functools
 import math
 from pathlib import Path
 
@@ -11,7 +12,16 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_nanogpt import GPT, GPTConfig
-from conftest import LOGIT_ROUNDING, arrays, lively_model, loss_fn, tiny_gpt
+from conftest import (
+    ARCHITECTURES,
+    LOGIT_ROUNDING,
+    MODERN,
+    arrays,
+    each_architecture,
+    lively_model,
+    loss_fn,
+    tiny_gpt,
+)
 from mlx.utils import tree_flatten
 from mlx_nanogpt.linux_cpu import operations
 from mlx_nanogpt.model import attention
@@ -21,6 +31,34 @@ RNG = np.random.default_rng(0)
 IDX, TARGETS = RNG.integers(11, size=(2, 3, CONFIG.block_size))  # (B, T) each
 
 
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "gelu": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
+
+
+def rms_norm(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def causal_attention(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """q, k and v (B, nh, T, hs) -> (B, nh, T, hs)."""
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, nh, T, T)
+    scores[..., ~np.tri(scores.shape[-1], dtype=bool)] = -np.inf
+    chances = np.exp(scores - scores.max(-1, keepdims=True))
+    return chances / chances.sum(-1, keepdims=True) @ v
+
+
+def rotated(x: np.ndarray) -> np.ndarray:
+    """Channels i and i + hs/2 of x (B, nh, T, hs) are the real and the imaginary part of a number, which turns with the
+    position."""
+    T, half = x.shape[2], x.shape[3] // 2
+    angles = np.outer(np.arange(T), 10_000 ** (-np.arange(half) / half))  # (T, hs/2)
+    turned = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angles)
+    return np.concatenate([turned.real, turned.imag], -1)
+
+
 def reference_logits(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.ndarray) -> np.ndarray:
     """idx (B, T) -> logits (B, T, V)."""
 
@@ -28,28 +66,35 @@ def reference_logits(weights: dict[str, np.ndarray], config: GPTConfig, idx: np.
         return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0)
 
     def norm(x, name):
-        spread = np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-        return (x - x.mean(-1, keepdims=True)) / spread * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0)
+        of_heads = name.endswith(("q_norm", "k_norm"))
+        normalised = rms_norm(x) if config.norm == "rmsnorm" or of_heads else rms_norm(x - x.mean(-1, keepdims=True))
+        return normalised * weights[f"{name}.weight"] + weights.get(f"{name}.bias", 0)
 
-    def activation(x):
-        if config.activation == "relu":
-            return np.maximum(x, 0)
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    def mlp(x, name):
+        hidden = linear(x, f"{name}.c_fc")
+        if config.activation == "swiglu":
+            gate = linear(x, f"{name}.c_gate")
+            hidden = gate / (1 + np.exp(-gate)) * hidden
+        else:
+            hidden = ACTIVATIONS[config.activation](hidden)
+        return linear(hidden, f"{name}.c_proj")
 
     def attention(x, name):
         B, T, C = x.shape
         q, k, v = linear(x, f"{name}.c_attn").reshape(B, T, 3, -1, config.head_size).transpose(2, 0, 3, 1, 4)
-        scores = q @ k.swapaxes(-1, -2) / math.sqrt(config.head_size)  # (B, nh, T, T)
-        scores[..., np.arange(T)[:, None] < np.arange(T)] = -np.inf
-        chances = np.exp(scores - scores.max(-1, keepdims=True))
-        chances /= chances.sum(-1, keepdims=True)
-        return linear((chances @ v).transpose(0, 2, 1, 3).reshape(B, T, C), f"{name}.c_proj")
+        if config.qk_norm:
+            q, k = norm(q, f"{name}.q_norm"), norm(k, f"{name}.k_norm")
+        if config.position == "rope":
+            q, k = rotated(q), rotated(k)
+        y = causal_attention(q, k, v).transpose(0, 2, 1, 3).reshape(B, T, C)
+        return linear(y, f"{name}.c_proj")
 
-    x = weights["wte.weight"][idx] + weights["wpe.weight"][: idx.shape[1]]
+    x = weights["wte.weight"][idx]
+    if config.position == "learned":
+        x = x + weights["wpe.weight"][: idx.shape[1]]
     for i in range(config.n_layer):
         x = x + attention(norm(x, f"h.{i}.ln_1"), f"h.{i}.attn")
-        hidden = activation(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
-        x = x + linear(hidden, f"h.{i}.mlp.c_proj")
+        x = x + mlp(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp")
     x = norm(x, "ln_f")
     return x @ weights["wte.weight"].T if config.tied else linear(x, "lm_head")
 
@@ -86,11 +131,11 @@ def test_the_logits_are_those_of_the_formulas_at_the_default_shape():
     np.testing.assert_allclose(np.array(model(mx.array(idx))), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@each_architecture
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
-def test_every_variant_is_that_of_the_formulas(machine, bias, tied, activation):
-    config = tiny_gpt(vocab_size=11, bias=bias, tied=tied, activation=activation)
+def test_every_variant_is_that_of_the_formulas(machine, bias, tied, architecture):
+    config = tiny_gpt(**{"vocab_size": 11} | architecture | {"bias": bias, "tied": tied})
     model = lively_model(config)
     machine.prepare(model)
     expected = reference_logits(weights_of(model), config, IDX)
@@ -128,12 +173,19 @@ def test_the_losses_are_the_cross_entropy(machine):
         assert loss(model, mx.array(IDX), mx.array(TARGETS)).item() == pytest.approx(expected, abs=1e-5)
 
 
-PARAMETERS = [name for name, _ in tree_flatten(GPT(CONFIG).trainable_parameters())]
+# The default, and models that have a gradient of their own somewhere.
+DIFFERENTIATED = {name: tiny_gpt(vocab_size=11, **ARCHITECTURES[name]) for name in ("default", "relu2", "modern")}
+PARAMETERS = [
+    (variant, name)
+    for variant, config in DIFFERENTIATED.items()
+    for name, _ in tree_flatten(GPT(config).trainable_parameters())
+]
 
 
-@pytest.fixture
-def gradients(machine):
-    model = lively_model(CONFIG)
+@functools.cache
+def gradients(machine_kind: type, variant: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The weights of a model, and the gradients of its loss."""
+    machine, model = machine_kind(), lively_model(DIFFERENTIATED[variant])
     machine.prepare(model)
 
     def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
@@ -168,18 +220,19 @@ def test_the_newest_queries_see_what_they_see_among_all(Tq):
     assert mx.allclose(newest, among_all, atol=ATTENTION_ROUNDING)
 
 
+@each_architecture
 @pytest.mark.parametrize("head_size", [8, 64])
-def test_the_next_logits_are_the_last_of_all(machine, head_size):
-    model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size)).eval()
+def test_the_next_logits_are_the_last_of_all(machine, head_size, architecture):
+    model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size, **architecture)).eval()
     machine.prepare(model)
     for T in range(1, CONFIG.block_size + 1):
         idx = mx.array(IDX[:, :T])
         assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=LOGIT_ROUNDING)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_the_gradients_are_those_of_finite_differences(gradients, name):
-    weights, grads = gradients
+@pytest.mark.parametrize("variant, name", PARAMETERS)
+def test_the_gradients_are_those_of_finite_differences(machine, variant, name):
+    weights, grads = gradients(type(machine), variant)
     gradient, eps = grads[name].ravel(), 1e-6
     steepest = np.argsort(-np.abs(gradient))[:3]
     assert np.abs(gradient[steepest]).min() > 1e-3  # there is something to compare
@@ -188,7 +241,7 @@ def test_the_gradients_are_those_of_finite_differences(gradients, name):
         for step in (eps, -eps):
             moved = weights[name].copy()
             moved.ravel()[i] += step
-            losses.append(reference_loss(weights | {name: moved}, CONFIG, IDX, TARGETS))
+            losses.append(reference_loss(weights | {name: moved}, DIFFERENTIATED[variant], IDX, TARGETS))
         assert gradient[i] == pytest.approx((losses[0] - losses[1]) / (2 * eps), rel=1e-3, abs=1e-5)
 
 
@@ -204,9 +257,10 @@ def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
 # ---- what it may see
 
 
+@pytest.mark.parametrize("variant", DIFFERENTIATED)
 @pytest.mark.parametrize("position", range(1, CONFIG.block_size))
-def test_no_future_token_changes_a_past_logit(machine, position):
-    model = lively_model(CONFIG)
+def test_no_future_token_changes_a_past_logit(machine, position, variant):
+    model = lively_model(DIFFERENTIATED[variant])
     machine.prepare(model)
     changed = IDX.copy()
     changed[:, position:] = (changed[:, position:] + 1 + RNG.integers(10, size=changed[:, position:].shape)) % 11
@@ -248,6 +302,17 @@ def test_the_initial_weights_are_gpt_2s():
         else:
             std = 0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02
             assert array.std() == pytest.approx(std, rel=0.1) and abs(array.mean()) < std / 10, name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_blocks_that_start_at_zero_start_as_the_identity(tied):
+    changes = {"n_layer": 2, "init": "zero", "tied": tied, **MODERN}
+    for name, array in arrays(GPT(GPTConfig(**changes)).parameters()).items():
+        assert (array == 0).all() == name.endswith(("c_proj.weight", "lm_head.weight")), name
+
+
+def test_the_modern_model_has_about_as_many_parameters_as_the_default():
+    assert GPT(GPTConfig(**MODERN)).num_parameters() == 310_400
 
 
 def test_the_seed_chooses_the_initial_weights():

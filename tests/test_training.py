@@ -16,7 +16,9 @@ import pytest
 from mlx_nanogpt import evaluation, training
 from mlx_nanogpt import machine as hardware
 from conftest import (
+    ARCHITECTURES,
     DATA,
+    MODERN,
     OTHER_SETTINGS,
     TEXT,
     TOKENIZER,
@@ -33,7 +35,9 @@ from conftest import (
     tiny_train,
     trained_run,
 )
+from mlx.utils import tree_flatten
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.optimizer import Muon, orthogonal
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import check_fits
 
@@ -42,17 +46,22 @@ def batch(iteration: int = 0, size: int = 4) -> list[mx.array]:
     return [mx.array(part) for part in training_batch(DATA.train_tokens, 1, iteration, size, tiny_gpt().block_size)]
 
 
-def make(backend: str, dropout: float = 0.0, learning_rate: float = 1e-3):
+def make(backend: str, dropout: float = 0.0, learning_rate: float = 1e-3, optimizer: str = "adam", **architecture):
     """A model from seed 1 and its step."""
     mx.random.seed(1)
-    model = gpt.GPT(tiny_gpt(dropout=dropout))
-    config = tiny_train(learning_rate=learning_rate, backend=backend)
+    model = gpt.GPT(tiny_gpt(dropout=dropout, **architecture))
+    config = tiny_train(learning_rate=learning_rate, backend=backend, optimizer=optimizer)
     optimizer = gpt.make_optimizer(config)
     optimizer.init(model.trainable_parameters())
     return model, gpt.make_step(model, optimizer, config)
 
 
 # ---- the step
+
+# Each architecture with Adam, and one with Muon.
+RECIPES = {name: architecture | {"optimizer": "adam"} for name, architecture in ARCHITECTURES.items()}
+RECIPES["muon"] = MODERN | {"optimizer": "muon"}
+each_recipe = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -63,6 +72,16 @@ def test_compiled_equals_eager(dropout):
         losses[backend] = [step(*batch(i)).item() for i in range(10)]
     np.testing.assert_allclose(losses["compiled"], losses["eager"], rtol=1e-4)
     assert len(set(losses["eager"])) == 10
+
+
+@each_recipe
+def test_compiled_equals_eager_for_every_architecture(recipe):
+    losses = []
+    for backend in ("compiled", "eager"):
+        _, step = make(backend, **recipe)
+        losses.append([step(*batch(i)).item() for i in range(5)])
+    # a step of Muon has all singular values near 1, so it turns rounding of a small one into a large change
+    np.testing.assert_allclose(*losses, rtol=1e-3 if recipe["optimizer"] == "muon" else 1e-4)
 
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
@@ -85,6 +104,72 @@ def test_the_optimizer_is_the_adam_of_the_paper():
         weights = weights - 0.01 * (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
         params = optimizer.apply_gradients({"w": mx.array(gradient, mx.float32)}, params)
         np.testing.assert_allclose(np.array(params["w"]), weights, atol=2e-6)
+
+
+SHAPES = {"wide": (4, 6), "tall": (6, 4), "square": (4, 4)}
+
+
+def matrices(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
+    """Two matrices of each shape."""
+    rng = np.random.default_rng(seed)
+    return {f"{name}{i}": rng.normal(0, scale, shape) for name, shape in SHAPES.items() for i in range(2)}
+
+
+def as_arrays(named: dict[str, np.ndarray]) -> dict[str, mx.array]:
+    return {name: mx.array(matrix, mx.float32) for name, matrix in named.items()}
+
+
+def newton_schulz(x: np.ndarray) -> np.ndarray:
+    """Jordan's iteration, in float64."""
+    y = x / np.linalg.norm(x)
+    for _ in range(5):
+        square = y @ y.T
+        y = 3.4445 * y + (-4.7750 * square + 2.0315 * square @ square) @ y
+    return y
+
+
+def test_muon_is_that_of_its_formulas():
+    weights, params = matrices(1), as_arrays(matrices(1))
+    momenta = {name: np.zeros_like(matrix) for name, matrix in weights.items()}
+    optimizer = Muon(0.1, weight_decay=0.3)
+    for t in range(4):
+        gradients = matrices(10 + t)
+        params = optimizer.apply_gradients(as_arrays(gradients), params)
+        for name, gradient in gradients.items():
+            momenta[name] = 0.95 * momenta[name] + 0.05 * gradient
+            step = newton_schulz(0.95 * momenta[name] + 0.05 * gradient)
+            scale = math.sqrt(max(1, len(gradient) / len(gradient.T)))
+            weights[name] = weights[name] * (1 - 0.1 * 0.3) - 0.1 * scale * step
+            # the iteration multiplies rounding by 3.4445 five times, 500 in all
+            np.testing.assert_allclose(np.array(params[name]), weights[name], atol=(t + 1) * 500 * 2**-24)
+
+
+def test_muon_without_decay_is_mlx_s():
+    ours, theirs = (as_arrays(matrices(1)) for _ in range(2))
+    own, mlx = Muon(0.1, weight_decay=0.0), optim.Muon(0.1, weight_decay=0.0)
+    for t in range(4):
+        ours, theirs = (
+            each.apply_gradients(as_arrays(matrices(10 + t)), w) for each, w in ((own, ours), (mlx, theirs))
+        )
+        for name in ours:
+            assert mx.allclose(ours[name], theirs[name], atol=(t + 1) * 500 * 2**-24), name
+
+
+def test_a_step_of_muon_turns_all_directions_alike():
+    values = np.linalg.svd(np.array(orthogonal(mx.random.normal((3, 8, 5), key=mx.random.key(1)))), compute_uv=False)
+    assert values.shape == (3, 5) and (values > 0.6).all() and (values < 1.3).all()
+
+
+def test_muon_moves_the_matrices_of_the_blocks_and_adam_the_rest():
+    model, optimizer = gpt.GPT(tiny_gpt()), gpt.make_optimizer(tiny_train(optimizer="muon"))
+    parameters = dict(tree_flatten(model.parameters()))
+    optimizer.init(model.trainable_parameters())
+    muons, adams = (
+        {name.removesuffix(".v") for name, _ in tree_flatten(state)} & parameters.keys()
+        for state in optimizer.state["states"]
+    )
+    assert muons == {name for name, p in parameters.items() if name.startswith("h.") and p.ndim == 2}
+    assert adams == parameters.keys() - muons > {"wte.weight", "lm_head.weight", "h.0.ln_1.weight"}
 
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
@@ -164,12 +249,12 @@ def test_accumulation_saves_memory():
     assert peak(8) < peak(1) / 2
 
 
-def rates(**schedule) -> list[float]:
-    """The optimizer's rate at each of 30 updates."""
+def rates(updates: int = 30, **schedule) -> list[float]:
+    """The optimizer's rate at each of the first updates."""
     optimizer, params = gpt.make_optimizer(tiny_train(**schedule)), {"w": mx.ones(2)}
     optimizer.init(params)
     found = []
-    for _ in range(30):
+    for _ in range(updates):
         optimizer.apply_gradients({"w": mx.ones(2)}, params)
         found.append(optimizer.learning_rate.item())
     return found
@@ -195,6 +280,27 @@ def test_the_rate_may_rise_only_or_fall_only_or_stay():
     falling = rates(learning_rate=1e-2, lr_decay_iters=10)
     assert falling[0] == pytest.approx(1e-2) and falling == sorted(falling, reverse=True)
     np.testing.assert_allclose(falling[10:], 0, atol=1e-9)  # a device's float32 cosine of pi may be off by 2^-23
+
+
+def test_the_rate_falls_as_its_schedule_says():
+    settings = {"learning_rate": 1.0, "warmup_iters": 10, "lr_decay_iters": 110, "min_lr": 0.5}
+    linear, wsd = (rates(150, schedule=schedule, **settings) for schedule in ("linear", "wsd"))
+    for falling in (linear, wsd):
+        np.testing.assert_allclose(falling[:10], (np.arange(10) + 1) / 11, rtol=1e-5)
+        np.testing.assert_allclose(falling[110:], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(linear[10:110], 1 - 0.5 * np.arange(100) / 100, rtol=1e-5)
+    np.testing.assert_allclose(wsd[10:90], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(wsd[90:110], 1 - 0.5 * np.arange(20) / 20, rtol=1e-5)
+
+
+def test_muons_rate_changes_as_adams():
+    settings = {"learning_rate": 0.01, "muon_lr": 0.05, "warmup_iters": 3, "lr_decay_iters": 9, "min_lr": 0.001}
+    optimizer = gpt.make_optimizer(tiny_train(optimizer="muon", **settings))
+    params = {"h": [{"w": mx.zeros((2, 2))}], "wte": mx.zeros((2, 2))}
+    for _ in range(12):
+        optimizer.apply_gradients(params, params)
+        muon, adam = (each.learning_rate.item() for each in optimizer.optimizers)
+        assert muon == pytest.approx(5 * adam, rel=1e-5)
 
 
 def test_decay_shrinks_matrices_and_nothing_else():
@@ -261,7 +367,9 @@ def test_the_matrices_of_a_bfloat16_step_are_bfloat16(monkeypatch):
 
 
 # All that a step can do, but for the sizes and lengths of a tiny run.
-LEFT_TINY = set("block_size n_embd head_size num_iter batch_size seed backend eval_interval patience".split())
+LEFT_TINY = set(
+    "block_size n_embd head_size num_iter batch_size seed backend eval_interval patience target_loss".split()
+)
 EVERYTHING = {name: value for name, value in OTHER_SETTINGS.items() if name not in LEFT_TINY}
 
 
@@ -443,6 +551,16 @@ def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(tim
     assert sum(each.train_tokens for each in parts.history()) == 8 * 4 * 8
 
 
+@each_recipe
+def test_every_architecture_resumes_bit_for_bit(recipe):
+    changes = {"weight_decay": 0.1, "warmup_iters": 2, "lr_decay_iters": 8, **recipe}
+    whole, parts = tiny_run(**changes), tiny_run(**changes)
+    finish(whole)
+    finish(parts, asked(7))
+    finish(gpt.open_run(parts.path))
+    assert same(checkpoint_arrays(whole), checkpoint_arrays(parts))
+
+
 def test_a_resumed_run_with_every_option_ends_with_exactly_the_weights_of_an_uninterrupted_one():
     whole, parts = tiny_run(**EVERYTHING), tiny_run(**EVERYTHING)
     finish(whole)
@@ -496,6 +614,14 @@ def test_the_best_weights_are_kept_beside_the_last(validation_losses):
         finish(each)
     assert same(arrays(run.load_model(best=True).parameters()), arrays(best.load_model().parameters()))
     assert not same(arrays(run.load_model().parameters()), arrays(run.load_model(best=True).parameters()))
+
+
+def test_training_ends_at_the_target(validation_losses):
+    validation_losses([3.0, 2.0, 1.9])
+    run = tiny_run(num_iter=100, target_loss=2.0)
+    assert finish(run)[-1] == gpt.Done(8, "at the target", run.path)
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(8, "at the target", run.path)]  # and stays so
+    assert finish(run.extended(target_loss=1.9))[-1] == gpt.Done(12, "at the target", run.path)
 
 
 def test_training_ends_when_patience_does(validation_losses):

@@ -2,7 +2,7 @@
 
 A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms read the
 residual stream. So all layers that write to it are centred beforehand, and the mean is always 0. Weight and bias move into
-the next linear layer. Only the division is left.
+the next linear layer. Only the division is left. An RMSNorm subtracts no mean, so its model is folded without the centring.
 """
 
 import copy
@@ -14,13 +14,13 @@ from mlx.utils import tree_flatten
 
 from ..model import GPT, MLP
 from . import operations
-from .layers import OWN, LayerNorm, Linear
+from .layers import OWN, LayerNorm, Linear, RMSNorm
 
 FOLDABLE = {*OWN.values(), MLP, nn.Embedding, nn.Dropout}
 
 
 class Scale(nn.Module):
-    """A LayerNorm without mean, weight and bias: x (N, C), of mean 0 -> x over its deviation (N, C)."""
+    """A norm without mean, weight and bias: x (N, C) -> x over its root mean square (N, C)."""
 
     def __init__(self, eps: float):
         super().__init__()
@@ -50,11 +50,21 @@ def folded(model: GPT) -> GPT:
     if model.config.tied:  # the embedding is centred, the head is not
         result.config = replace(model.config, tied=False)
     head = model.wte if model.config.tied else model.lm_head
-    result.wte.weight, result.wpe.weight = _centred(model.wte.weight), _centred(model.wpe.weight)
+    ready = (
+        _centred if model.config.norm == "layernorm" else lambda x: x
+    )  # what the norms take from the residual stream
+    for embedding in ("wte", "wpe"):
+        if embedding in result:
+            result[embedding].weight = ready(model[embedding].weight)
     for block in result.h:
-        block.attn.c_attn = _absorbing(block.ln_1, block.attn.c_attn)
-        block.mlp.c_fc = _absorbing(block.ln_2, block.mlp.c_fc)
-        block.attn.c_proj, block.mlp.c_proj = _centring(block.attn.c_proj), _centring(block.mlp.c_proj)
+        attn, mlp = block.attn, block.mlp
+        attn.c_attn = _absorbing(block.ln_1, attn.c_attn)
+        mlp.c_fc = _absorbing(block.ln_2, mlp.c_fc)
+        if "c_gate" in mlp:
+            mlp.c_gate = _absorbing(block.ln_2, mlp.c_gate)
+        for part in (attn, mlp):
+            bias = part.c_proj.get("bias")
+            part.c_proj = Affine(ready(part.c_proj.weight.T), None if bias is None else ready(bias))
         block.ln_1, block.ln_2 = Scale(block.ln_1.eps), Scale(block.ln_2.eps)
     result.lm_head, result.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
     return result.eval()
@@ -66,18 +76,13 @@ def foldable(model: GPT) -> bool:
     return kinds <= FOLDABLE and all(p.dtype == mx.float32 for _, p in tree_flatten(model.parameters()))
 
 
-def _absorbing(norm: LayerNorm, layer: Linear | nn.Embedding) -> Affine:
-    """`layer`, which takes over the weight and the bias of the LayerNorm before it."""
+def _absorbing(norm: LayerNorm | RMSNorm, layer: Linear | nn.Embedding) -> Affine:
+    """`layer`, which takes over the weight and the bias of the norm before it."""
     bias = layer.get("bias")
     if "bias" in norm:
         shift = layer.weight @ norm.bias  # (O,)
         bias = shift if bias is None else bias + shift
     return Affine((layer.weight * norm.weight).T, bias)
-
-
-def _centring(layer: Linear) -> Affine:
-    """`layer`, whose output has mean 0."""
-    return Affine(_centred(layer.weight.T), _centred(layer.bias) if "bias" in layer else None)
 
 
 def _centred(x: mx.array) -> mx.array:

@@ -33,6 +33,24 @@ class LayerNorm(nn.LayerNorm):
         return super().__call__(x)
 
 
+class RMSNorm(nn.RMSNorm):
+    """(..., C) -> (..., C)."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if x.dtype == mx.float32:
+            return operations.rms_norm(x.reshape(-1, x.shape[-1]), self.weight, self.eps).reshape(x.shape)
+        return super().__call__(x)
+
+
+class RoPE(nn.RoPE):
+    """(B, nh, T, hs) -> (B, nh, T, hs)."""
+
+    def __call__(self, x: mx.array, offset: int | mx.array = 0) -> mx.array:
+        if x.dtype == mx.float32 and type(offset) is int and offset == 0:
+            return operations.rope(x, self.base)
+        return super().__call__(x, offset)
+
+
 class ReLU(nn.ReLU):
     def __call__(self, x: mx.array) -> mx.array:
         return operations.relu(x) if x.dtype == mx.float32 else super().__call__(x)
@@ -41,6 +59,16 @@ class ReLU(nn.ReLU):
 class GELU(nn.GELU):
     def __call__(self, x: mx.array) -> mx.array:
         return operations.gelu(x) if x.dtype == mx.float32 else super().__call__(x)
+
+
+class ReLU2(nn.ReLU2):
+    def __call__(self, x: mx.array) -> mx.array:
+        return operations.relu2(x) if x.dtype == mx.float32 else super().__call__(x)
+
+
+class SwiGLU(plain.SwiGLU):
+    def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
+        return operations.swiglu(gate, x) if x.dtype == mx.float32 else super().__call__(gate, x)
 
 
 class Attention(plain.Attention):
@@ -56,6 +84,7 @@ class Attention(plain.Attention):
         C = x.shape[-1]
         heads = self.c_attn(x).reshape(-1, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        q, k = self.located(q, k, cache)
         if last_only:
             q = q[:, :, -1:]  # (B, nh, 1, hs)
             mask = None if mask is None else mask[-1:]
@@ -111,8 +140,12 @@ class GPT(plain.GPT):
 OWN = {
     nn.Linear: Linear,
     nn.LayerNorm: LayerNorm,
+    nn.RMSNorm: RMSNorm,
+    nn.RoPE: RoPE,
     nn.ReLU: ReLU,
     nn.GELU: GELU,
+    nn.ReLU2: ReLU2,
+    plain.SwiGLU: SwiGLU,
     plain.Attention: Attention,
     plain.Block: Block,
     plain.GPT: GPT,

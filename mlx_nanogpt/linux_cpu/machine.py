@@ -1,8 +1,9 @@
 """The answers of MLX's CPU backend on Linux to the questions of `mlx_nanogpt.machine.Machine`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,6 +26,9 @@ os.environ.setdefault("MLX_BFS_MAX_WIDTH", "100000")
 kernels.use_safe_folder()
 
 
+T = TypeVar("T")
+
+
 class LinuxCPU:
     """MLX's CPU backend on Linux."""
 
@@ -41,6 +45,9 @@ class LinuxCPU:
 
     def in_parallel(self, mean_loss: Callable[..., mx.array]) -> Callable[..., mx.array]:
         return streams.in_parallel(mean_loss)
+
+    def spread(self, function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
+        return streams.spread(function, items)
 
     def fuses_attention(self, head_size: int) -> bool:
         return False

@@ -81,8 +81,27 @@ def layer_norm(x: mx.array, weight: mx.array, bias: mx.array | None, eps: float)
     return normalised(x, weight, mx.zeros_like(weight) if bias is None else bias)[0]
 
 
+def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    """x (N, C), weight (C,) -> (N, C)."""
+
+    def vjp(primals, cotangents, outputs):
+        (_, weight), (dy, _, _), (_, x_hat, scale) = primals, cotangents, outputs
+        # with g = dy * weight: dx = scale * (g - x_hat * mean(g * x_hat))
+        weighted_mean = (weight / weight.size).reshape(-1, 1)  # (C, 1)
+        product = dy * x_hat
+        return scale * (dy * weight - x_hat * (product @ weighted_mean)), _sum_of_rows(product)
+
+    @with_gradient(vjp)
+    def normalised(x: mx.array, weight: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        x_hat, scale = unit_variance(x, eps)
+        return x_hat * weight, x_hat, scale
+
+    return normalised(x, weight)[0]
+
+
 def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
-    """x (N, C) with rows of mean 0 -> x divided by the deviation of its row (N, C), and the factor (N, 1)."""
+    """x (N, C) -> x divided by the root mean square of its row (N, C), and the factor (N, 1). With rows of mean 0 that is the
+    deviation."""
     scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (N, 1)
     return x * broadcast_view(scale, x.shape), scale
 
@@ -112,6 +131,65 @@ def relu(x: mx.array) -> mx.array:
     return mx.maximum(x, 0.0)
 
 
+def _relu2_vjp(x, cotangents, outputs):
+    (dy, _), (_, y) = cotangents, outputs
+    return dy * (2 * y)
+
+
+@with_gradient(_relu2_vjp)
+def _relu2(x: mx.array) -> tuple[mx.array, mx.array]:
+    y = unfused(mx.maximum(x, 0.0))
+    return mx.square(y), y
+
+
+def relu2(x: mx.array) -> mx.array:
+    """The square of the larger of x and 0."""
+    return _relu2(x)[0]
+
+
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """gate * sigmoid(gate) * x."""
+    return _swiglu(gate, x)[0]
+
+
+def _swiglu_vjp(primals, cotangents, outputs):
+    (gate, x), (dy, _), (_, s) = primals, cotangents, outputs
+    return dy * x * (s + gate * s * (1 - s)), dy * (gate * s)
+
+
+@with_gradient(_swiglu_vjp)
+def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
+    s = sigmoid(gate)
+    return gate * s * x, s
+
+
+def sigmoid(x: mx.array) -> mx.array:
+    """1 / (1 + exp(-x)). It has no gradient. 1 + 2^120 does not overflow, and its inverse is 0 for all purposes."""
+    return 1 / (1 + exp2(mx.minimum(x / -LN_2, 120.0)))
+
+
+def _rope_vjp(primals, dx, _):
+    # the gradient of a rotation turns back
+    _, cos, sin = primals
+    return _turned(dx, cos, -sin), mx.zeros_like(cos), mx.zeros_like(sin)
+
+
+@with_gradient(_rope_vjp)
+def _rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    return _turned(x, cos, sin)
+
+
+def rope(x: mx.array, base: float) -> mx.array:
+    """Rotary positions: x (B, nh, T, hs), where T starts at 0 -> (B, nh, T, hs)."""
+    return _rope(x, *_angles(*x.shape[2:], base))
+
+
+def _turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+    """Channel i and channel i + hs/2 of x (B, nh, T, hs) are a pair, and turn together; cos and sin are (T, hs)."""
+    partners = x @ _partners(x.shape[-1])  # (B, nh, T, hs)
+    return unfused(x * broadcast_view(cos, x.shape)) + unfused(partners * broadcast_view(sin, x.shape))
+
+
 def gelu(x: mx.array) -> mx.array:
     """The GELU with a tanh, as x * sigmoid(2 z) with z the argument of the tanh. Its gradient is right up to |x| = 1e10."""
     return _gelu(x)[0]
@@ -125,9 +203,7 @@ def _gelu_vjp(x, cotangents, outputs):
 @with_gradient(_gelu_vjp)
 def _gelu(x: mx.array) -> tuple[mx.array, mx.array]:
     z = GELU_SCALE * x * (1 + GELU_CUBIC * x * x)
-    s = 1 / (
-        1 + exp2(mx.minimum(z / -LN_2, 120.0))
-    )  # 1 + 2^120 does not overflow, and its inverse is 0 for all purposes
+    s = sigmoid(z)
     return x * s, s
 
 
@@ -226,7 +302,7 @@ def _whole(x: mx.array, large: float) -> mx.array:
     return (x + large) - large
 
 
-# Both are evaluated at once: as operations of a traced graph they would be computed at every step.
+# All are evaluated at once: as operations of a traced graph they would be computed at every step.
 
 
 @lru_cache(maxsize=16)
@@ -238,6 +314,26 @@ def _mask(shape: tuple[int, ...]) -> mx.array:
     mask = broadcast_view(mx.array(np.where(seen, np.float32(0), np.float32(-np.inf))), shape)
     mx.eval(mask)
     return mask
+
+
+@lru_cache(maxsize=4)
+def _angles(T: int, head_size: int, base: float) -> tuple[mx.array, mx.array]:
+    """The cosine and the sine of the angles of positions 0 to T - 1, (T, hs) each."""
+    frequencies = base ** (-np.arange(0, head_size, 2) / head_size)  # (hs/2,)
+    angles = np.tile(np.outer(np.arange(T), frequencies), 2)  # (T, hs)
+    tables = mx.array(np.cos(angles), mx.float32), mx.array(np.sin(angles), mx.float32)
+    mx.eval(tables)
+    return tables
+
+
+@lru_cache(maxsize=4)
+def _partners(head_size: int) -> mx.array:
+    """(hs, hs): a product with it gives the partner of each channel, that of the first half with a minus sign."""
+    partners = np.roll(np.eye(head_size, dtype=np.float32), head_size // 2, axis=1)
+    partners[head_size // 2 :] *= -1
+    matrix = mx.array(partners)
+    mx.eval(matrix)
+    return matrix
 
 
 @lru_cache(maxsize=64)

@@ -7,14 +7,16 @@ their own. One thread, the host, builds the graph and hands each operation to th
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, cycle, pairwise
+from typing import TypeVar
 
 import mlx.core as mx
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+T = TypeVar("T")
 MAX_STREAMS = 4  # one host serves all of them; more than two were never measured
 
 
@@ -31,6 +33,16 @@ def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
         return total
 
     return loss
+
+
+def spread(function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
+    """`function` of each of `items`, the largest first, on all streams in turn. Each round begins where the last one ended, so
+    that all streams get about as much to do."""
+    workers, results = streams(), []
+    for item, stream in zip(items, cycle([*workers, *reversed(workers)])):
+        with mx.stream(stream):
+            results.append(function(item))
+    return results
 
 
 def part_edges(B: int, most: int) -> list[int]:

@@ -1,5 +1,5 @@
-"""GPT-2's byte pairs as tokens: bytes, and what was merged from them. The work is done by the library `tokenizers`, an
-optional extra."""
+"""Byte pairs as tokens: bytes, and what was merged from them. They are GPT-2's, or learned from a text. The work is done by the
+library `tokenizers`, an optional extra."""
 
 import codecs
 import json
@@ -16,6 +16,8 @@ from ..exchange.hub import import_extra
 from .characters import id_type, listed
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
+GPT2_SIZE = 50_257  # tokens of GPT-2
+BYTE_COUNT = 256
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
 
@@ -34,7 +36,25 @@ class BPETokenizer:
     it describes anything else, `UserError` if `tokenizers` is not installed."""
 
     json: str
-    kind = "gpt2"
+
+    @classmethod
+    def learned(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
+        """The tokenizer of `vocab_size` byte pairs that are frequent in `texts`, joined as they are; it has fewer if they have no
+        more pairs. None of `texts` is empty.
+
+        Raises `UserError` if `vocab_size` does not even hold the bytes, or if `tokenizers` is not installed.
+        """
+        check_vocab_size(vocab_size)
+        tokenizers = import_extra("tokenizers")
+        byte_level = tokenizers.pre_tokenizers.ByteLevel
+        library = tokenizers.Tokenizer(tokenizers.models.BPE())
+        library.pre_tokenizer = byte_level(add_prefix_space=False)
+        library.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=vocab_size, initial_alphabet=byte_level.alphabet(), show_progress=False
+        )
+        library.train_from_iterator(cut_between_tokens(texts), trainer)
+        return cls(library.to_str())
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
@@ -59,13 +79,18 @@ class BPETokenizer:
         object.__setattr__(self, "json", _one_spelling(_library_of(self.json)))  # now, and not when a text comes
 
     @property
+    def kind(self) -> str:
+        """A `TokenizerName`. What is learned here has no token for the end of a text."""
+        return "bpe" if self._library.token_to_id(END_OF_TEXT) is None else "gpt2"
+
+    @property
     def vocab_size(self) -> int:
         return max(self._pieces) + 1
 
     @cached_property
     def start_token(self) -> int:
-        """What an empty prompt stands for: the end of the text before, if there is a token for it."""
-        return self._library.token_to_id(END_OF_TEXT) or 0
+        """What an empty prompt stands for: the end of the text before, if there is a token for it, or else a new line."""
+        return self._library.token_to_id(END_OF_TEXT) or self._library.token_to_id(NEW_LINE) or 0
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
@@ -79,7 +104,7 @@ class BPETokenizer:
         if strangers:  # the library would leave them out without a word
             raise UserError(f"the model has never seen {listed(strangers)}", "remove them from the text")
         dtype = id_type(self.vocab_size)
-        parts = cut_between_tokens(text[start : start + PART] for start in range(0, len(text), PART))
+        parts = cut_between_tokens(pieces_of(text))
         return np.concatenate(
             [np.array(self._library.encode(part, add_special_tokens=False).ids, dtype) for part in parts]
         )
@@ -132,6 +157,19 @@ def _one_spelling(library) -> str:
     return json.dumps(described)
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise `UserError` unless that many byte pairs can be learned: the bytes themselves, and more."""
+    if not BYTE_COUNT < vocab_size <= MOST_TOKENS:
+        raise UserError(
+            f"vocab_size {vocab_size} is out of range", f"give a whole number from {BYTE_COUNT + 1} to {MOST_TOKENS}"
+        )
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """`text` in pieces that the library takes at once."""
+    return (text[start : start + PART] for start in range(0, len(text), PART))
+
+
 def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
     """The text of `pieces`, none of them empty, in parts that no byte pair connects. Each piece is cut at its first safe gap; a
     piece without one is joined to the next."""
@@ -156,6 +194,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTES = _byte_alphabet()
+NEW_LINE = next(character for character, byte in BYTES.items() if byte == ord("\n"))
 
 
 def _bytes_of(piece: str) -> bytes:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..errors import UserError
+from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
 from .identity import Corpus, CorpusIdentity
 from .tokenizer import Tokenizer
@@ -28,15 +29,21 @@ class Dataset:
 
 
 def tokenize(
-    corpus: Corpus, tokenizer: Tokenizer | None = None, train_fraction: float = TrainConfig.train_fraction
+    corpus: Corpus,
+    tokenizer: Tokenizer | None = None,
+    train_fraction: float = TrainConfig.train_fraction,
+    vocab_size: int | None = None,
 ) -> Dataset:
     """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
     before it is encoded.
 
-    The default `tokenizer` has one token for each character of the corpus. Raises `UserError` if a given one lacks a character.
+    The default `tokenizer` has one token for each character of the corpus; or, with a `vocab_size`, that many byte pairs
+    learned from the part for training. Raises `UserError` if a given one lacks a character.
     """
-    tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     boundary = int(train_fraction * len(corpus.text))
+    if vocab_size is not None:
+        tokenizer = BPETokenizer.learned(pieces_of(corpus.text[:boundary]), vocab_size)
+    tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
     by_character = isinstance(tokenizer, CharTokenizer)
     floor = corpus.floor(boundary, len(corpus.text)) if corpus.floor and by_character else None

@@ -1,4 +1,4 @@
-"""Write a text of any size as a folder of tokens. The text is read twice, in pieces."""
+"""Write a text of any size as a folder of tokens. The text is read twice, in pieces; or three times, to learn byte pairs."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from typing import BinaryIO
 from ..config import TrainConfig
 from ..errors import UserError
 from ..files import Folder, locked
-from .byte_pairs import cut_between_tokens
+from .byte_pairs import BPETokenizer, cut_between_tokens
 from .characters import CharTokenizer
 from .corpus import check_readable_again, read_pieces
 from .identity import STANDARD_INPUT, CorpusIdentity
@@ -29,6 +29,11 @@ class TokensRead:
 
     characters: int
     total: int | None
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Byte pairs are being learned from the text."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,12 @@ def prepare(
     out: Path,
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
-) -> Iterator[TokensRead | TokensWritten]:
+    vocab_size: int | None = None,
+) -> Iterator[TokensRead | Learning | TokensWritten]:
     """Write the text that `load_corpus(*sources)` would load into the folder `out` as tokens, its first `train_fraction`
     (of the characters) for training; yield how far it is and, at the end, what was written.
 
-    Without a `tokenizer` it is that of the text's own characters. Memory does not grow with the text; standard input is kept
+    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text; standard input is kept
     in a temporary file, to be read twice. The files are complete or not there. Raises `UserError` if the text cannot be
     used, has more characters than uint16 has ids, or `out` holds such files or cannot be written.
     """
@@ -74,12 +80,16 @@ def prepare(
                 f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it",
                 "use a longer text",
             )
+        if vocab_size is not None:
+            yield Learning()
+            tokenizer = BPETokenizer.learned(
+                (piece for part, piece in _split(read(), boundary) if part == 0), vocab_size
+            )
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
         if tokenizer.vocab_size > MOST_IDS:
             raise UserError(
-                f"the text has {tokenizer.vocab_size:,} different characters, and these files have ids for "
-                f"{MOST_IDS:,}",
-                "leave some out, or train on the text itself, with `data`",
+                f"the text has {tokenizer.vocab_size:,} different tokens, and these files have ids for {MOST_IDS:,}",
+                "train on the text itself, with `data`",
             )
         train_count, valid_count = yield from _encode(folder, read, identity, boundary, tokenizer, train_fraction)
     yield TokensWritten(out, train_count, valid_count, tokenizer.vocab_size)

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, or GPT-2's byte pairs. Both kinds answer to the same names."""
+"""Text to token ids and back: characters, or byte pairs. Both kinds answer to the same names."""
 
 import json
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from .byte_pairs import BPETokenizer
 from .characters import CharTokenizer
 
-TokenizerName = Literal["char", "gpt2"]  # what a setting may call them
+TokenizerName = Literal["char", "bpe", "gpt2"]  # what a setting may call them
 Tokenizer = CharTokenizer | BPETokenizer
 
 

@@ -159,6 +159,23 @@ def test_prepared_byte_pairs_are_trained_on_like_the_text(mlx_gpt):
     assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
 
 
+def test_byte_pairs_of_the_own_text_are_prepared_and_trained_on_like_the_text(mlx_gpt):
+    pairs = ["--tokenizer=bpe", "--vocab-size=280"]
+    assert mlx_gpt("prepare", "--data=play.txt", "--out=tokens", *pairs).status == 0
+    for options in (["--data=tokens"], ["--data=play.txt", *pairs]):
+        result = mlx_gpt("train", *NO_CORPUS, *options)
+        assert result.status == 0 and "vocabulary 280" in result.out
+    Path("mine.toml").write_text(mlx_gpt("config").out)
+    assert mlx_gpt("train", "--config=mine.toml").status == 0
+    checkpoints = [checkpoint_arrays(open_run(Path("runs") / number)) for number in "123"]
+    assert same(*checkpoints[:2]) and same(*checkpoints[1:])
+
+
+def test_without_a_number_1024_byte_pairs_are_learned(mlx_gpt):
+    Path("long.txt").write_text("".join(map(chr, range(0x4E00, 0x5E00))))
+    assert "vocabulary 1,024" in mlx_gpt("prepare", "--data=long.txt", "--out=tokens", "--tokenizer=bpe").out
+
+
 # ---- mistakes
 
 
@@ -183,6 +200,11 @@ def tokens(mlx_gpt):
         (["prepare", "--data=play.txt", "--out=play.txt/x"], "play.txt/x cannot be written"),
         (["prepare", "--data=play.txt", "--out=more", "--train-fraction=1"], "train_fraction 1.0 is out of range"),
         (["prepare", "--data=nowhere.txt", "--out=more"], "nowhere.txt cannot be read"),
+        (["train", *NO_CORPUS, "--data=tokens", "--vocab-size=300"], "and a vocab_size of 300 was chosen; prepare"),
+        (["train", *NO_CORPUS, "--data=play.txt", "--vocab-size=300"], "give --tokenizer bpe, too"),
+        (["prepare", "--data=play.txt", "--out=more", "--vocab-size=300"], "give --tokenizer bpe, too"),
+        (["plan", "--data=play.txt", "--n-layer=1", "--vocab-size=300"], "give --tokenizer bpe, too"),
+        (["plan", "--tokenizer=bpe", "--n-layer=1", "--vocab-size=256"], "vocab_size 256 is out of range"),
         (["prepare", "--out=more"], "tiny Shakespeare could not be downloaded"),  # and nothing else in its place
     ],
 )

@@ -88,6 +88,8 @@ def main() -> dict[str, int]:
         "baby step": configured("baby"),
         "step of 8 tokens": configured(block_size=8, head_size=64),
         "bfloat16 step": configured(dtype="bfloat16"),
+        "modern step": configured("modern"),
+        "baby-modern step": configured("baby-modern"),
     }
     made = {}
     for name, (shape, train) in steps.items():  # before anything is lazy for ever
@@ -96,25 +98,29 @@ def main() -> dict[str, int]:
         windows = mx.zeros((train.batch_size, shape.block_size), mx.uint16)
         mx.eval(model.state, optimizer.state, windows)
         made[name] = model, optimizer, train, windows
-    shape, _ = configured()
-    model = gpt.GPT(shape).eval()
-    cache, sample = [LayerCache(shape) for _ in model.h], gpt.make_sampler()
-    token, key = mx.zeros((1,), mx.uint32), mx.random.key(1)
+    written = {}
+    for prefix, preset in (("", None), ("modern ", "modern")):
+        shape, _ = configured(preset)
+        model = gpt.GPT(shape).eval()
+        cache = [LayerCache(shape) for _ in model.h]
+        written[prefix] = model, cache
+        mx.eval(model.state, [layer.state for layer in cache])
+    sample, token, key = gpt.make_sampler(), mx.zeros((1,), mx.uint32), mx.random.key(1)
     windows, text = mx.zeros((256, shape.block_size), mx.uint16), mx.zeros((1, shape.block_size), mx.uint32)
-    states = [layer.state for layer in cache]
-    mx.eval(model.state, states, token, key, windows, text)
+    mx.eval(token, key, windows, text)
 
     library = Library()
     for name in FUSED:
         library.answer(name, False)
     attention = mx.fast.scaled_dot_product_attention = MetalAttention(library)
     mx.default_device = lambda: mx.gpu
-    sizes = {
-        "evaluation": graph_size(make_batch_losses(model, "compiled")(windows, windows))[0],
-        "reread": graph_size(*make_reread(model, sample)(text, key))[0],
-    }
-    decoded = make_decode(model, cache, sample)(token, key)
-    sizes["decode"] = graph_size(*decoded, *(array for _, array in tree_flatten(states)))[0]
+    sizes = {}
+    for prefix, (model, cache) in written.items():
+        sizes[f"{prefix}evaluation"] = graph_size(make_batch_losses(model, "compiled")(windows, windows))[0]
+        sizes[f"{prefix}reread"] = graph_size(*make_reread(model, sample)(text, key))[0]
+        decoded = make_decode(model, cache, sample)(token, key)
+        states = [array for _, array in tree_flatten([layer.state for layer in cache])]
+        sizes[f"{prefix}decode"] = graph_size(*decoded, *states)[0]
     return sizes | {name: step_graph(attention, *parts) for name, parts in made.items()}
 
 

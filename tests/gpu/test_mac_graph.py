@@ -17,6 +17,11 @@ MOST = {
     "evaluation": MAC_OPERATIONS["evaluation"],
     "decode": MAC_OPERATIONS["token"],
     "reread": 80,
+    "modern step": 595,  # Adam would take 443
+    "baby-modern step": 600,
+    "modern evaluation": 107,
+    "modern decode": 125,
+    "modern reread": 109,
 }
 
 

@@ -6,7 +6,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_nanogpt import generate
-from conftest import LOGIT_ROUNDING, arrays, lively_model, only_here, tiny_gpt
+from conftest import LOGIT_ROUNDING, arrays, each_architecture, lively_model, only_here, tiny_gpt
 from mlx_nanogpt.linux_cpu import folding
 from mlx_nanogpt.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.linux_cpu.folding import folded
@@ -26,11 +26,12 @@ def prepared(config) -> gpt.GPT:
 IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@each_architecture
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
-def test_a_folded_model_has_the_same_logits(bias, tied, activation):
-    model = prepared(tiny_gpt(vocab_size=9, bias=bias, tied=tied, activation=activation)).eval()
+def test_a_folded_model_has_the_same_logits(bias, tied, architecture):
+    model = prepared(tiny_gpt(**{"vocab_size": 9} | architecture | {"bias": bias, "tied": tied})).eval()
+    assert folding.foldable(model)
     folded_model = folded(model)
     assert mx.allclose(folded_model(IDX), model(IDX), atol=LOGIT_ROUNDING)
     caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]

@@ -51,6 +51,27 @@ def test_a_layer_norm_is_that_of_mlx(bias):
     assert_the_same(own, mlx, 3 + 2 * draw(7, 5), draw(5, seed=1), *[draw(5, seed=2)] * bias)
 
 
+def test_an_rms_norm_is_that_of_mlx():
+    own, mlx = (with_parameters(kind(5)) for kind in (layers.RMSNorm, nn.RMSNorm))
+    assert_the_same(own, mlx, 3 + 2 * draw(7, 5), draw(5, seed=1))
+    assert_the_same(own, mlx, draw(2, 3, 7, 5), draw(5, seed=1))  # of each head
+
+
+def test_a_rotation_is_that_of_mlx():
+    own, mlx = layers.RoPE(6, base=100.0), nn.RoPE(6, base=100.0)
+    assert_the_same(own, mlx, draw(2, 3, 7, 6))
+    assert mx.allclose(own(draw(2, 3, 7, 6), mx.array(4)), mlx(draw(2, 3, 7, 6), 4), atol=1e-5)  # with a cache
+
+
+def test_swiglu_is_that_of_mlx():
+    numbers = mx.concatenate([mx.linspace(-20, 20, 1001), mx.array([0.0, -0.0, 1e-20, -1e-20, 80.0, -80.0])])
+    assert_the_same(operations.swiglu, lambda gate, x: nn.silu(gate) * x, numbers, draw(len(numbers)))
+
+
+def test_relu2_is_that_of_mlx():
+    assert_the_same(operations.relu2, nn.relu2, mx.concatenate([draw(1001), mx.array([0.0, -0.0, 1e10, -1e10])]))
+
+
 @pytest.mark.parametrize("C", [64, 96])  # 1/C is a float32, or is rounded to one
 def test_a_layer_norm_of_numbers_far_from_zero_keeps_its_digits(C):
     x = np.array(1000 + draw(8, C)).astype(np.float64)
@@ -158,6 +179,11 @@ def test_no_other_operation_loses_it(sign):
     x = draw(3, 4)
     x[2, 1] = mx.array(np.copysign(np.float32(np.nan), sign))
     assert mx.isnan(operations.cross_entropy(x, mx.array([0, 1, 2]))).tolist() == [False, False, True]
-    for function in (operations.gelu, operations.relu):
+    for function in (operations.gelu, operations.relu, operations.relu2, lambda x: operations.swiglu(x, mx.ones(4))):
         assert mx.isnan(function(x)).tolist() == mx.isnan(x).tolist()
-    assert mx.isnan(operations.layer_norm(x, mx.ones(4), None, 1e-5)).all(axis=-1).tolist() == [False, False, True]
+    for norm in (
+        lambda x: operations.layer_norm(x, mx.ones(4), None, 1e-5),
+        lambda x: operations.rms_norm(x, mx.ones(4), 1e-5),
+    ):
+        assert mx.isnan(norm(x)).all(axis=-1).tolist() == [False, False, True]
+    assert mx.isnan(operations.rope(x[None, None], 10.0)).any(axis=-1).tolist() == [[[False, False, True]]]

@@ -33,9 +33,11 @@ TEXTS = {
 FILES = ("meta.json", "train.bin", "val.bin")
 
 
-def prepared(text: str | bytes, path: str = "tokens", train_fraction: float = 0.8, tokenizer=None) -> TokensWritten:
+def prepared(
+    text: str | bytes, path: str = "tokens", train_fraction: float = 0.8, tokenizer=None, vocab_size=None
+) -> TokensWritten:
     Path("text.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
-    *_, done = prepare(["text.txt"], Path(path), train_fraction, tokenizer)
+    *_, done = prepare(["text.txt"], Path(path), train_fraction, tokenizer, vocab_size)
     return done
 
 
@@ -169,9 +171,10 @@ def test_standard_input_is_prepared_without_a_trace(monkeypatch):
         (b"", {}, "text.txt is empty"),
         (b"x", {}, "a text of 1 characters cannot be split"),
         (b"one\ntwo \xff", {}, r"text.txt is not UTF-8: byte 0xff at 8 \(line 2\)"),
-        ("".join(map(chr, range(0xE000, 0xE000 + 65_537))), {}, "65,537 different characters, .* ids for 65,536"),
+        ("".join(map(chr, range(0xE000, 0xE000 + 65_537))), {}, "65,537 different tokens, .* ids for 65,536"),
         (TEXT, {"train_fraction": 1.5}, "train_fraction 1.5 is out of range"),
         (TEXT, {"tokenizer": gpt.CharTokenizer("ab")}, "has never seen"),
+        (TEXT, {"vocab_size": 256}, "vocab_size 256 is out of range; give a whole number from 257 to"),
         (TEXT, {"tokenizer": Words(TEXT, more=70_000)}, "ids for 65,536"),
     ],
 )

@@ -4,6 +4,7 @@ import importlib
 import json
 import random
 
+import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError
@@ -250,6 +251,44 @@ def test_byte_pairs_that_change_a_text_or_cannot_be_cut_are_refused(tmp_path, ch
 
 def test_the_end_of_text_starts_an_empty_prompt():
     assert byte_pairs().decode([byte_pairs().start_token]) == "<|endoftext|>"
+
+
+def test_byte_pairs_are_learned_from_the_text_alone():
+    learned = BPETokenizer.learned([TEXT], 300)
+    assert (learned.vocab_size, learned.kind) == (300, "bpe")
+    words = {learned.decode([token]) for token in learned.encode(TEXT)}
+    assert {" the", " arrows"} & words and len(learned.encode(TEXT)) < len(TEXT) / 2
+    for text in STRANGE:  # bytes that were not in the text have tokens, too
+        assert learned.decode(learned.encode(text)) == text
+    assert learned == BPETokenizer.learned([TEXT], 300) == BPETokenizer.learned(pieces(TEXT, 7), 300)
+    assert learned != BPETokenizer.learned([TEXT[::-1]], 300)
+
+
+def pieces(text: str, size: int) -> list[str]:
+    return [text[start : start + size] for start in range(0, len(text), size)]
+
+
+def test_a_text_with_few_pairs_gives_fewer():
+    assert BPETokenizer.learned(["to be to be"], 1000).vocab_size < 270
+
+
+def test_a_new_line_starts_an_empty_prompt_where_no_token_ends_a_text():
+    learned = BPETokenizer.learned([TEXT], 300)
+    assert learned.decode([learned.start_token]) == "\n"
+
+
+@pytest.mark.parametrize("size", [-1, 0, 256, 2**24 + 1])
+def test_a_vocabulary_that_cannot_be_learned_is_refused(size):
+    with pytest.raises(UserError, match=f"vocab_size {size} is out of range; give a whole number from 257 to"):
+        BPETokenizer.learned([TEXT], size)
+
+
+def test_byte_pairs_are_learned_from_the_training_split_alone():
+    """The validation split must stay unseen."""
+    corpus = gpt.Corpus(("play.txt",), TEXT[:1500] + "zyzzyva " * 100)
+    data = gpt.tokenize(corpus, train_fraction=1500 / len(corpus.text), vocab_size=300)
+    assert data.tokenizer == BPETokenizer.learned([TEXT[:1500]], 300)
+    assert "zyz" not in "".join(data.tokenizer.decode([i]) + " " for i in range(300))
 
 
 def test_half_a_character_has_no_byte_pairs():
