@@ -8,7 +8,7 @@ from dataclasses import fields
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.exchange.gpt2_export import export_obstacles
+from mlx_nanogpt.exchange.layouts import best_layout
 from mlx_nanogpt.machine import can_compile, describe_device, package_versions
 from mlx_nanogpt.run import RUNS
 from mlx_nanogpt.text.corpus import holds_texts
@@ -108,13 +108,11 @@ def _other_settings(config: GPTConfig | TrainConfig) -> Iterator[str]:
 
 
 def describe_export(run: Run) -> str:
-    """Whether the run can be written as a GPT-2; if not, what stands in the way and what mends it."""
-    obstacles = export_obstacles(run.gpt_config)
+    """As what the run can be written for other programs; if not, what stands in the way and what mends it."""
+    layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
-        return (
-            f"not as GPT-2, for it has {', '.join(obstacles)}; that takes {with_options(' '.join(obstacles.values()))}"
-        )
-    return "as GPT-2, with mlx-gpt export"
+        return f"not as {layout.name}, for it has {', '.join(obstacles)}; that takes {with_options(' '.join(obstacles.values()))}"
+    return f"as {layout.name}, with mlx-gpt export"
 
 
 def describe_weights(run: Run, best: bool) -> str:

@@ -1,4 +1,4 @@
-"""`mlx-gpt export`: write a run as a GPT-2, which transformers, mlx_lm and `--init-from` read."""
+"""`mlx-gpt export`: write a run for other programs, and for `--init-from`."""
 
 import shlex
 from pathlib import Path
@@ -13,15 +13,22 @@ from .options import PATH, BestOption, RunOption
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist yet.", **PATH)],
+    out: Annotated[Path, typer.Option(help="The folder or the file to write; it must not exist yet.", **PATH)],
     run: RunOption = None,
     best: BestOption = False,
+    gguf: Annotated[
+        bool, typer.Option("--gguf", help="Write one GGUF file, for llama.cpp, Ollama and LM Studio.")
+    ] = False,
 ) -> None:
-    """Write a run as a folder that transformers and mlx_lm open as a GPT-2.
+    """Write a run as a folder that transformers and mlx_lm open, or as a GGUF file for llama.cpp.
 
-    The model must have been trained with --tied --activation gelu.
+    A model of --preset modern becomes a Qwen3, one with --tied --activation gelu a GPT-2. Another model fits neither.
     """
     source = chosen_run(run)
-    gpt.export_gpt2(source, out, best)
+    write = gpt.export_gguf if gguf else gpt.export_run
+    write(source, out, best)
+    path = shlex.quote(str(out))
     console.print(f"Written: {out}, from {source.path} at iteration {source.position(best).iteration:,}. Try it with:")
-    console.print(f"  mlx-gpt generate --init-from {shlex.quote(str(out))}", soft_wrap=True)
+    console.print(
+        f"  llama-completion -m {path} -n 200" if gguf else f"  mlx-gpt generate --init-from {path}", soft_wrap=True
+    )

@@ -52,7 +52,7 @@ BestOption = Annotated[
 InitFromOption = Annotated[
     str | None,
     typer.Option(
-        help="Use this GPT-2 and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+        help="Use this model and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
         show_default="a run",
         **NAME,
     ),

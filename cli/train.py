@@ -41,7 +41,7 @@ DataOption = Annotated[
 StartOption = Annotated[
     str | None,
     typer.Option(
-        help="Start from these weights: a run, a folder in the layout of GPT-2, or a name on the Hugging Face hub. "
+        help="Start from these weights: a run, a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face hub. "
         "The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
         show_default="random numbers",
         rich_help_panel=RUN,

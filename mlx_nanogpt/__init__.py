@@ -20,8 +20,9 @@ from .benchmark import bench
 from .config import PRESETS, GPTConfig, TrainConfig, configurations
 from .errors import UserError
 from .evaluation import Evaluation, evaluate_split, make_evaluate
-from .exchange.gpt2_export import export_gpt2
-from .exchange.gpt2_import import load_pretrained
+from .exchange.export import export_run
+from .exchange.gguf_file import export_gguf
+from .exchange.pretrained import load_pretrained
 from .generation import generate, make_sampler
 from .model import GPT
 from .optimizer import make_optimizer
@@ -71,7 +72,8 @@ __all__ = [
     "configurations",
     "create_run",
     "evaluate_split",
-    "export_gpt2",
+    "export_gguf",
+    "export_run",
     "generate",
     "load_corpus",
     "load_pretrained",

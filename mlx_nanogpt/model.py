@@ -191,11 +191,11 @@ class GPT(nn.Module):
 
         Raises `ValueError` for a longer sequence: MLX would read past the end of a position table.
         """
-        return self.logits(self._blocks(idx))
+        return self.logits(self.blocks(idx))
 
     def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        return self.logits(self._blocks(idx, cache)[:, -1])
+        return self.logits(self.blocks(idx, cache)[:, -1])
 
     def embed(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
         """Vectors of tokens, and of positions if they are learned: `idx` (B, T), after the tokens that `cache` holds
@@ -217,8 +217,8 @@ class GPT(nn.Module):
         """How many numbers are trained."""
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
-    def _blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """`idx` (B, T) -> (B, T, C)."""
+    def blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
+        """The output of the last block: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
         x = self.embed(idx, cache)
         mask = cache and cache[0].mask(idx.shape[1])
         for block, layer_cache in zip(self.h, cache or repeat(None)):

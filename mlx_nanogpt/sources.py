@@ -1,11 +1,11 @@
-"""Where a model and a text come from: the run that a path names, the model of a run or of GPT-2, the text that names give,
+"""Where a model and a text come from: the run that a path names, the model of a run or of an export, the text that names give,
 and the text that a run learned from."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import UserError
-from .exchange.gpt2_import import load_gpt2
+from .exchange.pretrained import load_exported
 from .model import GPT
 from .run import Run, newest_run, open_run
 from .text.corpus import check_readable_again, load_corpus
@@ -21,7 +21,7 @@ def chosen_run(path: Path | None) -> Run:
 
 
 def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
-    """The GPT-2 that `init_from` names, or else the model of `run` as in `chosen_run`; its tokenizer; its run, if any.
+    """The exported model that `init_from` names, or else the model of `run` as in `chosen_run`; its tokenizer; its run, if any.
 
     `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
     """
@@ -30,7 +30,7 @@ def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[G
         return source.load_model(best), source.tokenizer, source
     if run or best:
         raise UserError(f"`{'run' if run else 'best'}` and `init_from` exclude each other", "leave out one of them")
-    return *load_gpt2(init_from), None
+    return *load_exported(init_from), None
 
 
 def is_token_folder(sources: Sequence[str]) -> bool:

@@ -45,13 +45,13 @@ def circumstances(script: str) -> dict:
 
 def write_json(kind: str, result: dict) -> Path:
     """Keep `result`, which has its circumstances, as results/<machine>-<kind>.json."""
-    path = RESULTS / f"{_slug(result['machine']['chip'])}-{kind}.json"
+    path = RESULTS / f"{slug(result['machine']['chip'])}-{kind}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def _slug(chip: str) -> str:
+def slug(chip: str) -> str:
     """The chip as a file name: `Intel(R) Xeon(R) Processor` is intel-xeon, `Apple M4 Pro` is apple-m4-pro."""
     name = re.sub(r"\(R\)|\(TM\)|\b(Processor|CPU)\b|@.*", " ", chip)
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -10,14 +10,14 @@ from ..errors import UserError
 HUB = "https://huggingface.co"
 
 
-def import_extra(package: str) -> ModuleType:
-    """`package`, of the extra `gpt2`. Raises `UserError` if it is not installed."""
+def import_extra(package: str, extra: str = "gpt2") -> ModuleType:
+    """`package`, of the optional `extra`. Raises `UserError` if it is not installed."""
     try:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(
             f"this takes the package {package}, which cannot be imported ({error})",
-            'install it with pip install -e ".[gpt2]" in the folder of mlx-nanogpt',
+            f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt',
         ) from error
 
 

@@ -8,10 +8,10 @@ from ..errors import printable
 from ..model import GPT
 from ..run import Run
 from ..text.characters import CharTokenizer
-from .gpt2_layout import WEIGHTS
+from .layouts import WEIGHTS, Layout
 
 
-def model_card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> str:
+def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, checksum: str) -> str:
     shape, corpus = run.gpt_config, run.corpus
     windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
     iteration = run.position(best).iteration
@@ -26,16 +26,28 @@ def model_card(run: Run, model: GPT, name: str, best: bool, checksum: str) -> st
     start = f" It started from the weights of {printable(origin)}." if origin else ""
     texts = printable(" + ".join(Path(source).name for source in corpus.sources))
     name = printable(name)
-    tokens = "one per character" if isinstance(run.tokenizer, CharTokenizer) else "byte pairs"
+    by_character = isinstance(run.tokenizer, CharTokenizer)
+    tokens = "one per character" if by_character else "byte pairs"
+    unknown = (
+        " A character that was not in its text is an unknown token to it: the text that follows is worse for it."
+        if by_character
+        else ""
+    )
+    beyond = {
+        "gpt2": f"Beyond {shape.block_size} tokens it cannot be asked: transformers raises an error, and mlx_lm writes nonsense.",
+        "qwen3": f"Beyond {shape.block_size} tokens its text gets worse, for it was never trained on more.",
+    }[layout.model_type]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-tags: [gpt2, mlx]
+tags: [{layout.model_type}, mlx]
 ---
 
 # {name}
 
-A GPT in the layout of GPT-2, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
+A GPT in the layout of {layout.name}, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
+
+It continues a text; it does not answer questions. {beyond}{unknown}
 
 | | |
 |---|---|

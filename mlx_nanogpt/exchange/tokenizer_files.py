@@ -1,14 +1,15 @@
-"""Tokenizers in the files of GPT-2's layout: tokenizer.json, or vocab.json and merges.txt."""
+"""Tokenizers in the files of other programs: tokenizer.json, or vocab.json and merges.txt."""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from ..files import DAMAGE, cache_dir
-from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer
+from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spelled, spoken
 from ..text.characters import CharTokenizer
 from ..text.tokenizer import Tokenizer
 from .hub import fetched
@@ -18,7 +19,7 @@ GPT2 = "openai-community/gpt2"
 
 
 def tokenizer_of_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder in the layout of GPT-2: byte pairs, or the characters of a model exported here.
+    """The tokenizer of a folder of a model: byte pairs, or the characters of a model exported here.
 
     Raises `UserError` if there is none, or if it is damaged or of another kind.
     """
@@ -27,7 +28,10 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
             text = read_text(folder / TOKENIZER)
             return _characters_of(text) or BPETokenizer(text)
         if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
-            return BPETokenizer(_byte_pair_json(read_text(folder / VOCAB), read_text(folder / MERGES)))
+            merges = [
+                line for line in read_text(folder / MERGES).splitlines() if line
+            ]  # the library ignores "#version"
+            return BPETokenizer(_byte_pair_json(json.loads(read_text(folder / VOCAB)), merges))
     raise UserError(
         f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES})", "put that of the model there"
     )
@@ -44,59 +48,79 @@ def gpt2_tokenizer() -> Tokenizer:
     return tokenizer_of_folder(own)
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> str:
-    """The tokenizer.json of `tokenizer`, which transformers reads, too."""
-    return tokenizer.to_json() if isinstance(tokenizer, BPETokenizer) else as_json(_words_of_one(tokenizer.symbols))
+@dataclass(frozen=True)
+class StoredTokens:
+    """A tokenizer as other programs get it: its tokenizer.json, how many tokens that has, the ids that start and end a text,
+    and the text of the one that ends it; None if there is none."""
+
+    json: str
+    size: int
+    start: int
+    end: int | None
+    end_text: str | None
 
 
-def _words_of_one(symbols: str) -> dict:
-    """The tokenizer.json in which every character is a word. Other characters are errors, as in `CharTokenizer`."""
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False},
-        "post_processor": None,
-        "decoder": {"type": "Fuse"},
-        "model": {
-            "type": "WordLevel",
-            "vocab": {symbol: i for i, symbol in enumerate(symbols)},
-            "unk_token": "[UNK]",  # the format needs one; it is in no vocabulary
-        },
-    }
+def stored_tokens(tokenizer: Tokenizer) -> StoredTokens:
+    """`tokenizer` for other programs. All of them read byte pairs, and few read anything else. So a character becomes its bytes,
+    which are merged into the character's own id."""
+    if isinstance(tokenizer, BPETokenizer):
+        text, size = tokenizer.to_json(), tokenizer.vocab_size
+        end = tokenizer.token_id(END_OF_TEXT)
+    else:
+        vocab, merges = _as_byte_pairs(tokenizer.symbols)
+        text, size, end = _byte_pair_json(vocab, merges, unknown=END_OF_TEXT), len(vocab), vocab[END_OF_TEXT]
+    return StoredTokens(text, size, tokenizer.start_token, end, None if end is None else END_OF_TEXT)
+
+
+def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
+    """The vocabulary and the merges in which each character is a token, with its own id. Behind them come the bytes and the
+    parts of characters that merges take, and the end of a text, which also stands for an unknown byte."""
+    vocab = {spelled(symbol): i for i, symbol in enumerate(symbols)}
+    merges = []
+    for piece in list(vocab):
+        for end in range(2, len(piece) + 1):
+            pair = [piece[: end - 1], piece[end - 1]]
+            for part in pair:
+                vocab.setdefault(part, len(vocab))
+            if pair not in merges:
+                merges.append(pair)
+    return vocab | {END_OF_TEXT: len(vocab)}, merges
 
 
 def _characters_of(text: str) -> CharTokenizer | None:
-    """The `CharTokenizer` that `text` describes, as `_words_of_one` writes it; None for another kind."""
-    described = json.loads(text)
-    if described["model"].get("type") != "WordLevel":
+    """The `CharTokenizer` that `text` describes, as `_as_byte_pairs` writes it; None for another kind."""
+    model = json.loads(text)["model"]
+    if model.get("type", "BPE") != "BPE":
         return None
-    symbols = "".join(sorted(described["model"]["vocab"]))
-    if described != _words_of_one(symbols):
-        raise ValueError("its words are not the characters of a model that was exported here")
-    return CharTokenizer(symbols)
+    vocab = model["vocab"]
+    symbols = ""
+    for piece in sorted(vocab, key=vocab.get):
+        symbol = spoken(piece)
+        if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
+            break
+        symbols += symbol
+    own_vocab, own_merges = _as_byte_pairs(symbols)
+    merges = [pair.split() if isinstance(pair, str) else pair for pair in model["merges"]]
+    same = vocab | {END_OF_TEXT: own_vocab[END_OF_TEXT]} == own_vocab and merges == own_merges
+    return CharTokenizer(symbols) if symbols and same else None
 
 
-def _byte_pair_json(vocab: str, merges: str) -> str:
-    """The tokenizer.json that is equal to GPT-2's vocab.json and merges.txt."""
-    ids = json.loads(vocab)
-    pairs = [line for line in merges.splitlines() if line]  # the library ignores "#version"
+def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = None) -> str:
+    """The tokenizer.json of byte pairs; `unknown` is the token of a byte that has none."""
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    return json.dumps(
+    end = [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT} | special] if END_OF_TEXT in vocab else []
+    return as_json(
         {
             "version": "1.0",
             "truncation": None,
             "padding": None,
-            "added_tokens": [{"id": ids[END_OF_TEXT], "content": END_OF_TEXT} | special] if END_OF_TEXT in ids else [],
+            "added_tokens": end,
             "normalizer": None,
             "pre_tokenizer": BYTE_LEVEL,
             "post_processor": None,
             "decoder": BYTE_LEVEL,
-            "model": {"type": "BPE", "vocab": ids, "merges": pairs},
-        },
-        ensure_ascii=False,
+            "model": {"type": "BPE", "unk_token": unknown, "vocab": vocab, "merges": merges},
+        }
     )
 
 

@@ -17,7 +17,7 @@ from .characters import id_type, listed
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 GPT2_SIZE = 50_257  # tokens of GPT-2
-BYTE_COUNT = 256
+FEWEST = 257  # the bytes, and the end of a text
 PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
 
@@ -51,7 +51,10 @@ class BPETokenizer:
         library.pre_tokenizer = byte_level(add_prefix_space=False)
         library.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size, initial_alphabet=byte_level.alphabet(), show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=[END_OF_TEXT],  # id 0, for other programs; no text that is learned from has it
+            initial_alphabet=byte_level.alphabet(),
+            show_progress=False,
         )
         library.train_from_iterator(cut_between_tokens(texts), trainer)
         return cls(library.to_str())
@@ -80,8 +83,8 @@ class BPETokenizer:
 
     @property
     def kind(self) -> str:
-        """A `TokenizerName`. What is learned here has no token for the end of a text."""
-        return "bpe" if self._library.token_to_id(END_OF_TEXT) is None else "gpt2"
+        """A `TokenizerName`. What is learned here has the end of a text as its first token."""
+        return "gpt2" if self.token_id(END_OF_TEXT) else "bpe"
 
     @property
     def vocab_size(self) -> int:
@@ -89,8 +92,13 @@ class BPETokenizer:
 
     @cached_property
     def start_token(self) -> int:
-        """What an empty prompt stands for: the end of the text before, if there is a token for it, or else a new line."""
-        return self._library.token_to_id(END_OF_TEXT) or self._library.token_to_id(NEW_LINE) or 0
+        """What an empty prompt stands for: the end of the text before; or a new line, if no text that was learned from has an
+        end."""
+        return self.token_id(END_OF_TEXT) or self.token_id(spelled("\n")) or 0
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token as the library spells it, or None."""
+        return self._library.token_to_id(token)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
@@ -159,9 +167,9 @@ def _one_spelling(library) -> str:
 
 def check_vocab_size(vocab_size: int) -> None:
     """Raise `UserError` unless that many byte pairs can be learned: the bytes themselves, and more."""
-    if not BYTE_COUNT < vocab_size <= MOST_TOKENS:
+    if not FEWEST <= vocab_size <= MOST_TOKENS:
         raise UserError(
-            f"vocab_size {vocab_size} is out of range", f"give a whole number from {BYTE_COUNT + 1} to {MOST_TOKENS}"
+            f"vocab_size {vocab_size} is out of range", f"give a whole number from {FEWEST} to {MOST_TOKENS}"
         )
 
 
@@ -194,7 +202,20 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTES = _byte_alphabet()
-NEW_LINE = next(character for character, byte in BYTES.items() if byte == ord("\n"))
+CHARACTERS = {byte: character for character, byte in BYTES.items()}
+
+
+def spelled(text: str) -> str:
+    """`text` as a token is written."""
+    return "".join(CHARACTERS[byte] for byte in text.encode())
+
+
+def spoken(token: str) -> str | None:
+    """The text of a token as it is written; None if its bytes are no text."""
+    try:
+        return _bytes_of(token).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _bytes_of(piece: str) -> bytes:

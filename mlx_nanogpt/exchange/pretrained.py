@@ -1,8 +1,9 @@
-"""Models from outside: a folder in the layout of GPT-2, or a name on the Hugging Face hub."""
+"""Models from outside: a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face hub."""
 
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,22 +15,23 @@ from ..errors import UserError
 from ..model import GPT
 from ..run import CHECKPOINT, open_run
 from ..text.tokenizer import Tokenizer
-from .gpt2_layout import CONFIG, DTYPES, HEAD, INDEX, MASKS, PREFIX, REQUIRED, SHAPE, STORED_TRANSPOSED, WEIGHTS
 from .hub import HUB, fetched
+from .layouts import CONFIG, DTYPES, INDEX, LAYOUTS, PREFIXES, WEIGHTS, Layout, OtherModel
 from .tokenizer_files import MERGES, TOKENIZER, VOCAB, explaining_damage, read_text, tokenizer_of_folder
 
+HEAD = "lm_head.weight"
 HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
 
 
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer of `source`: a run directory, or what `load_gpt2` takes.
+    """The model and the tokenizer of `source`: a run directory, or what `load_exported` takes.
 
-    Raises `UserError` if it does not exist, is damaged or is no GPT-2, or if it is a run without a checkpoint.
+    Raises `UserError` if it does not exist, is damaged or is another model, or if it is a run without a checkpoint.
     """
     if _is_run(Path(source)):
         run = open_run(Path(source))
         return run.load_model(), run.tokenizer
-    return load_gpt2(source)
+    return load_exported(source)
 
 
 def _is_run(folder: Path) -> bool:
@@ -40,17 +42,17 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
-    """The model, its weights float32, and the tokenizer of `source`: a folder in the layout of GPT-2, or a name on the
+def load_exported(source: str) -> tuple[GPT, Tokenizer]:
+    """The model, its weights float32, and the tokenizer of `source`: a folder in the layout of GPT-2 or Qwen3, or a name on the
     Hugging Face hub (`gpt2`, `gpt2-medium`, `owner/name`), which takes the extra `gpt2`.
 
-    Rows of the embedding beyond the tokenizer's ids are padding, and left out. Raises `UserError` if it does not exist, is
-    damaged or is no GPT-2.
+    Rows of the embedding and the head beyond the tokenizer's ids are left out. Raises `UserError` if it does not exist, is
+    damaged or is another model.
     """
     folder = Path(source) if os.path.isdir(source) else _downloaded(source)
     with explaining_damage(folder):
         tensors = _tensors(folder)
-        config = _read_config(folder)
+        layout, config = _read_config(folder)
         tokenizer = tokenizer_of_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
             raise UserError(
@@ -58,8 +60,9 @@ def load_gpt2(source: str) -> tuple[GPT, Tokenizer]:
                 f"model {config.vocab_size:,}",
                 "fetch or export both anew",
             )
-        weights = _read_weights(folder, config, tensors)
-        weights["wte.weight"] = weights["wte.weight"][: tokenizer.vocab_size]  # (vocab_size, C)
+        weights = _read_weights(folder, layout, config, tensors)
+        for name in {"wte.weight", HEAD} & weights.keys():
+            weights[name] = weights[name][: tokenizer.vocab_size]  # (vocab_size, C)
         model = GPT(replace(config, vocab_size=tokenizer.vocab_size))
         model.load_weights(list(weights.items()))
     return model, tokenizer
@@ -71,57 +74,63 @@ def _downloaded(source: str) -> Path:
     name = source if "/" in source else f"openai-community/{source}"
     owner = name.partition("/")[0]
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
-        raise UserError(f"{source} is not a folder", f"name one in the layout of GPT-2, a run, or a model on {HUB}")
+        raise UserError(
+            f"{source} is not a folder", f"name one in the layout of GPT-2 or Qwen3, a run, or a model on {HUB}"
+        )
     return fetched(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
 
 
-def _read_config(folder: Path) -> GPTConfig:
+def _read_config(folder: Path) -> tuple[Layout, GPTConfig]:
     given = json.loads(read_text(folder / CONFIG))
-    if given.get("model_type") != "gpt2":
-        raise _refusal(folder, f"its model_type is {given.get('model_type')!r} and not 'gpt2'")
-    has = SHAPE | REQUIRED | given
-    for name, required in REQUIRED.items():
-        if has[name] != required:
-            raise _refusal(folder, f"its {name} is {has[name]!r} and not {required!r}")
-    width, heads = has["n_embd"], has["n_head"]
-    if has["n_inner"] not in (None, 4 * width):
-        raise _refusal(folder, f"its n_inner is {has['n_inner']!r} and not 4 times n_embd")
-    if type(heads) is not int or heads < 1 or width % heads:
-        raise _refusal(folder, f"its n_head {heads!r} does not divide its n_embd {width!r}")
+    kind = given.get("model_type")
+    layout = next((layout for layout in LAYOUTS if layout.model_type == kind), None)
+    if layout is None:
+        kinds = " or ".join(repr(layout.model_type) for layout in LAYOUTS)
+        raise _refusal(folder, f"its model_type is {kind!r} and not {kinds}")
     try:
-        return GPTConfig(
-            vocab_size=has["vocab_size"],
-            block_size=has["n_positions"],
-            n_layer=has["n_layer"],
-            n_embd=width,
-            head_size=width // heads,
-            bias="all",
-            tied=True,
-            activation="gelu",
-        )
-    except UserError as error:
+        return layout, layout.read_config(given)
+    except (OtherModel, UserError) as error:
         raise _refusal(folder, str(error)) from error
 
 
-def _read_weights(folder: Path, config: GPTConfig, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
+def _read_weights(folder: Path, layout: Layout, config: GPTConfig, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
     """The weights under our names, in our shapes, as float32. All of them were read and are finite."""
-    stored = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    stored = {_bare(name): tensor for name, tensor in tensors.items()}
     expected = {name: parameter.shape for name, parameter in tree_flatten(GPT(config).parameters())}
-    strangers = sorted(name for name in stored.keys() - expected.keys() - {HEAD} if not name.endswith(MASKS))
+    names = {name: layout.stored_names(name) for name in expected}
+    known = {each for parts in names.values() for each in parts}
+    strangers = sorted(name for name in stored.keys() - known - {HEAD} if not name.endswith(layout.ignored))
     if strangers:
-        raise _refusal(folder, f"it has weights that GPT-2 does not have: {', '.join(strangers[:5])}")
-    if missing := [name for name in expected if name not in stored]:
+        raise _refusal(folder, f"it has weights that {layout.name} does not have: {', '.join(strangers[:5])}")
+    if missing := sorted(known - stored.keys()):
         raise ValueError(f"weights are missing: {', '.join(missing[:5])}")
-    weights = {name: _read_weight(name, stored[name], shape) for name, shape in expected.items()}
-    if HEAD in stored and not mx.array_equal(
-        _read_weight(HEAD, stored[HEAD], expected["wte.weight"]), weights["wte.weight"]
-    ):
-        raise _refusal(folder, f"its head is not tied to the token embedding: {HEAD} is another matrix")
+    weights: dict[str, mx.array] = {}
+    as_ours = _lie_as_ours(stored, expected, layout)
+    for name, (rows, *columns) in expected.items():
+        parts, transposed = names[name], name.endswith(layout.transposed) and not as_ours
+        part_shape = (rows // len(parts), *columns)
+        weights[name] = mx.concatenate([_read_weight(part, stored[part], part_shape, transposed) for part in parts])
+    if HEAD in stored and HEAD not in weights:
+        head = _read_weight(HEAD, stored[HEAD], expected["wte.weight"], False)
+        if not mx.array_equal(head, weights["wte.weight"]):
+            raise _refusal(folder, f"its head is not tied to the token embedding: {HEAD} is another matrix")
     return weights
 
 
-def _read_weight(name: str, stored: mx.array, shape: tuple[int, ...]) -> mx.array:
-    transposed = name.endswith(STORED_TRANSPOSED)
+def _lie_as_ours(stored: Mapping[str, mx.array], expected: Mapping[str, tuple], layout: Layout) -> bool:
+    """Whether linear layers that the layout stores as (in, out) are (out, in): mlx_lm writes GPT-2's so."""
+    turned = [name for name, shape in expected.items() if name.endswith(layout.transposed) and shape != shape[::-1]]
+    return bool(turned) and all(stored[name].shape == expected[name] for name in turned)
+
+
+def _bare(name: str) -> str:
+    """The name of a weight without the prefixes that other programs put before it."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _read_weight(name: str, stored: mx.array, shape: tuple[int, ...], transposed: bool) -> mx.array:
     if stored.shape != (shape[::-1] if transposed else shape):
         raise ValueError(f"{name} is of shape {stored.shape}, which {CONFIG} does not say")
     if stored.dtype not in DTYPES:
@@ -138,7 +147,7 @@ def _tensors(folder: Path) -> dict[str, mx.array]:
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
         raise UserError(
-            f"{folder} holds no model in the layout of GPT-2 (neither {WEIGHTS} nor {INDEX})",
+            f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})",
             "name one that does; a run may be exported as such a folder",
         )
     files = json.loads(read_text(folder / INDEX))["weight_map"]

@@ -1,4 +1,4 @@
-"""The promises of the layout of GPT-2: an imported or exported model is the same here, in transformers and in
+"""The promises of the layouts of GPT-2 and Qwen3: an imported or exported model is the same here, in transformers and in
 mlx_lm, where they are installed; other models are refused; and damage causes only a message."""
 
 import json
@@ -13,10 +13,11 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_nanogpt import CharTokenizer, UserError, export_gpt2, open_run
+from mlx_nanogpt import UserError, export_gguf, export_run, files, open_run
 from conftest import (
     CORPUS,
     DATA,
+    MODERN,
     TEXT,
     TINY,
     TOKENIZER,
@@ -35,9 +36,11 @@ from conftest import (
     worsened_run,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.exchange.gpt2_import import load_gpt2
+from mlx_nanogpt.exchange.export import stored_model
+from mlx_nanogpt.exchange.pretrained import load_exported
 from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
 from mlx_nanogpt.model import adapted
+from mlx_nanogpt.text.byte_pairs import spoken
 from mlx_nanogpt.training import start_from
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
@@ -58,7 +61,7 @@ def run_of(model: gpt.GPT, data: gpt.Dataset = DATA) -> gpt.Run:
 def exported(tokenizer=TOKENIZER, folder: Path = FOLDER, **changes) -> gpt.GPT:
     """A model in which every parameter changes the result; it is also saved in `folder`."""
     model = lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size, **GPT2 | changes))
-    export_gpt2(run_of(model, gpt.tokenize(CORPUS, tokenizer)), folder)
+    export_run(run_of(model, gpt.tokenize(CORPUS, tokenizer)), folder)
     return model
 
 
@@ -97,8 +100,9 @@ def shard() -> None:
 
 def test_an_exported_folder_has_all_the_parts_and_no_others():
     exported()
-    names = ["README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
-    assert sorted(each.name for each in FOLDER.iterdir()) == names
+    names = {"README.md", "config.json", "generation_config.json", "model.safetensors"}
+    names |= {"tokenizer.json", "tokenizer_config.json"}
+    assert {each.name for each in FOLDER.iterdir()} == names
     assert sorted(each.name for each in Path().iterdir()) == ["exported", "play.txt", "runs"]
 
 
@@ -114,12 +118,13 @@ def test_weights_are_stored_under_gpt2s_names_in_gpt2s_shapes_with_every_bias(bi
         "mlp.c_fc.weight": (C, 4 * C), "mlp.c_fc.bias": (4 * C,),
         "mlp.c_proj.weight": (4 * C, C), "mlp.c_proj.bias": (C,),
     }  # fmt: skip
-    shapes = {"wte.weight": (V, C), "wpe.weight": (T, C), "ln_f.weight": (C,), "ln_f.bias": (C,)}
+    shapes = {"wte.weight": (V + 1, C), "wpe.weight": (T, C), "ln_f.weight": (C,), "ln_f.bias": (C,)}
     shapes |= {f"h.{i}.{name}": shape for i in range(2) for name, shape in block.items()}
     assert {name: array.shape for name, array in stored.items()} == shapes
     assert {array.dtype for array in stored.values()} == {mx.float32} and metadata == {"format": "pt"}
     own = arrays(model.parameters())
     for name, array in stored.items():
+        array = array[:V] if name == "wte.weight" else array  # the last token, which is not ours, ends a text
         expected = own.get(name, np.zeros(array.shape))
         assert (np.array(array) == (expected.T if "c_" in name else expected)).all(), name
 
@@ -129,7 +134,7 @@ def test_weights_are_stored_under_gpt2s_names_in_gpt2s_shapes_with_every_bias(bi
 def test_what_is_exported_comes_back_as_the_same_model_and_tokenizer(bias, kind):
     tokenizer = TOKENIZER if kind == "char" else byte_pairs()
     model = exported(tokenizer, bias=bias)
-    back, its_tokenizer = load_gpt2(str(FOLDER))
+    back, its_tokenizer = load_exported(str(FOLDER))
     assert its_tokenizer == tokenizer and back.config == replace(model.config, bias="all")
     assert np.abs(logits(back) - logits(model)).max() < 1e-5
     if bias == "all":
@@ -138,18 +143,18 @@ def test_what_is_exported_comes_back_as_the_same_model_and_tokenizer(bias, kind)
 
 def test_any_characters_come_back():
     data = gpt.tokenize(gpt.Corpus(("odd.txt",), "\t\n \"'\\{}[]aé€日🦓\u0301\u2028\ufeff\x7f"))
-    export_gpt2(run_of(lively_model(tiny_gpt(vocab_size=data.tokenizer.vocab_size, **GPT2)), data), FOLDER)
-    assert load_gpt2(str(FOLDER))[1] == data.tokenizer
+    export_run(run_of(lively_model(tiny_gpt(vocab_size=data.tokenizer.vocab_size, **GPT2)), data), FOLDER)
+    assert load_exported(str(FOLDER))[1] == data.tokenizer
 
 
 def test_config_json_says_what_gpt2_is():
     exported(dropout=0.1)
     config = json.loads((FOLDER / "config.json").read_text())
     assert config | {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": TOKENIZER.vocab_size,
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "vocab_size": TOKENIZER.vocab_size + 1,
         "n_positions": 8, "n_ctx": 8, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_inner": None, "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5, "resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.0,
-        "tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": None, "torch_dtype": "float32",
+        "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": TOKENIZER.vocab_size, "torch_dtype": "float32",
     } == config  # fmt: skip
 
 
@@ -166,7 +171,7 @@ def test_the_end_of_text_is_named_where_there_is_one():
 
 def test_the_card_says_what_the_model_is():
     run = trained_run(**GPT2)
-    export_gpt2(run, FOLDER)
+    export_run(run, FOLDER)
     card, last = (FOLDER / "README.md").read_text(), run.history()[-1]
     for fact in (
         f"for {last.iteration} iterations of 4 windows", f"{run.load_model().num_parameters():,} |", "play.txt",
@@ -181,7 +186,7 @@ def test_the_card_says_what_the_model_is():
 def test_the_card_says_what_it_came_from_but_not_where_that_lay(init_from, told):
     data = replace(DATA, corpus=replace(DATA.corpus, sources=("/home/someone/play.txt",)))
     run = replace(run_of(lively_model(tiny_gpt(**GPT2)), data), init_from=init_from)
-    export_gpt2(run, FOLDER)
+    export_run(run, FOLDER)
     card = (FOLDER / "README.md").read_text()
     assert f"started from the weights {told}" in card and "| play.txt |" in card and "/home" not in card
 
@@ -189,8 +194,8 @@ def test_the_card_says_what_it_came_from_but_not_where_that_lay(init_from, told)
 def test_the_best_weights_may_be_exported():
     run = worsened_run(**GPT2)
     best = min(run.history(), key=lambda each: each.valid_loss)
-    export_gpt2(run, FOLDER, best=True)
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(run.load_model(best=True).parameters()))
+    export_run(run, FOLDER, best=True)
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(run.load_model(best=True).parameters()))
     assert f"Loss at iteration {best.iteration}," in (FOLDER / "README.md").read_text()
 
 
@@ -205,7 +210,7 @@ def test_the_best_weights_may_be_exported():
 def test_what_the_layout_cannot_hold_is_refused_with_the_remedy(changes, obstacles, remedy):
     run = trained_run(**changes)
     with pytest.raises(UserError, match=f"{obstacles}.* {remedy}$"):
-        export_gpt2(run, FOLDER)
+        export_run(run, FOLDER)
     assert not FOLDER.exists()
 
 
@@ -214,7 +219,7 @@ def test_what_exists_is_not_overwritten(make):
     run = run_of(lively_model(tiny_gpt(**GPT2)))
     make(FOLDER)
     with pytest.raises(UserError, match="exported exists already"):
-        export_gpt2(run, FOLDER)
+        export_run(run, FOLDER)
 
 
 @pytest.mark.parametrize("failing", ["save_safetensors", "contiguous"])
@@ -226,7 +231,7 @@ def test_an_export_that_fails_leaves_nothing_behind(monkeypatch, failing):
 
     monkeypatch.setattr(mx, failing, fail)
     with pytest.raises(UserError, match=r"exported cannot be written \(no space left on device\)"):
-        export_gpt2(run, FOLDER)
+        export_run(run, FOLDER)
     assert sorted(each.name for each in Path().iterdir()) == ["play.txt", "runs"]
 
 
@@ -239,13 +244,13 @@ def test_names_may_have_a_prefix_and_older_masks_are_ignored():
         "lm_head.weight": weights["wte.weight"], "transformer.h.0.attn.bias": mx.tril(mx.ones((1, 1, 8, 8))),
         "transformer.h.0.attn.masked_bias": mx.array(-1e4),
     })  # fmt: skip
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(model.parameters()))
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(model.parameters()))
 
 
 def test_weights_may_lie_in_several_files():
     model = exported()
     shard()
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(model.parameters()))
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(model.parameters()))
 
 
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
@@ -253,14 +258,14 @@ def test_weights_of_16_bits_become_float32(dtype):
     model = exported()
     rewrite(lambda weights: {name: array.astype(dtype) for name, array in weights.items()})
     rounded = {name: p.astype(dtype).astype(mx.float32) for name, p in tree_flatten(model.parameters())}
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(rounded))
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(rounded))
 
 
 def test_padding_of_the_embedding_is_left_out():
     model = exported()
     rewrite(lambda weights: weights.update({"wte.weight": mx.pad(weights["wte.weight"], ((0, 5), (0, 0)))}))
-    edit(FOLDER / "config.json", vocab_size=TOKENIZER.vocab_size + 5)
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(model.parameters()))
+    edit(FOLDER / "config.json", vocab_size=TOKENIZER.vocab_size + 6)
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(model.parameters()))
 
 
 def test_the_tokenizer_of_an_older_folder_is_in_two_files():
@@ -276,14 +281,14 @@ def test_the_tokenizer_of_an_older_folder_is_in_two_files():
     assert (older.vocab_size, older.start_token) == (tokenizer.vocab_size, tokenizer.start_token) == (301, 300)
 
 
-@pytest.mark.parametrize(
-    "part, reason", [("model", "it is made of .*WordPiece"), ("decoder", "its words are not the characters of a model")]
-)
-def test_a_tokenizer_of_another_kind_is_refused(part, reason):
-    exported()
+@pytest.mark.parametrize("part", ["model", "decoder", "pre_tokenizer"])
+def test_a_tokenizer_of_another_kind_is_refused(part):
+    exported(byte_pairs())
     edit(FOLDER / "tokenizer.json", **{part: {"type": "WordPiece", "vocab": {"a": 0}}})
-    with pytest.raises(UserError, match=f"exported is damaged, incomplete or of another kind .*{reason}"):
-        load_gpt2(str(FOLDER))
+    with pytest.raises(
+        UserError, match="exported is damaged, incomplete or of another kind .*it is made of .*WordPiece"
+    ):
+        load_exported(str(FOLDER))
 
 
 @pytest.mark.parametrize(
@@ -310,14 +315,14 @@ def test_what_this_program_cannot_represent_is_refused_with_the_reason(changes, 
     exported()
     edit(FOLDER / "config.json", **changes)
     with pytest.raises(UserError, match=f"exported .*{reason}"):
-        load_gpt2(str(FOLDER))
+        load_exported(str(FOLDER))
 
 
 @pytest.mark.parametrize("harmless", [{"n_inner": 64}, {"reorder_and_upcast_attn": True}, {"attn_pdrop": 0.5}])
 def test_what_makes_no_difference_is_accepted(harmless):
     model = exported()
     edit(FOLDER / "config.json", **harmless)
-    assert same(arrays(load_gpt2(str(FOLDER))[0].parameters()), arrays(model.parameters()))
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(model.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -336,7 +341,7 @@ def test_weights_that_are_not_gpt2s_are_refused_with_the_reason(change, reason):
     exported()
     rewrite(change)
     with pytest.raises(UserError, match=f"exported .*{reason}"):
-        load_gpt2(str(FOLDER))
+        load_exported(str(FOLDER))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +354,7 @@ def test_a_truncated_file_is_a_sentence(file, remaining):
     whole = (FOLDER / file).read_bytes()
     (FOLDER / file).write_bytes(whole[: int(len(whole) * remaining)])
     with pytest.raises(UserError, match="exported is damaged, incomplete or of another kind"):
-        load_gpt2(str(FOLDER))
+        load_exported(str(FOLDER))
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model-00002-of-00002.safetensors"])
@@ -358,7 +363,7 @@ def test_a_missing_file_is_a_sentence(file):
     shard()
     (FOLDER / file).unlink()
     with pytest.raises(UserError, match=f"{file} cannot be read|neither {file}|Failed to open file exported/{file}"):
-        load_gpt2(str(FOLDER))
+        load_exported(str(FOLDER))
 
 
 def test_an_index_that_points_out_of_the_folder_is_refused():
@@ -368,7 +373,7 @@ def test_an_index_that_points_out_of_the_folder_is_refused():
     index = FOLDER / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("model-00001-of-00002.safetensors", "../other.safetensors"))
     with pytest.raises(UserError, match="names files that are not in the folder"):
-        load_gpt2(str(FOLDER))
+        load_exported(str(FOLDER))
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
@@ -382,13 +387,13 @@ def test_no_damage_is_more_than_a_sentence(kind):
         for seed in range(40):
             file.write_bytes(damaged(whole, random.Random(seed)))
             try:
-                model, tokenizer = load_gpt2(str(FOLDER))
+                model, tokenizer = load_exported(str(FOLDER))
                 tokenizer.decode(greedy(model, tokenizer.encode("to be").tolist()))
             except UserError:
                 refused += 1
         file.write_bytes(whole)
     assert refused > 100
-    load_gpt2(str(FOLDER))
+    load_exported(str(FOLDER))
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -412,7 +417,7 @@ def test_what_is_no_folder_is_fetched_from_the_hub(monkeypatch, source, name):
     model, asked = exported(), []
     hub = SimpleNamespace(snapshot_download=lambda *args, **more: asked.append(args) or str(FOLDER.resolve()))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    assert same(arrays(load_gpt2(source)[0].parameters()), arrays(model.parameters()))
+    assert same(arrays(load_exported(source)[0].parameters()), arrays(model.parameters()))
     assert asked == [(name,)]
 
 
@@ -424,7 +429,7 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence_that_says_what_to_put_where(
     with pytest.raises(
         UserError, match="openai-community/gpt2 could not .*no route to host.*its config.json, model.safe"
     ):
-        load_gpt2("gpt2")
+        load_exported("gpt2")
     with pytest.raises(
         UserError, match=r"no route to host.*put its tokenizer.json at .*mlx-nanogpt/gpt2/tokenizer.json"
     ):
@@ -432,7 +437,7 @@ def test_a_hub_that_cannot_be_reached_is_a_sentence_that_says_what_to_put_where(
 
 
 @pytest.mark.parametrize("package, use", [
-    ("huggingface_hub", lambda: load_gpt2("gpt2")), ("huggingface_hub", gpt2_tokenizer),
+    ("huggingface_hub", lambda: load_exported("gpt2")), ("huggingface_hub", gpt2_tokenizer),
     ("tokenizers", lambda: gpt.BPETokenizer(byte_pairs().to_json())),
 ])  # fmt: skip
 def test_a_package_that_is_missing_is_a_sentence_with_the_command(monkeypatch, package, use):
@@ -445,7 +450,7 @@ def test_a_package_that_is_missing_is_a_sentence_with_the_command(monkeypatch, p
 @pytest.mark.parametrize("source", ["./nowhere", "/nowhere", "~/nowhere", "a/b/c"])
 def test_a_path_that_is_no_folder_is_not_looked_for_on_the_hub(source):
     with pytest.raises(UserError, match=f"{source} is not a folder"):
-        load_gpt2(source)
+        load_exported(source)
 
 
 def test_gpt2s_byte_pairs_may_be_put_in_the_cache():
@@ -453,6 +458,160 @@ def test_gpt2s_byte_pairs_may_be_put_in_the_cache():
     cached.mkdir(parents=True)
     (cached / "tokenizer.json").write_text(byte_pairs().to_json())
     assert gpt2_tokenizer() == byte_pairs()
+
+
+# ---- Qwen3
+
+QWEN3 = {"untied": MODERN, "tied": MODERN | {"tied": True}}
+each_head = pytest.mark.parametrize("changes", QWEN3.values(), ids=QWEN3)
+
+
+def exported_qwen3(tokenizer=TOKENIZER, **changes) -> gpt.GPT:
+    """A model of today, which is also saved in FOLDER."""
+    model = lively_model(tiny_gpt(**{"vocab_size": tokenizer.vocab_size} | MODERN | changes))
+    export_run(run_of(model, gpt.tokenize(CORPUS, tokenizer)), FOLDER)
+    return model
+
+
+@each_head
+def test_weights_are_stored_under_qwen3s_names(changes):
+    model = exported_qwen3(**changes)
+    stored = mx.load(str(FOLDER / "model.safetensors"))
+    own, C, V, W = arrays(model.parameters()), 16, TOKENIZER.vocab_size, model.config.mlp_width
+    block = {
+        "input_layernorm": (C,), "post_attention_layernorm": (C,), "self_attn.q_norm": (8,), "self_attn.k_norm": (8,),
+        "self_attn.q_proj": (C, C), "self_attn.k_proj": (C, C), "self_attn.v_proj": (C, C), "self_attn.o_proj": (C, C),
+        "mlp.gate_proj": (W, C), "mlp.up_proj": (W, C), "mlp.down_proj": (C, W),
+    }  # fmt: skip
+    shapes = {"model.embed_tokens.weight": (V + 1, C), "model.norm.weight": (C,)}
+    shapes |= {} if model.config.tied else {"lm_head.weight": (V + 1, C)}
+    shapes |= {f"model.layers.{i}.{name}.weight": shape for i in range(2) for name, shape in block.items()}
+    assert {name: array.shape for name, array in stored.items()} == shapes
+    parts = [stored[f"model.layers.1.self_attn.{part}_proj.weight"] for part in "qkv"]
+    assert np.array_equal(np.array(mx.concatenate(parts)), own["h.1.attn.c_attn.weight"])
+    assert np.array_equal(np.array(stored["model.layers.0.mlp.up_proj.weight"]), own["h.0.mlp.c_fc.weight"])
+
+
+@each_head
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_qwen3_comes_back_as_the_same_model_and_tokenizer(changes, kind):
+    tokenizer = TOKENIZER if kind == "char" else byte_pairs()
+    model = exported_qwen3(tokenizer, **changes)
+    back, its_tokenizer = load_exported(str(FOLDER))
+    assert its_tokenizer == tokenizer and back.config == model.config
+    assert same(arrays(back.parameters()), arrays(model.parameters()))
+
+
+def test_a_newer_config_keeps_the_rotation_in_a_table():
+    model = exported_qwen3()
+    config = json.loads((FOLDER / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "default", "rope_theta": config.pop("rope_theta")}
+    (FOLDER / "config.json").write_text(json.dumps(config))
+    assert same(arrays(load_exported(str(FOLDER))[0].parameters()), arrays(model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu' and not 'silu'"),
+        ({"rms_norm_eps": 1e-6}, "rms_norm_eps is 1e-06 and not 1e-05"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_scaling is {'rope_type': 'yarn'}"),
+        ({"rope_theta": 1e6}, "rope_theta is 1000000.0 and not 10000"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn' and not 'default'"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1 and not 2"),
+        ({"head_dim": 128}, "head_dim is 128 and not 8"),
+        ({"intermediate_size": 64}, "intermediate_size is 64 and not 48"),
+        ({"num_attention_heads": 3}, "num_attention_heads 3 does not divide its hidden_size 16"),
+        ({"num_hidden_layers": 3}, "weights are missing: layers.2"),
+        ({"num_hidden_layers": 1}, "weights that Qwen3 does not have: layers.1"),
+        ({"tie_word_embeddings": True}, "its head is not tied to the token embedding"),
+    ],
+)
+def test_a_qwen3_of_another_kind_is_refused_with_the_reason(changes, reason):
+    exported_qwen3()
+    edit(FOLDER / "config.json", **changes)
+    with pytest.raises(UserError, match=f"exported .*{reason}"):
+        load_exported(str(FOLDER))
+
+
+# ---- tokens that only other programs need
+
+
+@pytest.mark.parametrize("changes", [GPT2, MODERN, MODERN | {"tied": True}])
+def test_a_trained_model_never_writes_the_token_that_it_has_not_seen(changes):
+    run = trained_run(num_iter=60, eval_interval=60, learning_rate=1e-2, **changes)
+    stored = stored_model(run, best=False)
+    theirs = gpt.GPT(
+        replace(run.gpt_config, vocab_size=stored.tokens.size, bias=stored.layout.holds(run.gpt_config).bias)
+    )
+    theirs.load_weights(list(stored.weights.items()))
+    idx = mx.array([TOKENS[:8].tolist(), TOKENS[50:58].tolist()])
+    chances = mx.softmax(theirs(idx), axis=-1)[..., TOKENIZER.vocab_size :]
+    assert chances.max().item() < 1 / (2 * stored.tokens.size)  # half of a guess, even of a model as small as this
+    assert mx.allclose(theirs(idx)[..., : TOKENIZER.vocab_size], run.load_model()(idx), atol=1e-5)
+
+
+# ---- GGUF
+
+
+def read_gguf(file: Path) -> tuple[dict, dict[str, np.ndarray]]:
+    """The fields of a file, and its tensors, by the package's own reader."""
+    reader = pytest.importorskip("gguf").GGUFReader(file)
+    fields = {name: field.contents() for name, field in reader.fields.items()}
+    return fields, {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+
+
+@pytest.mark.parametrize("changes, arch", [(GPT2, "gpt2"), (MODERN, "qwen3")])
+def test_a_gguf_file_holds_the_model(changes, arch):
+    model = lively_model(tiny_gpt(**changes))
+    export_gguf(run_of(model), Path("new/a.gguf"))
+    fields, tensors = read_gguf(Path("new/a.gguf"))
+    expected = {
+        "general.architecture": arch, "general.name": "a", f"{arch}.context_length": 8, f"{arch}.embedding_length": 16,
+        f"{arch}.block_count": 2, f"{arch}.feed_forward_length": model.config.mlp_width, f"{arch}.attention.head_count": 2,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": TOKENIZER.vocab_size,
+        "tokenizer.ggml.add_bos_token": False,
+    }  # fmt: skip
+    assert fields | expected == fields
+    assert [spoken(token) for token in fields["tokenizer.ggml.tokens"]] == [*TOKENIZER.symbols, "<|endoftext|>"]
+    own = arrays(model.parameters())
+    assert np.array_equal(tensors["token_embd.weight"][:-1], own["wte.weight"])
+    assert np.array_equal(tensors["blk.1.ffn_down.weight"], own["h.1.mlp.c_proj.weight"])
+    queries = "blk.0.attn_q.weight" if arch == "qwen3" else "blk.0.attn_qkv.weight"
+    assert np.array_equal(tensors[queries][:16], own["h.0.attn.c_attn.weight"][:16])
+    assert sum(tensor.size for tensor in tensors.values()) == model.num_parameters() + 16 * (
+        2 if arch == "qwen3" else 1
+    )
+
+
+def test_a_gguf_file_that_exists_is_not_overwritten():
+    Path("a.gguf").write_text("precious")
+    with pytest.raises(UserError, match="a.gguf exists already"):
+        export_gguf(run_of(lively_model(tiny_gpt(**MODERN))), Path("a.gguf"))
+    assert Path("a.gguf").read_text() == "precious"
+
+
+def test_a_gguf_file_that_fails_leaves_nothing_behind(monkeypatch):
+    run = run_of(lively_model(tiny_gpt(**MODERN)))
+    monkeypatch.setattr(files, "_sync", lambda *_: (_ for _ in ()).throw(OSError("no space left on device")))
+    with pytest.raises(UserError, match=r"a.gguf cannot be written \(no space left on device\)"):
+        export_gguf(run, Path("a.gguf"))
+    assert sorted(each.name for each in Path().iterdir()) == ["play.txt", "runs"]
+
+
+def test_without_the_package_a_gguf_file_is_a_sentence_with_the_extra(mlx_gpt, monkeypatch):
+    run_of(lively_model(tiny_gpt(**MODERN)))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    result = mlx_gpt("export", "--gguf", "--out=a.gguf")
+    assert result.status == 1 and 'pip install -e ".[gguf]"' in result.err and not Path("a.gguf").exists()
+
+
+def test_export_writes_a_gguf_file_and_says_how_to_use_it(mlx_gpt):
+    trained_run(**MODERN)
+    result = mlx_gpt("export", "--gguf", "--out=a.gguf")
+    assert result.status == 0 and "llama-completion -m a.gguf" in result.out and Path("a.gguf").stat().st_size > 1000
 
 
 # ---- a training that starts from weights
@@ -576,7 +735,7 @@ def test_export_writes_the_run_that_is_named_and_says_how_to_use_it(mlx_gpt):
     result = mlx_gpt("export", "--run=first", "--best", "--out=some where/exported")
     assert result.status == 0 and "mlx-gpt generate --init-from 'some where/exported'" in result.out
     best = open_run(Path("first")).load_model(best=True)
-    assert same(arrays(load_gpt2("some where/exported")[0].parameters()), arrays(best.parameters()))
+    assert same(arrays(load_exported("some where/exported")[0].parameters()), arrays(best.parameters()))
 
 
 def test_the_header_says_whether_a_run_can_be_exported(mlx_gpt):
@@ -599,79 +758,3 @@ def test_a_training_on_byte_pairs_writes_and_goes_on(mlx_gpt):
     assert mlx_gpt("generate", "--tokens=5", "--prompt=né 🦓").out.startswith("né 🦓")
     bad = mlx_gpt("generate", "--prompt=a\udcff")
     assert bad.status == 1 and "has never seen '\\udcff'" in bad.err
-
-
-# ---- beside transformers and mlx_lm, where they are installed
-
-
-@pytest.fixture
-def transformers(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    transformers.utils.logging.disable_progress_bar()
-    return transformers
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
-def test_a_model_of_transformers_is_the_same_here(transformers, shard_size):
-    import torch
-
-    torch.manual_seed(3)
-    shape = {
-        "vocab_size": 301,
-        "n_positions": 16,
-        "n_embd": 32,
-        "n_layer": 2,
-        "n_head": 4,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    theirs.save_pretrained(FOLDER, max_shard_size=shard_size)
-    (FOLDER / "tokenizer.json").write_text(byte_pairs().to_json())
-    assert (FOLDER / "model.safetensors").exists() == (shard_size == "1GB")
-    ours, _ = load_gpt2(str(FOLDER))
-    ids = byte_pairs().encode("to be or not").tolist()[:8]
-    expected = theirs(torch.tensor([ids])).logits.detach().numpy()
-    assert expected.std() > 0.3 and np.abs(logits(ours, ids) - expected).max() < 1e-4
-    continued = theirs.generate(torch.tensor([ids]), max_new_tokens=8, min_new_tokens=8, do_sample=False)
-    assert greedy(ours, ids, 8)[:7] == continued[0, len(ids) :].tolist()[:7]
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("bias", ["all", "none"])
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_an_exported_run_is_the_same_in_transformers(transformers, kind, bias):
-    import torch
-
-    tokenizer = CharTokenizer.of(TEXT + "é🦓\t") if kind == "char" else byte_pairs()
-    ours = exported(tokenizer, bias=bias)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(FOLDER)
-    assert np.abs(logits(ours) - theirs(torch.tensor([PROMPT])).logits.detach().numpy()).max() < 1e-4
-    continued = theirs.generate(torch.tensor([PROMPT]), max_new_tokens=3, do_sample=False, pad_token_id=0)
-    assert continued[0, len(PROMPT) :].tolist() == greedy(ours)
-    its_tokenizer = transformers.AutoTokenizer.from_pretrained(FOLDER)
-    for text in [*SENTENCES, "né\t🦓🦓 \n"]:
-        ids = tokenizer.encode(text).tolist()
-        assert its_tokenizer.encode(text) == ids and its_tokenizer.decode(ids) == text
-
-
-@pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_an_exported_run_is_the_same_in_mlx_lm(transformers, kind):
-    mlx_lm = pytest.importorskip("mlx_lm")
-    tokenizer = TOKENIZER if kind == "char" else byte_pairs()
-    ours = exported(tokenizer, block_size=32)
-    theirs, its_tokenizer = mlx_lm.load(str(FOLDER))
-    assert np.abs(logits(ours) - logits(theirs)).max() < 1e-4
-    prompt = "to be "
-    ids = tokenizer.encode(prompt).tolist()
-    steps = mlx_lm.stream_generate(theirs, its_tokenizer, prompt, max_tokens=12)
-    drawn, texts = zip(*((step.token, step.text) for step in steps))
-    assert its_tokenizer.encode(prompt) == ids and list(drawn) == greedy(ours, ids, 12)
-    assert "".join(texts) == tokenizer.decode(drawn)

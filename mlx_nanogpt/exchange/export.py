@@ -1,0 +1,130 @@
+"""A run as a folder in another program's layout, or as a GGUF file for llama.cpp."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..errors import UserError
+from ..files import appearing
+from ..model import GPT
+from ..run import Run
+from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
+from .model_card import model_card
+from .tokenizer_files import TOKENIZER, StoredTokens, as_json, stored_tokens
+from .unseen import with_unseen_rows
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as other programs get it: the weights under our names, with rows for all `tokens`."""
+
+    layout: Layout
+    model: GPT
+    weights: dict[str, mx.array]
+    tokens: StoredTokens
+
+
+def export_run(run: Run, out: Path, best: bool = False) -> None:
+    """Write the model of `run`, with its newest weights or its best ones, into the new folder `out`, in the layout that it
+    fits. The folder appears complete or not at all.
+
+    Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
+    """
+    with explaining_write(out), appearing(out) as aside:
+        stored = stored_model(run, best)
+        mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(stored), {"format": "pt"})
+        checksum = _sha256(aside / WEIGHTS)
+        for name, text in {
+            CONFIG: as_json(_config(stored)),
+            TOKENIZER: stored.tokens.json,
+            TOKENIZER_CONFIG: as_json(_tokenizer_config(stored)),
+            GENERATION_CONFIG: as_json(_generation_config(stored)),
+            CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum),
+        }.items():
+            # names of texts may hold bytes that are not UTF-8
+            (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def stored_model(run: Run, best: bool) -> StoredModel:
+    """The model of `run` for other programs. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
+    layout, obstacles = best_layout(run.gpt_config)
+    if obstacles:
+        raise UserError(
+            f"the model of {run.path} cannot be written as a {layout.name}, which has another architecture (here: "
+            f"{', '.join(obstacles)})",
+            f"train one with {' '.join(obstacles.values())}",
+        )
+    model, tokens = run.load_model(best).eval(), stored_tokens(run.tokenizer)
+    own = dict(tree_flatten(model.parameters()))
+    weights = dict(tree_flatten(GPT(layout.holds(model.config)).parameters())) | own  # biases that it lacks are zeros
+    if extra := tokens.size - run.tokenizer.vocab_size:
+        weights = with_unseen_rows(weights, extra, model)
+    return StoredModel(layout, model, weights, tokens)
+
+
+def _stored_weights(stored: StoredModel) -> dict[str, mx.array]:
+    layout, written = stored.layout, {}
+    prefix = "" if layout.model_type == "gpt2" else "model."
+    for name, array in stored.weights.items():
+        names = layout.stored_names(name)
+        for part_name, part in zip(names, mx.split(array, len(names))):
+            full = part_name if part_name.startswith("lm_head") else prefix + part_name
+            written[full] = mx.contiguous(part.T if name.endswith(layout.transposed) else part)
+    return written
+
+
+def _config(stored: StoredModel) -> dict:
+    layout = stored.layout
+    return (
+        {"model_type": layout.model_type, "architectures": [layout.architecture]}
+        | layout.stored_config(stored.model.config)
+        | {
+            "vocab_size": stored.tokens.size,
+            "bos_token_id": stored.tokens.start,  # transformers would assume GPT-2's 50256 if there were none
+            "eos_token_id": stored.tokens.end,
+            "torch_dtype": "float32",
+        }
+    )
+
+
+def _generation_config(stored: StoredModel) -> dict:
+    """Without a length, transformers would go on beyond the context, which a model with learned positions cannot do."""
+    return {
+        "bos_token_id": stored.tokens.start,
+        "eos_token_id": stored.tokens.end,
+        "pad_token_id": stored.tokens.end,
+        "max_length": stored.model.config.block_size,
+    }
+
+
+def _tokenizer_config(stored: StoredModel) -> dict:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": stored.model.config.block_size,
+        "clean_up_tokenization_spaces": False,
+        "bos_token": stored.tokens.end_text if stored.tokens.start == stored.tokens.end else None,
+        "eos_token": stored.tokens.end_text,
+        "unk_token": stored.tokens.end_text,
+        "pad_token": stored.tokens.end_text,
+    }
+
+
+@contextmanager
+def explaining_write(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be written ({error})", "choose another with `out`, or make room") from error
+
+
+def _sha256(file: Path) -> str:
+    checksum = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(2**20):
+            checksum.update(chunk)
+    return checksum.hexdigest()

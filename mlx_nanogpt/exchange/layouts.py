@@ -1,0 +1,249 @@
+"""Layouts of other programs: a folder that transformers and mlx_lm read, too.
+
+    config.json                   the shape
+    model.safetensors             the weights; or several files, and model.safetensors.index.json with what is where
+    tokenizer.json                the tokens; or vocab.json and merges.txt
+    tokenizer_config.json         what transformers asks beyond that
+    generation_config.json        where a text begins, and how long it may be
+    README.md                     the model card
+
+A layout says what config.json holds, and where each weight of ours is. A model of 2019 fits GPT-2's layout, a model of today
+Qwen3's.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+
+from ..config import GPTConfig
+from ..model import ROPE_BASE
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_CONFIG, GENERATION_CONFIG, CARD = "tokenizer_config.json", "generation_config.json", "README.md"
+DTYPES = (mx.float32, mx.float16, mx.bfloat16)
+PREFIXES = ("transformer.", "model.")  # that transformers and mlx_lm may put before a name
+NORM_EPS = 1e-5  # of MLX's norms
+
+
+class OtherModel(ValueError):
+    """A config.json describes a model that cannot be rebuilt here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where another program keeps what.
+
+    `obstacles` gives the reasons why the layout cannot hold a model, each with the parameter that avoids it. `stored_names`
+    gives the names of the parts of one of our weights, which lie one above the other in ours. `holds` is the configuration of
+    the model as it is stored. Weights whose names end like one of `transposed` are stored as (in, out), ours are (out, in).
+    Those that end like one of `ignored` are constants.
+    """
+
+    name: str
+    model_type: str
+    architecture: str
+    obstacles: Callable[[GPTConfig], dict[str, str]]
+    stored_config: Callable[[GPTConfig], dict]
+    read_config: Callable[[Mapping], GPTConfig]
+    stored_names: Callable[[str], list[str]]
+    holds: Callable[[GPTConfig], GPTConfig] = lambda config: config
+    transposed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+def _required(given: Mapping, required: Mapping) -> None:
+    for name, value in required.items():
+        if given[name] != value:
+            raise OtherModel(f"its {name} is {given[name]!r} and not {value!r}")
+
+
+def _heads(width: int, heads: object, name: str, width_name: str) -> int:
+    """The number of heads, which divides the width."""
+    if type(heads) is not int or heads < 1 or width % heads:
+        raise OtherModel(f"its {name} {heads!r} does not divide its {width_name} {width!r}")
+    return heads
+
+
+# ---- GPT-2 (Radford et al. 2019). The names of its weights are ours.
+
+# What transformers takes for granted where config.json is silent: GPT-2's smallest model.
+GPT2_SHAPE = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+}
+GPT2_REQUIRED = {  # anything else here is another model
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": NORM_EPS,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+
+
+def _gpt2_obstacles(config: GPTConfig) -> dict[str, str]:
+    checks = {
+        ("untied head", "`tied`"): config.tied,
+        ({"relu": "ReLU"}.get(config.activation, config.activation), "`activation` gelu"): config.activation == "gelu",
+        ("RMSNorm", "`norm` layernorm"): config.norm == "layernorm",
+        ("RoPE", "`position` learned"): config.position == "learned",
+        ("QK-norm", "no `qk_norm`"): not config.qk_norm,
+    }
+    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
+
+
+def _gpt2_config(config: GPTConfig) -> dict:
+    return (
+        GPT2_SHAPE
+        | GPT2_REQUIRED
+        | {
+            "n_positions": config.block_size,
+            "n_ctx": config.block_size,
+            "n_embd": config.n_embd,
+            "n_layer": config.n_layer,
+            "n_head": config.n_head,
+            "embd_pdrop": config.dropout,
+            "resid_pdrop": config.dropout,
+            "attn_pdrop": 0.0,
+        }
+    )
+
+
+def _read_gpt2_config(given: Mapping) -> GPTConfig:
+    has = {**GPT2_SHAPE, **GPT2_REQUIRED, **given}
+    _required(has, GPT2_REQUIRED)
+    width = has["n_embd"]
+    if has["n_inner"] not in (None, 4 * width):
+        raise OtherModel(f"its n_inner is {has['n_inner']!r} and not 4 times n_embd")
+    return GPTConfig(
+        vocab_size=has["vocab_size"],
+        block_size=has["n_positions"],
+        n_layer=has["n_layer"],
+        n_embd=width,
+        head_size=width // _heads(width, has["n_head"], "n_head", "n_embd"),
+        bias="all",
+        tied=True,
+        activation="gelu",
+    )
+
+
+GPT2 = Layout(
+    name="GPT-2",
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    obstacles=_gpt2_obstacles,
+    stored_config=_gpt2_config,
+    read_config=_read_gpt2_config,
+    stored_names=lambda name: [name],
+    holds=lambda config: replace(config, bias="all"),  # biases that the model lacks are zeros
+    transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
+    ignored=(".attn.bias", ".attn.masked_bias"),  # masks in older files
+)
+
+
+# ---- Qwen3 (Qwen team 2025)
+
+QWEN3_REQUIRED = {
+    "hidden_act": "silu",
+    "rms_norm_eps": NORM_EPS,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "rope_scaling": None,
+}
+QWEN3_NAMES = {
+    "wte": "embed_tokens",
+    "ln_f": "norm",
+    "lm_head": "lm_head",
+    "ln_1": "input_layernorm",
+    "attn.c_attn": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+    "attn.c_proj": "self_attn.o_proj",
+    "attn.q_norm": "self_attn.q_norm",
+    "attn.k_norm": "self_attn.k_norm",
+    "ln_2": "post_attention_layernorm",
+    "mlp.c_gate": "mlp.gate_proj",
+    "mlp.c_fc": "mlp.up_proj",
+    "mlp.c_proj": "mlp.down_proj",
+}
+
+
+def _qwen3_obstacles(config: GPTConfig) -> dict[str, str]:
+    checks = {
+        ("LayerNorm", "`norm` rmsnorm"): config.norm == "rmsnorm",
+        ("learned positions", "`position` rope"): config.position == "rope",
+        ("no QK-norm", "`qk_norm`"): config.qk_norm,
+        ("no SwiGLU", "`activation` swiglu"): config.activation == "swiglu",
+        ("biases", "`bias` none"): config.bias == "none",
+    }
+    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
+
+
+def _qwen3_config(config: GPTConfig) -> dict:
+    return QWEN3_REQUIRED | {
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.n_head,
+        "head_dim": config.head_size,
+        "max_position_embeddings": config.block_size,
+        "rope_theta": float(ROPE_BASE),
+        "tie_word_embeddings": config.tied,
+        "attention_dropout": 0.0,
+    }
+
+
+def _read_qwen3_config(given: Mapping) -> GPTConfig:
+    rope = {"rope_type": "default", **(given.get("rope_parameters") or given)}  # newer files keep it in a table
+    _required({**QWEN3_REQUIRED, **given}, QWEN3_REQUIRED)
+    _required(rope, {"rope_theta": ROPE_BASE, "rope_type": "default"})
+    width = given["hidden_size"]
+    heads = _heads(width, given["num_attention_heads"], "num_attention_heads", "hidden_size")
+    config = GPTConfig(
+        vocab_size=given["vocab_size"],
+        block_size=given["max_position_embeddings"],
+        n_layer=given["num_hidden_layers"],
+        n_embd=width,
+        head_size=width // heads,
+        bias="none",
+        tied=given["tie_word_embeddings"],
+        activation="swiglu",
+        norm="rmsnorm",
+        position="rope",
+        qk_norm=True,
+    )
+    shape = {"head_dim": config.head_size, "num_key_value_heads": heads, "intermediate_size": config.mlp_width}
+    _required(given, shape)
+    return config
+
+
+def _qwen3_names(name: str) -> list[str]:
+    """`h.0.attn.c_attn.weight` becomes `layers.0.self_attn.q_proj.weight`, and so on for keys and values."""
+    head, _, block = name.removesuffix(".weight").partition(".")
+    if head != "h":
+        return [f"{QWEN3_NAMES[head]}.weight"]
+    number, _, layer = block.partition(".")
+    return [f"layers.{number}.{each}.weight" for each in QWEN3_NAMES[layer].split()]
+
+
+QWEN3 = Layout(
+    name="Qwen3",
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    obstacles=_qwen3_obstacles,
+    stored_config=_qwen3_config,
+    read_config=_read_qwen3_config,
+    stored_names=_qwen3_names,
+)
+
+LAYOUTS = (GPT2, QWEN3)
+
+
+def best_layout(config: GPTConfig) -> tuple[Layout, dict[str, str]]:
+    """The layout with the fewest obstacles for a model, and these; none if it can hold the model."""
+    layout = min(LAYOUTS, key=lambda layout: len(layout.obstacles(config)))
+    return layout, layout.obstacles(config)
