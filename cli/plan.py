@@ -17,7 +17,6 @@ from mlx_nanogpt.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, accumulated, make_pl
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
-from mlx_nanogpt.text.tokenizer import TokenizerName
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -34,7 +33,7 @@ from .options import (
 )
 from .setting_options import with_options, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
-from .texts import read_data, wanted_tokens
+from .texts import check_tokens, read_data, wanted_size, wanted_tokens
 
 LONG = 3600  # seconds; a first training should not take longer
 VERY_LONG = 14 * 86_400
@@ -67,32 +66,35 @@ def plan(
     values = settings | {"data": data, "tokenizer": tokenizer} | chosen
     text = read_data(values["data"]) if values["data"] else None
     if chosen.keys() & {*SETTINGS, "preset", "config"}:
-        _print_plan(*_configurations(values, text))
+        _print_plan(*_configurations(values, chosen, text))
     else:
-        _print_presets({name: values[name] for name in ("tokenizer", "vocab_size") if name in values}, text)
+        _print_presets(chosen, text)
 
 
-def _configurations(values: Mapping, data: Corpus | Dataset | None) -> tuple[GPTConfig, TrainConfig, int | None]:
-    """Both configurations, and how many tokens there are to train on, if that is known."""
-    gpt_config, train_config = gpt.configurations(values)
+def _configurations(
+    values: Mapping, chosen: Mapping, data: Corpus | Dataset | None
+) -> tuple[GPTConfig, TrainConfig, int | None]:
+    """Both configurations, and how many tokens there are to train on, if that is known. `chosen` are those of `values` that are
+    no defaults."""
+    gpt_config, train_config = gpt.configurations(
+        {**values, "vocab_size": GPTConfig.vocab_size}
+    )  # the tokenizer says it
     if data:
-        dataset = _dataset(data, values["tokenizer"], values.get("vocab_size"), train_config)
+        dataset = _dataset(data, values, chosen, train_config)
         check_splits(dataset, gpt_config.block_size)
         return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
-    if values["tokenizer"] == "gpt2":
-        return replace(gpt_config, vocab_size=GPT2_SIZE), train_config, None
-    wanted = wanted_tokens(values["tokenizer"], values.get("vocab_size"))
-    if "vocab_size" in wanted:
-        return replace(gpt_config, **wanted), train_config, None
-    return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
+    size = wanted_size(values["tokenizer"], values.get("vocab_size"))
+    if values["tokenizer"] == "char":
+        return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
+    return replace(gpt_config, vocab_size=GPT2_SIZE if size is None else size), train_config, None
 
 
-def _dataset(
-    data: Corpus | Dataset, tokenizer: TokenizerName, vocab_size: int | None, train_config: TrainConfig
-) -> Dataset:
+def _dataset(data: Corpus | Dataset, values: Mapping, chosen: Mapping, train_config: TrainConfig) -> Dataset:
     if isinstance(data, Dataset):
+        check_tokens(data, chosen)
         return data
-    return gpt.tokenize(data, train_fraction=train_config.train_fraction, **wanted_tokens(tokenizer, vocab_size))
+    wanted = wanted_tokens(values["tokenizer"], values.get("vocab_size"))
+    return gpt.tokenize(data, train_fraction=train_config.train_fraction, **wanted)
 
 
 def _follow(events: Iterator[Stage | Plan], name: str) -> Plan:
@@ -189,8 +191,8 @@ def _verdict(plan: Plan, text_tokens: int | None) -> Iterator[str]:
         yield f"{read}: it will overfit. {stop} in time, and the best weights are kept; {helps} helps."
 
 
-def _print_presets(tokens: Mapping, text: Corpus | Dataset | None) -> None:
-    """A row for each preset, and which one to begin with. `tokens` are the options for the tokenizer."""
+def _print_presets(chosen: Mapping, text: Corpus | Dataset | None) -> None:
+    """A row for each preset, and which one to begin with. `chosen` are options for the text."""
     header("mlx-gpt plan", {"Device": describe_device()})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Preset", no_wrap=True)
@@ -199,9 +201,8 @@ def _print_presets(tokens: Mapping, text: Corpus | Dataset | None) -> None:
     plans, problems = {}, []
     for name in gpt.PRESETS:
         try:
-            gpt_config, train_config, text_tokens = _configurations(
-                {**tokens, **starting_settings(name, None, {})}, text
-            )
+            values = {"tokenizer": "char", **starting_settings(name, None, chosen), **chosen}
+            gpt_config, train_config, text_tokens = _configurations(values, chosen, text)
         except UserError as error:  # for example GPT-2's tokenizer, without a network
             problems.append(f"{name}: {with_options(str(error))}.")
             continue
@@ -222,9 +223,8 @@ def _print_presets(tokens: Mapping, text: Corpus | Dataset | None) -> None:
     console.print()
     if short := [name for name, plan in plans.items() if plan.measured and plan.total_seconds <= LONG]:
         best = max(short, key=lambda name: plans[name].flops_per_token)
-        console.print(
-            f"The largest model that is trained in less than an hour: mlx-gpt train --preset {best}", soft_wrap=True
-        )
+        again = shlex.join(["mlx-gpt", "train", "--preset", best, *sys.argv[2:]])
+        console.print(f"The largest model that is trained in less than an hour: {again}", soft_wrap=True)
     else:
         console.print("None takes less than an hour; for a first look: mlx-gpt train --num-iter 500", soft_wrap=True)
     console.print("On a row with >, memory is an estimate, and times are the least that it takes.", soft_wrap=True)

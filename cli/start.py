@@ -26,6 +26,9 @@ def starting_settings(preset: str | None, config: Path | None, given: dict) -> d
     """The settings of the preset or the file; none without both. An option in `given` may replace a wrong value of the file."""
     if preset is not None and config is not None:
         raise UserError("`preset` and `config` exclude each other", "leave out one of them")
-    if preset is not None:  # its number of tokens is for lists of presets; the tokenizer says it
-        return {name: value for name, value in preset_settings(preset).items() if name != "vocab_size"}
-    return read_config_file(config, given) if config is not None else {}
+    if preset is None and config is None:
+        return {}
+    start = preset_settings(preset) if preset is not None else read_config_file(config, given)
+    if given.get("tokenizer", start.get("tokenizer")) != "bpe":  # only byte pairs are learned in a chosen number
+        start.pop("vocab_size", None)
+    return start

@@ -1,6 +1,6 @@
 """Reading the text that an option names, with a notice or a spinner where the user waits or gets another text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -46,15 +46,34 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
 
 def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
     """The arguments of `tokenize` and `prepare` for --tokenizer and --vocab-size."""
+    size = wanted_size(name, vocab_size)
+    if size is not None:
+        return {"vocab_size": size}
+    return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
+
+
+def wanted_size(name: str, vocab_size: int | None) -> int | None:
+    """How many byte pairs to learn; None with another tokenizer, which --vocab-size does not fit."""
     if name == "bpe":
-        wanted = VOCAB_SIZE if vocab_size is None else vocab_size
-        check_vocab_size(wanted)
-        return {"vocab_size": wanted}
+        size = VOCAB_SIZE if vocab_size is None else vocab_size
+        check_vocab_size(size)
+        return size
     if vocab_size is not None:
         raise UserError(
             f"`vocab_size` {vocab_size} is for byte pairs that are learned from the text", "give `tokenizer` bpe, too"
         )
-    return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
+    return None
+
+
+def check_tokens(data: Dataset, chosen: Mapping) -> None:
+    """Raise `UserError` if other tokens were chosen than those that the folder `data` holds."""
+    own = {"tokenizer": data.tokenizer.kind, "vocab_size": data.tokenizer.vocab_size}
+    for name, value in own.items():
+        if chosen.get(name, value) != value:
+            raise UserError(
+                f"{data.corpus.name} holds tokens with the {name} {value}, and {chosen[name]} was chosen",
+                f"leave out `{name}`, or prepare the text again",
+            )
 
 
 def _spinner(names: Sequence[str]) -> AbstractContextManager:

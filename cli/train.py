@@ -23,7 +23,7 @@ from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
-from .texts import own_dataset, read_data, wanted_tokens
+from .texts import check_tokens, own_dataset, read_data, wanted_tokens
 from .training_display import follow
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -166,18 +166,7 @@ def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | Non
             f"{data.corpus.name} holds tokens, split already",
             "leave out `train_fraction`, or prepare the text again with another",
         )
-    kind = data.tokenizer.kind
-    if chosen.get("tokenizer", kind) != kind:
-        raise UserError(
-            f"{data.corpus.name} holds tokens of the kind {kind}, and {chosen['tokenizer']} was chosen",
-            f"prepare the text again with `tokenizer` {chosen['tokenizer']}, or choose `tokenizer` {kind}",
-        )
-    size = data.tokenizer.vocab_size
-    if chosen.get("vocab_size", size) != size:
-        raise UserError(
-            f"{data.corpus.name} holds {size:,} different tokens, and a vocab_size of {chosen['vocab_size']:,} was chosen",
-            "prepare the text again with that `vocab_size`, or leave it out",
-        )
+    check_tokens(data, chosen)
     if tokenizer and tokenizer != data.tokenizer:
         raise UserError(
             f"{data.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}",

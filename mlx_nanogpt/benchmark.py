@@ -185,8 +185,10 @@ def flops_per_token(model: GPT) -> int:
     The count of the PaLM paper (Chowdhery et al. 2022, appendix B), as in nanoGPT's `estimate_mfu`.
     """
     config = model.config
-    tables = ["wpe"] * ("wpe" in model) + ["wte"] * (not config.tied)  # a tied one is the head, too
-    looked_up = sum(model[table].weight.size for table in tables)
+    tables = [model[name].weight for name in ("wpe", "wte") if name in model]
+    looked_up = sum(table.size for table in tables) - (
+        model.wte.weight.size if config.tied else 0
+    )  # it is the head, too
     attention = 12 * config.n_layer * config.n_embd * config.block_size
     return 6 * (model.num_parameters() - looked_up) + attention
 

@@ -146,8 +146,8 @@ class GPTConfig:
 class TrainConfig:
     """How a model is trained and how often it is looked at. The defaults are NanoLux's, but for `eval_iters`.
 
-    The rate rises linearly over `warmup_iters` steps, then falls along a cosine to `min_lr` at step `lr_decay_iters` and
-    stays there (nanoGPT). Evaluations are always float32.
+    The rate rises linearly over `warmup_iters` steps, then falls as `schedule` says to `min_lr` at step `lr_decay_iters`, and
+    stays there. Without `lr_decay_iters` it does not fall. Evaluations are always float32.
     """
 
     train_fraction: float = setting(
@@ -263,6 +263,11 @@ class TrainConfig:
             )
         if self.lr_decay_iters == 0 and self.schedule != "cosine":
             raise UserError(f"schedule {self.schedule} is never used without a decay", "give lr_decay_iters, too")
+        if self.optimizer != "muon" and self.muon_lr != TrainConfig.muon_lr:
+            raise UserError(
+                f"muon_lr {self.muon_lr:g} is never used by the optimizer {self.optimizer}",
+                f"give the optimizer muon, or a muon_lr of {TrainConfig.muon_lr:g}",
+            )
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             raise UserError(
                 f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}",
@@ -313,7 +318,9 @@ PRESETS = {
     "nanolux": Preset("NanoLux's benchmark", {"eval_iters": 1000}),
     "minute": Preset(
         "a run of a minute",
-        _MODERN | {"num_iter": 500, "lr_decay_iters": 500, "warmup_iters": 40, "learning_rate": 8e-3, "muon_lr": 0.03},
+        _MODERN
+        | {"num_iter": 700, "lr_decay_iters": 700, "warmup_iters": 40, "learning_rate": 8e-3, "muon_lr": 0.03}
+        | {"eval_interval": 100, "eval_iters": 50},
     ),
     "modern": Preset("NanoLux's, modern", _MODERN),
     "laptop": Preset(

@@ -13,6 +13,7 @@ from typing import Any
 
 from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
+from .text.byte_pairs import check_vocab_size
 from .text.tokenizer import TokenizerName
 
 if sys.version_info >= (3, 11):
@@ -20,9 +21,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-GROUPS = {
-    TEXT: ["data", "tokenizer", "vocab_size", "init_from"]
-}  # the keys of a file, in order, by the comment above them
+# the keys of a file, in order, by the comment above them
+GROUPS = {TEXT: ["data", "tokenizer", "vocab_size", "init_from"]}
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
@@ -59,6 +59,8 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
         if "vocab_size" in settings and settings.get("tokenizer") != "bpe":
             raise UserError("vocab_size is for the tokenizer bpe; without it the text says it", "leave it out")
+        if "vocab_size" in settings:
+            check_vocab_size(settings["vocab_size"])
         if not isinstance(settings.get("init_from", ""), str):
             raise UserError(f"init_from {settings['init_from']!r} names no model", "give a name in quotes")
         if "data" in settings:

@@ -239,7 +239,7 @@ def train(
             yield saved
             if sample_tokens and not training.is_over():
                 yield training.sample(sample_tokens)
-        yield Done(training.iteration, training.end(), writer.path)
+        yield Done(training.iteration, training.end() or "finished", writer.path)
 
 
 class Training:
@@ -270,15 +270,17 @@ class Training:
     def is_over(self) -> bool:
         """Whether all iterations are done and evaluated, or no better loss came for `patience` evaluations, or the loss is at
         `target_loss`."""
-        return self.evaluated >= self.config.num_iter or self.end() != "finished"
+        return self.end() is not None
 
-    def end(self) -> Literal["finished", "out of patience", "at the target"]:
-        """Why the training is over, if it is."""
-        if self.history and self.history[-1].valid_loss <= self.config.target_loss:
+    def end(self) -> Literal["finished", "out of patience", "at the target"] | None:
+        """Why the training is over; None if it is not."""
+        if not self.history:
+            return None
+        if self.evaluated >= self.config.num_iter:
+            return "finished"
+        if self.history[-1].valid_loss <= self.config.target_loss and self.config.target_loss > 0:
             return "at the target"
-        if self.history and 0 < self.config.patience <= since_best(self.history):
-            return "out of patience"
-        return "finished"
+        return "out of patience" if 0 < self.config.patience <= since_best(self.history) else None
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
         """Train up to the next evaluation, or until `should_stop` returns true."""
@@ -364,5 +366,6 @@ class Training:
         kept = f"the checkpoint of iteration {saved} is kept" if written else "no checkpoint had been written"
         return Diverged(
             f"the loss is not finite at iteration {iteration}, so training stopped ({kept})",
-            f"try a learning rate lower than {self.config.learning_rate:g}",
+            f"try a learning rate lower than {self.config.learning_rate:g}"
+            + (f", and a `muon_lr` lower than {self.config.muon_lr:g}" if self.config.optimizer == "muon" else ""),
         )

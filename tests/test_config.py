@@ -94,6 +94,24 @@ def test_the_rate_of_a_modern_preset_falls_until_its_last_step(name):
     assert train.lr_decay_iters == train.num_iter and train.min_lr == 0
 
 
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"schedule": "linear"}, "schedule linear is never used without a decay; give lr_decay_iters, too"),
+        ({"muon_lr": 0.1}, "muon_lr 0.1 is never used by the optimizer adam; give the optimizer muon"),
+    ],
+)
+def test_a_setting_that_has_no_effect_is_refused(settings, reason):
+    with pytest.raises(UserError, match=reason):
+        TrainConfig(**settings)
+
+
+@pytest.mark.parametrize("size", [3, 15])
+def test_pairs_of_channels_need_an_even_head(size):
+    with pytest.raises(UserError, match=f"head_size {size} is odd"):
+        GPTConfig(n_embd=30, head_size=size, position="rope")
+
+
 def test_the_presets_are_nanoluxs_and_nanogpts():
     sizes = {name: configurations(preset.settings) for name, preset in PRESETS.items()}
     shapes = {name: (gpt.n_layer, gpt.n_head, gpt.n_embd, gpt.block_size) for name, (gpt, _) in sizes.items()}

@@ -624,6 +624,19 @@ def test_training_ends_at_the_target(validation_losses):
     assert finish(run.extended(target_loss=1.9))[-1] == gpt.Done(12, "at the target", run.path)
 
 
+def test_without_a_target_a_loss_of_zero_ends_nothing(validation_losses):
+    validation_losses([0.0, 0.0])
+    run = tiny_run()
+    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
+
+
+def test_a_training_whose_last_iteration_is_done_is_finished(validation_losses):
+    """Also if patience ends there."""
+    validation_losses([1.0, 2.0])
+    run = tiny_run(patience=1)
+    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
+
+
 def test_training_ends_when_patience_does(validation_losses):
     validation_losses([3.0, 2.0, 2.5, 2.0, 1.0])
     run = tiny_run(num_iter=100, patience=2)

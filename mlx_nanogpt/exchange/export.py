@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..files import appearing
 from ..model import GPT
 from ..run import Run
+from ..text.byte_pairs import END_OF_TEXT
 from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card
 from .tokenizer_files import TOKENIZER, StoredTokens, as_json, stored_tokens
@@ -35,8 +36,8 @@ def export_run(run: Run, out: Path, best: bool = False) -> None:
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
+    stored = stored_model(run, best)
     with explaining_write(out), appearing(out) as aside:
-        stored = stored_model(run, best)
         mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(stored), {"format": "pt"})
         checksum = _sha256(aside / WEIGHTS)
         for name, text in {
@@ -69,12 +70,10 @@ def stored_model(run: Run, best: bool) -> StoredModel:
 
 def _stored_weights(stored: StoredModel) -> dict[str, mx.array]:
     layout, written = stored.layout, {}
-    prefix = "" if layout.model_type == "gpt2" else "model."
     for name, array in stored.weights.items():
         names = layout.stored_names(name)
         for part_name, part in zip(names, mx.split(array, len(names))):
-            full = part_name if part_name.startswith("lm_head") else prefix + part_name
-            written[full] = mx.contiguous(part.T if name.endswith(layout.transposed) else part)
+            written[part_name] = mx.contiguous(part.T if name.endswith(layout.transposed) else part)
     return written
 
 
@@ -85,7 +84,7 @@ def _config(stored: StoredModel) -> dict:
         | layout.stored_config(stored.model.config)
         | {
             "vocab_size": stored.tokens.size,
-            "bos_token_id": stored.tokens.start,  # transformers would assume GPT-2's 50256 if there were none
+            "bos_token_id": stored.tokens.start,
             "eos_token_id": stored.tokens.end,
             "torch_dtype": "float32",
         }
@@ -107,10 +106,10 @@ def _tokenizer_config(stored: StoredModel) -> dict:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": stored.model.config.block_size,
         "clean_up_tokenization_spaces": False,
-        "bos_token": stored.tokens.end_text if stored.tokens.start == stored.tokens.end else None,
-        "eos_token": stored.tokens.end_text,
-        "unk_token": stored.tokens.end_text,
-        "pad_token": stored.tokens.end_text,
+        "bos_token": END_OF_TEXT if stored.tokens.start == stored.tokens.end else None,
+        "eos_token": END_OF_TEXT,
+        "unk_token": END_OF_TEXT,
+        "pad_token": END_OF_TEXT,
     }
 
 

@@ -3,8 +3,10 @@ it."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlx.core as mx
 import numpy as np
@@ -33,7 +35,7 @@ NAMES = {
     "mlp.c_proj": "ffn_down",
 }
 QKV = {"gpt2": ["attn_qkv"], "qwen3": ["attn_q", "attn_k", "attn_v"]}
-NORMAL_TOKEN, CONTROL_TOKEN = 1, 3  # llama.cpp's types of tokens
+NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 
 
 def export_gguf(run: Run, out: Path, best: bool = False) -> None:
@@ -47,19 +49,21 @@ def export_gguf(run: Run, out: Path, best: bool = False) -> None:
     if os.path.lexists(out):
         raise UserError(f"{out} exists already, and is not overwritten", "choose another name")
     check_name(out, "choose another")
-    with explaining_write(out):
-        stored = stored_model(run, best)
+    stored = stored_model(run, best)
+    with explaining_write(out), TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole.gguf"
+        writer = gguf.GGUFWriter(whole, stored.layout.model_type)
+        _add_shape(writer, stored, out.stem)
+        _add_tokens(writer, stored)
+        for name, array in _tensors(stored):
+            writer.add_tensor(name, np.array(array))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
         out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(out) as file:
-            writer = gguf.GGUFWriter(path=None, arch=stored.layout.model_type)
-            _add_shape(writer, stored, out.stem)
-            _add_tokens(writer, stored)
-            for name, array in _tensors(stored):
-                writer.add_tensor(name, np.array(array))
-            writer.fout, writer.state = [file], gguf.gguf_writer.WriterState.EMPTY  # our file, not one of its own
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
+        with whole.open("rb") as written, replacing(out) as file:
+            shutil.copyfileobj(written, file)
 
 
 def _add_shape(writer, stored: StoredModel, name: str) -> None:
@@ -84,20 +88,20 @@ def _add_shape(writer, stored: StoredModel, name: str) -> None:
 def _add_tokens(writer, stored: StoredModel) -> None:
     tokens, described = stored.tokens, json.loads(stored.tokens.json)
     model = described["model"]
-    texts = {i: text for text, i in model["vocab"].items()} | {
-        each["id"]: each["content"] for each in described["added_tokens"]
-    }
+    texts = {i: (text, NORMAL) for text, i in model["vocab"].items()}
+    texts |= {each["id"]: (each["content"], USER_DEFINED) for each in described["added_tokens"]}
+    texts[tokens.end] = END_OF_TEXT, CONTROL
+    listed = [texts.get(i, (f"[unused {i}]", UNUSED)) for i in range(tokens.size)]
     writer.add_tokenizer_model("gpt2")  # byte pairs
     writer.add_tokenizer_pre("gpt-2")  # how a text is cut before bytes are merged
-    writer.add_token_list([texts.get(i, f"[unused {i}]") for i in range(tokens.size)])
-    writer.add_token_types([CONTROL_TOKEN if i == tokens.end else NORMAL_TOKEN for i in range(tokens.size)])
+    writer.add_token_list([text for text, _ in listed])
+    writer.add_token_types([kind for _, kind in listed])
     # llama.cpp wants a merge; this one never happens, for bytes do not make up the token
     merges = model["merges"] or [[END_OF_TEXT, END_OF_TEXT]]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_add_bos_token(False)
     writer.add_bos_token_id(tokens.start)
-    if tokens.end is not None:
-        writer.add_eos_token_id(tokens.end)
+    writer.add_eos_token_id(tokens.end)
 
 
 def _tensors(stored: StoredModel) -> Iterator[tuple[str, mx.array]]:

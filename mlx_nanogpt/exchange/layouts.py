@@ -36,7 +36,7 @@ class Layout:
 
     `obstacles` gives the reasons why the layout cannot hold a model, each with the parameter that avoids it. `stored_names`
     gives the names of the parts of one of our weights, which lie one above the other in ours. `holds` is the configuration of
-    the model as it is stored. Weights whose names end like one of `transposed` are stored as (in, out), ours are (out, in).
+    the model as it is stored. `beyond_context` says what happens after that many tokens. Weights whose names end like one of `transposed` are stored as (in, out), ours are (out, in).
     Those that end like one of `ignored` are constants.
     """
 
@@ -47,6 +47,7 @@ class Layout:
     stored_config: Callable[[GPTConfig], dict]
     read_config: Callable[[Mapping], GPTConfig]
     stored_names: Callable[[str], list[str]]
+    beyond_context: str
     holds: Callable[[GPTConfig], GPTConfig] = lambda config: config
     transposed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
@@ -92,7 +93,7 @@ def _gpt2_obstacles(config: GPTConfig) -> dict[str, str]:
         ({"relu": "ReLU"}.get(config.activation, config.activation), "`activation` gelu"): config.activation == "gelu",
         ("RMSNorm", "`norm` layernorm"): config.norm == "layernorm",
         ("RoPE", "`position` learned"): config.position == "learned",
-        ("QK-norm", "no `qk_norm`"): not config.qk_norm,
+        ("QK-norm", "`no_qk_norm`"): not config.qk_norm,
     }
     return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
 
@@ -140,6 +141,7 @@ GPT2 = Layout(
     stored_config=_gpt2_config,
     read_config=_read_gpt2_config,
     stored_names=lambda name: [name],
+    beyond_context="Beyond {} tokens, transformers raises an error, and mlx_lm writes nonsense.",
     holds=lambda config: replace(config, bias="all"),  # biases that the model lacks are zeros
     transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
     ignored=(".attn.bias", ".attn.masked_bias"),  # masks in older files
@@ -156,8 +158,8 @@ QWEN3_REQUIRED = {
     "rope_scaling": None,
 }
 QWEN3_NAMES = {
-    "wte": "embed_tokens",
-    "ln_f": "norm",
+    "wte": "model.embed_tokens",
+    "ln_f": "model.norm",
     "lm_head": "lm_head",
     "ln_1": "input_layernorm",
     "attn.c_attn": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
@@ -199,7 +201,7 @@ def _qwen3_config(config: GPTConfig) -> dict:
 
 def _read_qwen3_config(given: Mapping) -> GPTConfig:
     rope = {"rope_type": "default", **(given.get("rope_parameters") or given)}  # newer files keep it in a table
-    _required({**QWEN3_REQUIRED, **given}, QWEN3_REQUIRED)
+    _required({**QWEN3_REQUIRED, "rms_norm_eps": 1e-6, **given}, QWEN3_REQUIRED)  # where it is silent, it is 1e-6
     _required(rope, {"rope_theta": ROPE_BASE, "rope_type": "default"})
     width = given["hidden_size"]
     heads = _heads(width, given["num_attention_heads"], "num_attention_heads", "hidden_size")
@@ -222,12 +224,12 @@ def _read_qwen3_config(given: Mapping) -> GPTConfig:
 
 
 def _qwen3_names(name: str) -> list[str]:
-    """`h.0.attn.c_attn.weight` becomes `layers.0.self_attn.q_proj.weight`, and so on for keys and values."""
-    head, _, block = name.removesuffix(".weight").partition(".")
-    if head != "h":
-        return [f"{QWEN3_NAMES[head]}.weight"]
-    number, _, layer = block.partition(".")
-    return [f"layers.{number}.{each}.weight" for each in QWEN3_NAMES[layer].split()]
+    """`h.0.attn.c_attn.weight` becomes `model.layers.0.self_attn.q_proj.weight`, and so on for keys and values."""
+    part, _, of_block = name.removesuffix(".weight").partition(".")
+    if part != "h":
+        return [f"{QWEN3_NAMES[part]}.weight"]
+    number, _, layer = of_block.partition(".")
+    return [f"model.layers.{number}.{each}.weight" for each in QWEN3_NAMES[layer].split()]
 
 
 QWEN3 = Layout(
@@ -238,6 +240,7 @@ QWEN3 = Layout(
     stored_config=_qwen3_config,
     read_config=_read_qwen3_config,
     stored_names=_qwen3_names,
+    beyond_context="Beyond {} tokens its text gets worse, for it was never trained on more.",
 )
 
 LAYOUTS = (GPT2, QWEN3)

@@ -28,15 +28,6 @@ def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, chec
     name = printable(name)
     by_character = isinstance(run.tokenizer, CharTokenizer)
     tokens = "one per character" if by_character else "byte pairs"
-    unknown = (
-        " A character that was not in its text is an unknown token to it: the text that follows is worse for it."
-        if by_character
-        else ""
-    )
-    beyond = {
-        "gpt2": f"Beyond {shape.block_size} tokens it cannot be asked: transformers raises an error, and mlx_lm writes nonsense.",
-        "qwen3": f"Beyond {shape.block_size} tokens its text gets worse, for it was never trained on more.",
-    }[layout.model_type]
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -47,7 +38,7 @@ tags: [{layout.model_type}, mlx]
 
 A GPT in the layout of {layout.name}, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
 
-It continues a text; it does not answer questions. {beyond}{unknown}
+{_limits(layout, shape.block_size, by_character)}
 
 | | |
 |---|---|
@@ -76,3 +67,11 @@ mlx-gpt generate --init-from {shlex.quote(name)}
 mlx-gpt train --init-from {shlex.quote(name)} --data my.txt
 ```
 """
+
+
+def _limits(layout: Layout, block_size: int, by_character: bool) -> str:
+    """What the model cannot do, in sentences."""
+    sentences = ["It continues a text; it does not answer questions.", layout.beyond_context.format(block_size)]
+    if by_character:
+        sentences.append("A character that was not in its text is unknown to it, and what it writes then is worse.")
+    return " ".join(sentences)

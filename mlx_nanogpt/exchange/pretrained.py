@@ -97,7 +97,7 @@ def _read_weights(folder: Path, layout: Layout, config: GPTConfig, tensors: dict
     """The weights under our names, in our shapes, as float32. All of them were read and are finite."""
     stored = {_bare(name): tensor for name, tensor in tensors.items()}
     expected = {name: parameter.shape for name, parameter in tree_flatten(GPT(config).parameters())}
-    names = {name: layout.stored_names(name) for name in expected}
+    names = {name: [_bare(each) for each in layout.stored_names(name)] for name in expected}
     known = {each for parts in names.values() for each in parts}
     strangers = sorted(name for name in stored.keys() - known - {HEAD} if not name.endswith(layout.ignored))
     if strangers:

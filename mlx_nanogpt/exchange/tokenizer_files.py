@@ -16,6 +16,7 @@ from .hub import fetched
 
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 GPT2 = "openai-community/gpt2"
+SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 def tokenizer_of_folder(folder: Path) -> Tokenizer:
@@ -50,47 +51,49 @@ def gpt2_tokenizer() -> Tokenizer:
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """A tokenizer as other programs get it: its tokenizer.json, how many tokens that has, the ids that start and end a text,
-    and the text of the one that ends it; None if there is none."""
+    """A tokenizer as other programs get it: its tokenizer.json, how many tokens that has, and the ids that start and end a text.
+    The last one is END_OF_TEXT."""
 
     json: str
     size: int
     start: int
-    end: int | None
-    end_text: str | None
+    end: int
 
 
 def stored_tokens(tokenizer: Tokenizer) -> StoredTokens:
     """`tokenizer` for other programs. All of them read byte pairs, and few read anything else. So a character becomes its bytes,
     which are merged into the character's own id."""
-    if isinstance(tokenizer, BPETokenizer):
-        text, size = tokenizer.to_json(), tokenizer.vocab_size
-        end = tokenizer.token_id(END_OF_TEXT)
-    else:
+    start = tokenizer.start_token
+    if isinstance(tokenizer, CharTokenizer):
         vocab, merges = _as_byte_pairs(tokenizer.symbols)
-        text, size, end = _byte_pair_json(vocab, merges, unknown=END_OF_TEXT), len(vocab), vocab[END_OF_TEXT]
-    return StoredTokens(text, size, tokenizer.start_token, end, None if end is None else END_OF_TEXT)
+        return StoredTokens(_byte_pair_json(vocab, merges, unknown=END_OF_TEXT), len(vocab), start, vocab[END_OF_TEXT])
+    end = tokenizer.token_id(END_OF_TEXT)
+    if end is not None:
+        return StoredTokens(tokenizer.to_json(), tokenizer.vocab_size, start, end)
+    described, end = json.loads(tokenizer.to_json()), tokenizer.vocab_size
+    described["added_tokens"].append({"id": end, "content": END_OF_TEXT} | SPECIAL)
+    return StoredTokens(json.dumps(described), end + 1, start, end)
 
 
 def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
     """The vocabulary and the merges in which each character is a token, with its own id. Behind them come the bytes and the
     parts of characters that merges take, and the end of a text, which also stands for an unknown byte."""
     vocab = {spelled(symbol): i for i, symbol in enumerate(symbols)}
-    merges = []
+    merges: dict[tuple[str, str], None] = {}  # in order, each once
     for piece in list(vocab):
         for end in range(2, len(piece) + 1):
-            pair = [piece[: end - 1], piece[end - 1]]
+            pair = piece[: end - 1], piece[end - 1]
             for part in pair:
                 vocab.setdefault(part, len(vocab))
-            if pair not in merges:
-                merges.append(pair)
-    return vocab | {END_OF_TEXT: len(vocab)}, merges
+            merges[pair] = None
+    return vocab | {END_OF_TEXT: len(vocab)}, [list(pair) for pair in merges]
 
 
 def _characters_of(text: str) -> CharTokenizer | None:
     """The `CharTokenizer` that `text` describes, as `_as_byte_pairs` writes it; None for another kind."""
-    model = json.loads(text)["model"]
-    if model.get("type", "BPE") != "BPE":
+    described = json.loads(text)
+    model, before = described["model"], described.get("pre_tokenizer") or {}
+    if model.get("type", "BPE") != "BPE" or described.get("normalizer") or before.get("type") != "ByteLevel":
         return None
     vocab = model["vocab"]
     symbols = ""
@@ -107,8 +110,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
 
 def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = None) -> str:
     """The tokenizer.json of byte pairs; `unknown` is the token of a byte that has none."""
-    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    end = [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT} | special] if END_OF_TEXT in vocab else []
+    end = [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT} | SPECIAL] if END_OF_TEXT in vocab else []
     return as_json(
         {
             "version": "1.0",

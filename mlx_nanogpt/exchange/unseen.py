@@ -5,9 +5,9 @@ import numpy as np
 
 from ..model import GPT, LayerCache
 
+FREQUENT = 1e-3  # a chance
 MARGIN = 30.0  # nats below the mean logit
-ROUNDS = 20
-SAMPLED = 2**14  # places in texts that the model writes
+SAMPLED = 2**13  # places in texts
 
 
 def with_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> dict[str, mx.array]:
@@ -22,31 +22,32 @@ def with_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> di
     return weights | longer
 
 
+def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
+    """A row for `head` (V, C) whose token is hardly ever drawn after `inputs` (N, C).
+
+    It is the row of the token that is drawn least. If even that one is frequent, as in a text of four letters, it is the mean
+    row plus d, where d @ x is as near to -MARGIN as least squares get it for all inputs x.
+    """
+    rows = np.array(head, np.float64)  # (V, C)
+    logits = inputs @ rows.T  # (N, V)
+    chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]).mean(axis=0)  # (V,)
+    if chances.min() < FREQUENT:
+        return head[chances.argmin().item()]
+    shift = np.linalg.lstsq(inputs, np.full(len(inputs), -MARGIN), rcond=None)[0]  # (C,)
+    return mx.array(rows.mean(axis=0) + shift, mx.float32)
+
+
 def _inputs(model: GPT) -> np.ndarray:
-    """What the head gets, (N, C), where the model reads texts that it has written. Every token begins some of them."""
+    """What the head gets, (N, C), in texts that the model has written, and in texts of random tokens: a user may give any."""
     T, V = model.config.block_size, model.config.vocab_size
-    B = max(V, SAMPLED // T)
+    B = max(SAMPLED // T, 1)
     cache, key = [LayerCache(model.config, B) for _ in model.h], mx.random.key(0)
-    idx = (mx.arange(B) % V)[:, None]  # (B, 1)
+    firsts = mx.arange(B) * V // B
+    written = firsts[:, None]  # (B, 1)
     for _ in range(T - 1):
         key, now = mx.random.split(key)
-        token = mx.random.categorical(model.next_logits(idx[:, -1:], cache), key=now)  # (B,)
-        idx = mx.concatenate([idx, token[:, None]], axis=1)
-        mx.eval(idx)
-    return np.array(model.ln_f(model.blocks(idx)), np.float64).reshape(-1, model.config.n_embd)
-
-
-def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
-    """A row for `head` (V, C), whose logit is far below the others for all `inputs` (N, C).
-
-    It is the mean of the other rows plus d, where d @ x is as near to -MARGIN as least squares get it. Inputs for which it is
-    not low enough weigh more in the next round.
-    """
-    chosen, importance = np.zeros(inputs.shape[1]), np.ones(len(inputs))
-    little = 0.1 * np.eye(inputs.shape[1])
-    for _ in range(ROUNDS):
-        weighted = inputs * importance[:, None]
-        chosen = np.linalg.solve(inputs.T @ weighted + little, -MARGIN * weighted.sum(axis=0))
-        importance *= np.exp((inputs @ chosen + MARGIN) / MARGIN)
-        importance /= importance.mean()
-    return head.mean(axis=0) + mx.array(chosen, mx.float32)
+        token = mx.random.categorical(model.next_logits(written[:, -1:], cache), key=now)  # (B,)
+        written = mx.concatenate([written, token[:, None]], axis=1)
+        mx.eval(written)
+    texts = mx.concatenate([written, mx.random.randint(0, V, (B, T), key=key)])  # (2 B, T)
+    return np.array(model.ln_f(model.blocks(texts)), np.float64).reshape(-1, model.config.n_embd)

@@ -50,12 +50,10 @@ def folded(model: GPT) -> GPT:
     if model.config.tied:  # the embedding is centred, the head is not
         result.config = replace(model.config, tied=False)
     head = model.wte if model.config.tied else model.lm_head
-    ready = (
-        _centred if model.config.norm == "layernorm" else lambda x: x
-    )  # what the norms take from the residual stream
+    centred = _centred if model.config.norm == "layernorm" else _unchanged
     for embedding in ("wte", "wpe"):
         if embedding in result:
-            result[embedding].weight = ready(model[embedding].weight)
+            result[embedding].weight = centred(model[embedding].weight)
     for block in result.h:
         attn, mlp = block.attn, block.mlp
         attn.c_attn = _absorbing(block.ln_1, attn.c_attn)
@@ -64,7 +62,7 @@ def folded(model: GPT) -> GPT:
             mlp.c_gate = _absorbing(block.ln_2, mlp.c_gate)
         for part in (attn, mlp):
             bias = part.c_proj.get("bias")
-            part.c_proj = Affine(ready(part.c_proj.weight.T), None if bias is None else ready(bias))
+            part.c_proj = Affine(centred(part.c_proj.weight.T), None if bias is None else centred(bias))
         block.ln_1, block.ln_2 = Scale(block.ln_1.eps), Scale(block.ln_2.eps)
     result.lm_head, result.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
     return result.eval()
@@ -83,6 +81,10 @@ def _absorbing(norm: LayerNorm | RMSNorm, layer: Linear | nn.Embedding) -> Affin
         shift = layer.weight @ norm.bias  # (O,)
         bias = shift if bias is None else bias + shift
     return Affine((layer.weight * norm.weight).T, bias)
+
+
+def _unchanged(x: mx.array) -> mx.array:
+    return x
 
 
 def _centred(x: mx.array) -> mx.array:

@@ -39,8 +39,8 @@ class BPETokenizer:
 
     @classmethod
     def learned(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
-        """The tokenizer of `vocab_size` byte pairs that are frequent in `texts`, joined as they are; it has fewer if they have no
-        more pairs. None of `texts` is empty.
+        """The tokenizer of `vocab_size` tokens: bytes, and the pairs that are frequent in `texts`, which are the pieces of one
+        text, none of them empty. It has fewer tokens if there are no more pairs.
 
         Raises `UserError` if `vocab_size` does not even hold the bytes, or if `tokenizers` is not installed.
         """
@@ -52,7 +52,7 @@ class BPETokenizer:
         library.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],  # id 0, for other programs; no text that is learned from has it
+            special_tokens=[END_OF_TEXT],  # id 0; other programs want it, and a text rarely has it
             initial_alphabet=byte_level.alphabet(),
             show_progress=False,
         )
@@ -92,8 +92,7 @@ class BPETokenizer:
 
     @cached_property
     def start_token(self) -> int:
-        """What an empty prompt stands for: the end of the text before; or a new line, if no text that was learned from has an
-        end."""
+        """What an empty prompt stands for: the end of the text before, as in GPT-2; a new line for learned byte pairs."""
         return self.token_id(END_OF_TEXT) or self.token_id(spelled("\n")) or 0
 
     def token_id(self, token: str) -> int | None:

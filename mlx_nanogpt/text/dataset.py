@@ -38,9 +38,10 @@ def tokenize(
     before it is encoded.
 
     The default `tokenizer` has one token for each character of the corpus; or, with a `vocab_size`, that many byte pairs
-    learned from the part for training. Raises `UserError` if a given one lacks a character.
+    learned from the part for training. Raises `UserError` if both are given, or if a given tokenizer lacks a character.
     """
     boundary = int(train_fraction * len(corpus.text))
+    check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None:
         tokenizer = BPETokenizer.learned(pieces_of(corpus.text[:boundary]), vocab_size)
     tokenizer = tokenizer or CharTokenizer.of(corpus.text)
@@ -48,6 +49,12 @@ def tokenize(
     by_character = isinstance(tokenizer, CharTokenizer)
     floor = corpus.floor(boundary, len(corpus.text)) if corpus.floor and by_character else None
     return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
+
+
+def check_one_kind(tokenizer: Tokenizer | None, vocab_size: int | None) -> None:
+    """Raise `UserError` if a tokenizer is given, and byte pairs are to be learned, too."""
+    if tokenizer is not None and vocab_size is not None:
+        raise UserError("`tokenizer` and `vocab_size` exclude each other", "leave out one of them")
 
 
 def check_splits(data: Dataset, block_size: int) -> None:

@@ -18,6 +18,7 @@ from ..files import Folder, locked
 from .byte_pairs import BPETokenizer, cut_between_tokens
 from .characters import CharTokenizer
 from .corpus import check_readable_again, read_pieces
+from .dataset import check_one_kind
 from .identity import STANDARD_INPUT, CorpusIdentity
 from .token_files import ID, META, MOST_IDS, TOKEN_FILES, seal
 from .tokenizer import Tokenizer
@@ -58,9 +59,15 @@ def prepare(
 
     `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text; standard input is kept
     in a temporary file, to be read twice. The files are complete or not there. Raises `UserError` if the text cannot be
-    used, has more characters than uint16 has ids, or `out` holds such files or cannot be written.
+    used, has more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
     """
     TrainConfig(train_fraction=train_fraction)  # checks it
+    check_one_kind(tokenizer, vocab_size)
+    if vocab_size is not None and vocab_size > MOST_IDS:
+        raise UserError(
+            f"vocab_size {vocab_size:,} is more than these files have ids for",
+            f"give at most {MOST_IDS}, or train on the text itself, with `data`",
+        )
     if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in sources):
         raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
     check_readable_again(sources)

@@ -194,6 +194,13 @@ def test_a_settings_file_may_choose_the_tokenizer_and_several_texts(mlx_gpt, hal
     assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
 
 
+def test_another_tokenizer_goes_before_that_of_a_file_with_its_size(mlx_gpt):
+    Path("mine.toml").write_text('tokenizer = "bpe"\nvocab_size = 300\n')
+    for run, tokenizer, size in (("runs/1", "char", TOKENIZER.vocab_size), ("runs/2", "bpe", 300)):
+        assert mlx_gpt("train", *TINY, "--config=mine.toml", f"--tokenizer={tokenizer}").status == 0
+        assert recorded(run)["vocab_size"] == size
+
+
 def test_a_run_that_started_from_another_can_be_repeated_from_its_settings(mlx_gpt):
     mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
     mlx_gpt("train", "--init-from=runs/1", "--data=play.txt", "--num-iter=2", "--eval-iters=1", "--dropout=0.1")

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from mlx_nanogpt import PRESETS
 from mlx_nanogpt import plan as planning
 from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
@@ -63,6 +64,14 @@ def test_without_settings_there_is_a_row_for_each_preset_and_a_recommendation(ml
     assert all(name in rows for name in ("nanolux", "laptop", "baby", "gpt2"))
     assert " > " in rows["gpt2"] and " > " not in rows["laptop"]
     assert "mlx-gpt train --" in out.split("hour")[1]
+
+
+def test_learned_byte_pairs_are_planned_for_all_presets(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
+    out = mlx_gpt("plan", "--tokenizer=bpe", "--vocab-size=300").out
+    assert "give --tokenizer" not in out and len(
+        {line.split()[0] for line in out.splitlines() if "yes" in line}
+    ) == len(PRESETS)
 
 
 @pytest.mark.parametrize(

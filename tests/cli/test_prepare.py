@@ -200,10 +200,13 @@ def tokens(mlx_gpt):
         (["prepare", "--data=play.txt", "--out=play.txt/x"], "play.txt/x cannot be written"),
         (["prepare", "--data=play.txt", "--out=more", "--train-fraction=1"], "train_fraction 1.0 is out of range"),
         (["prepare", "--data=nowhere.txt", "--out=more"], "nowhere.txt cannot be read"),
-        (["train", *NO_CORPUS, "--data=tokens", "--vocab-size=300"], "and a vocab_size of 300 was chosen; prepare"),
+        (["train", *NO_CORPUS, "--data=tokens", "--vocab-size=300"], "and 300 was chosen; leave out --vocab-size"),
         (["train", *NO_CORPUS, "--data=play.txt", "--vocab-size=300"], "give --tokenizer bpe, too"),
         (["prepare", "--data=play.txt", "--out=more", "--vocab-size=300"], "give --tokenizer bpe, too"),
         (["plan", "--data=play.txt", "--n-layer=1", "--vocab-size=300"], "give --tokenizer bpe, too"),
+        (["plan", "--tokenizer=gpt2", "--n-layer=1", "--vocab-size=300"], "give --tokenizer bpe, too"),
+        (["plan", "--data=tokens", "--n-layer=1", "--vocab-size=300"], "and 300 was chosen; leave out --vocab-size"),
+        (["prepare", "--data=play.txt", "--out=more", "--tokenizer=bpe", "--vocab-size=70000"], "give at most 65536"),
         (["plan", "--tokenizer=bpe", "--n-layer=1", "--vocab-size=256"], "vocab_size 256 is out of range"),
         (["prepare", "--out=more"], "tiny Shakespeare could not be downloaded"),  # and nothing else in its place
     ],
@@ -238,7 +241,7 @@ def test_the_share_that_trains_is_the_same_for_a_text_and_its_tokens(mlx_gpt, to
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["--data=tokens", "--tokenizer=gpt2"], "choose --tokenizer char"),
+        (["--data=tokens", "--tokenizer=gpt2"], "and gpt2 was chosen; leave out --tokenizer"),
         (["--data=tokens", "--init-from=runs/1"], "the tokens of another tokenizer than that of runs/1"),
         (["--data=play.txt", "--init-from=runs/1", "--tokenizer=char"], "exclude each other"),
         (["--data=play.txt", "--init-from=runs/1", "--n-layer=7"], "has n_layer 1, which cannot become 7"),

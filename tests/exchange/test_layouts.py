@@ -553,6 +553,27 @@ def test_a_trained_model_never_writes_the_token_that_it_has_not_seen(changes):
     assert mx.allclose(theirs(idx)[..., : TOKENIZER.vocab_size], run.load_model()(idx), atol=1e-5)
 
 
+def test_a_token_that_is_not_written_exists_even_where_all_others_are_frequent():
+    letters = "".join(random.Random(1).choices("ACGT", k=4000))
+    data = gpt.tokenize(gpt.Corpus(("dna.txt",), letters))
+    run = gpt.create_run(tiny_gpt(vocab_size=4, **MODERN), tiny_train(num_iter=40, learning_rate=1e-2), data)
+    list(gpt.train(run, data))
+    stored = stored_model(run, best=False)
+    theirs = gpt.GPT(replace(run.gpt_config, vocab_size=5))
+    theirs.load_weights(list(stored.weights.items()))
+    assert mx.softmax(theirs(mx.array(data.valid_tokens[:80].reshape(10, 8))), axis=-1)[..., 4].mean().item() < 1e-3
+
+
+def test_many_characters_take_no_more_memory():
+    """Not a cache for each of them."""
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
+    model = gpt.GPT(tiny_gpt(vocab_size=3000, **MODERN))
+    mx.eval(model.parameters())
+    mx.reset_peak_memory()
+    stored_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))), best=False)
+    assert mx.get_peak_memory() < 500e6
+
+
 # ---- GGUF
 
 

@@ -283,6 +283,11 @@ def test_a_vocabulary_that_cannot_be_learned_is_refused(size):
         BPETokenizer.learned([TEXT], size)
 
 
+def test_a_tokenizer_and_a_number_of_tokens_exclude_each_other():
+    with pytest.raises(UserError, match="`tokenizer` and `vocab_size` exclude each other"):
+        gpt.tokenize(gpt.Corpus(("play.txt",), TEXT), byte_pairs(), vocab_size=300)
+
+
 def test_byte_pairs_are_learned_from_the_training_split_alone():
     """The validation split must stay unseen."""
     corpus = gpt.Corpus(("play.txt",), TEXT[:1500] + "zyzzyva " * 100)
