@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from mlx_nanogpt import PRESETS, configurations
 from mlx_nanogpt.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
 
@@ -19,6 +20,7 @@ NAMES = (
     "mlx_nanogpt/README.md",
     "benchmarks/README.md",
     "benchmarks/machines.md",
+    "benchmarks/recipes.md",
     ".github/CONTRIBUTING.md",
 )
 READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
@@ -120,6 +122,24 @@ def test_commands_are_found_beside_pipes_files_and_comments():
 def test_the_gallery_of_machines_is_that_of_the_results():
     machines = runpy.run_path(str(ROOT / "benchmarks/machines.py"))
     assert READMES["benchmarks/machines.md"] == machines["write"](), "run python benchmarks/machines.py"
+
+
+def test_the_recipes_are_those_of_the_logs(monkeypatch):
+    recipes = script("recipes", monkeypatch)
+    assert READMES["benchmarks/recipes.md"] == recipes["tables"](), "run python benchmarks/recipes.py tables"
+
+
+def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
+    *_, (name, last) = script("recipes", monkeypatch)["ladder"]()
+    assert configurations(last) == configurations(
+        PRESETS["modern"].settings | {"eval_interval": 5000, "eval_iters": 1000}
+    )
+
+
+def script(name: str, monkeypatch) -> dict:
+    """What a script of benchmarks/ defines."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return runpy.run_path(str(ROOT / f"benchmarks/{name}.py"))
 
 
 def test_a_mac_in_the_gallery_has_its_share_of_the_roofline():

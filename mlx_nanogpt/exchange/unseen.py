@@ -25,14 +25,18 @@ def with_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> di
 def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
     """A row for `head` (V, C) whose token is hardly ever drawn after `inputs` (N, C).
 
-    It is the row of the token that is drawn least. If even that one is frequent, as in a text of four letters, it is the mean
-    row plus d, where d @ x is as near to -MARGIN as least squares get it for all inputs x.
+    It is the row of the token that is drawn least, moved in the direction in which the inputs are shortest. So a fine-tuning
+    can tell the two apart, while their logits are much the same before. If even that token is frequent, as in a text of four
+    letters, it is the mean row plus d, where d @ x is as near to -MARGIN as least squares get it for all inputs x.
     """
     rows = np.array(head, np.float64)  # (V, C)
     logits = inputs @ rows.T  # (N, V)
     chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]).mean(axis=0)  # (V,)
     if chances.min() < FREQUENT:
-        return head[chances.argmin().item()]
+        rarest = rows[chances.argmin()]
+        direction = np.linalg.eigh(inputs.T @ inputs)[1][:, 0]  # (C,)
+        direction *= -np.sign(inputs.mean(axis=0) @ direction) * np.linalg.norm(rarest)
+        return mx.array(rarest + direction, mx.float32)
     shift = np.linalg.lstsq(inputs, np.full(len(inputs), -MARGIN), rcond=None)[0]  # (C,)
     return mx.array(rows.mean(axis=0) + shift, mx.float32)
 

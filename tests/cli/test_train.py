@@ -34,6 +34,15 @@ def test_dashes_and_underscores_are_alike(mlx_gpt):
     assert recorded("runs/1") == recorded("runs/2")
 
 
+def test_a_training_that_comes_to_its_target_says_what_it_took(mlx_gpt):
+    result = mlx_gpt("train", *TINY, "--target-loss=10")
+    loss = open_run(Path("runs/1")).history()[-1].valid_loss
+    expected = f"The validation loss is {loss:.4f}, no higher than 10, after 2 iterations, 64 tokens and "
+    assert result.status == 0 and expected in result.out
+    assert mlx_gpt("train", "--resume=runs/1", "--target-loss=0").status == 0
+    assert open_run(Path("runs/1")).position().iteration == 4
+
+
 def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0

@@ -607,6 +607,14 @@ def test_a_gguf_file_holds_the_model(changes, arch):
     )
 
 
+def test_a_gguf_file_of_learned_byte_pairs_has_their_merges():
+    data = gpt.tokenize(CORPUS, vocab_size=280)
+    export_gguf(run_of(lively_model(tiny_gpt(vocab_size=280, **MODERN)), data), Path("a.gguf"))
+    fields, _ = read_gguf(Path("a.gguf"))
+    assert fields["tokenizer.ggml.tokens"][0] == "<|endoftext|>" and fields["tokenizer.ggml.token_type"][:2] == [3, 1]
+    assert len(fields["tokenizer.ggml.merges"]) == 280 - 257 and fields["tokenizer.ggml.eos_token_id"] == 0
+
+
 def test_a_gguf_file_that_exists_is_not_overwritten():
     Path("a.gguf").write_text("precious")
     with pytest.raises(UserError, match="a.gguf exists already"):

@@ -15,6 +15,9 @@ import random
 import sys
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[1]))
+
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
