@@ -39,10 +39,14 @@ class LayerCache:
     def length(self) -> mx.array:
         return self.state["length"]
 
+    @property
+    def block_size(self) -> int:
+        return self.state["k"].shape[2]
+
     def mask(self, T: int) -> mx.array:
         """What is added to the scores of the next T tokens, (T, block_size): 0 where a token sees a key, minus infinity where
         not."""
-        seen = mx.arange(self.state["k"].shape[2]) <= self.length + mx.arange(T)[:, None]
+        seen = mx.arange(self.block_size) <= self.length + mx.arange(T)[:, None]
         return mx.where(seen, 0.0, -math.inf)
 
     def write(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:

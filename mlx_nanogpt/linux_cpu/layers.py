@@ -98,6 +98,18 @@ class Attention(plain.Attention):
         y = y.swapaxes(1, 2).reshape(-1, C)  # (B*T, C), or (B, C)
         return self.dropout(self.c_proj(y))
 
+    def located(self, q: mx.array, k: mx.array, cache: LayerCache | None) -> tuple[mx.array, mx.array]:
+        """As in the plain model. After the tokens of a cache, angles are looked up: MLX would compute them for q and for k."""
+        if "rope" not in self or cache is None or q.dtype != mx.float32:
+            return super().located(q, k, cache)
+        if "q_norm" in self:
+            q, k = self.q_norm(q), self.k_norm(k)
+        tables = operations.angles(cache.block_size, q.shape[3], self.rope.base)
+        cos, sin = (
+            mx.slice(table, cache.length[None], axes=(0,), slice_size=q.shape[2:]) for table in tables
+        )  # (T, hs)
+        return operations.turned(q, cos, sin), operations.turned(k, cos, sin)
+
 
 class Block(plain.Block):
     attn: Attention

@@ -171,20 +171,20 @@ def sigmoid(x: mx.array) -> mx.array:
 def _rope_vjp(primals, dx, _):
     # the gradient of a rotation turns back
     _, cos, sin = primals
-    return _turned(dx, cos, -sin), mx.zeros_like(cos), mx.zeros_like(sin)
+    return turned(dx, cos, -sin), mx.zeros_like(cos), mx.zeros_like(sin)
 
 
 @with_gradient(_rope_vjp)
 def _rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
-    return _turned(x, cos, sin)
+    return turned(x, cos, sin)
 
 
 def rope(x: mx.array, base: float) -> mx.array:
     """Rotary positions: x (B, nh, T, hs), where T starts at 0 -> (B, nh, T, hs)."""
-    return _rope(x, *_angles(*x.shape[2:], base))
+    return _rope(x, *angles(*x.shape[2:], base))
 
 
-def _turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
+def turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Channel i and channel i + hs/2 of x (B, nh, T, hs) are a pair, and turn together; cos and sin are (T, hs)."""
     partners = x @ _partners(x.shape[-1])  # (B, nh, T, hs)
     return unfused(x * broadcast_view(cos, x.shape)) + unfused(partners * broadcast_view(sin, x.shape))
@@ -317,7 +317,7 @@ def _mask(shape: tuple[int, ...]) -> mx.array:
 
 
 @lru_cache(maxsize=4)
-def _angles(T: int, head_size: int, base: float) -> tuple[mx.array, mx.array]:
+def angles(T: int, head_size: int, base: float) -> tuple[mx.array, mx.array]:
     """The cosine and the sine of the angles of positions 0 to T - 1, (T, hs) each."""
     frequencies = base ** (-np.arange(0, head_size, 2) / head_size)  # (hs/2,)
     angles = np.tile(np.outer(np.arange(T), frequencies), 2)  # (T, hs)
