@@ -142,7 +142,7 @@ class MLP(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """How much of each channel passes is said by its gate."""
+    """A gate says how much of each channel passes."""
 
     def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
         return nn.silu(gate) * x
