@@ -8,7 +8,7 @@ from dataclasses import fields
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.exchange.layouts import best_layout
+from mlx_nanogpt.exchange.layouts import GPT2, best_layout
 from mlx_nanogpt.machine import can_compile, describe_device, package_versions
 from mlx_nanogpt.run import RUNS
 from mlx_nanogpt.text.corpus import holds_texts
@@ -19,6 +19,9 @@ from .setting_options import with_options
 # The settings that the lines Model, Training and Backend of a header tell.
 TOLD_ELSEWHERE = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
 TOLD_ELSEWHERE |= set("gradient_accumulation_steps learning_rate seed backend".split())
+OF_THE_RATE = ("warmup_iters", "lr_decay_iters", "min_lr", "schedule", "muon_lr")  # the settings of the line Rate
+TOLD_ELSEWHERE |= set(OF_THE_RATE)
+FALLS = {"cosine": "along a cosine", "linear": "along a line", "wsd": "in the last fifth, along a line,"}
 
 
 def describe_backend(backend: str) -> str:
@@ -69,6 +72,8 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         lines["Files"] = files
     lines["Model"] = describe_model(gpt_config)
     lines["Training"] = describe_training(gpt_config, train_config)
+    if rate := describe_rate(train_config):
+        lines["Rate"] = rate
     if settings := [*_other_settings(gpt_config), *_other_settings(train_config)]:
         lines["Settings"] = ", ".join(settings)
     if run.init_from:
@@ -93,6 +98,21 @@ def describe_training(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
     )
 
 
+def describe_rate(config: TrainConfig) -> str:
+    """How the rate changes, and what that means for the last iterations; nothing if it is constant, and Adam's alone."""
+    parts = [f"Muon's is {config.muon_lr:g}"] if config.optimizer == "muon" else []
+    if config.warmup_iters:
+        parts.append(f"it rises over {config.warmup_iters:,} iterations")
+    last = config.lr_decay_iters
+    if last:
+        parts.append(f"it falls {FALLS[config.schedule]} to {config.min_lr:g} at iteration {last:,}")
+    if 0 < last < config.num_iter and config.min_lr == 0:
+        parts.append("after that nothing is learned")
+    elif config.num_iter < max(last, config.warmup_iters):
+        parts.append(f"the training ends before, at {config.num_iter:,}")
+    return "; ".join(parts)
+
+
 def _describe_step(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
     batches = train_config.gradient_accumulation_steps
     product = f"{f'{batches} x ' if batches > 1 else ''}{train_config.batch_size} x {gpt_config.block_size}"
@@ -108,11 +128,12 @@ def _other_settings(config: GPTConfig | TrainConfig) -> Iterator[str]:
 
 
 def describe_export(run: Run) -> str:
-    """As what the run can be written for other programs; if not, what stands in the way and what mends it."""
+    """As what the run can be written for other programs; if it cannot, what would make that possible."""
     layout, obstacles = best_layout(run.gpt_config)
-    if obstacles:
-        return f"not as {layout.name}, for it has {', '.join(obstacles)}; that takes {with_options(' '.join(obstacles.values()))}"
-    return f"as {layout.name}, with mlx-gpt export"
+    if not obstacles:
+        return f"as {layout.name}, with mlx-gpt export"
+    as_gpt2 = with_options(" ".join(GPT2.obstacles(run.gpt_config).values()))
+    return f"not possible; it would be with {as_gpt2} (a GPT-2), or with --preset modern (a Qwen3)"
 
 
 def describe_weights(run: Run, best: bool) -> str:

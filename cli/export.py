@@ -6,6 +6,7 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt import UserError
 from mlx_nanogpt.sources import chosen_run
 
 from .consoles import console
@@ -24,6 +25,8 @@ def export(
 
     A model of --preset modern becomes a Qwen3, one with --tied --activation gelu a GPT-2. Another model fits neither.
     """
+    if out.suffix == ".gguf" and not gguf:
+        raise UserError(f"{out} is the name of a GGUF file, and without `gguf` a folder is written", "give `gguf`, too")
     source = chosen_run(run)
     write = gpt.export_gguf if gguf else gpt.export_run
     write(source, out, best)

@@ -196,7 +196,7 @@ def _print_presets(chosen: Mapping, text: Corpus | Dataset | None) -> None:
     header("mlx-gpt plan", {"Device": describe_device()})
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("Preset", no_wrap=True)
-    for title in ("Parameters", "Memory", "Fits\nin it", "A step", "In all", "Times through\nthe text"):
+    for title in ("Parameters", "Memory", "Fits\nin it", "A step", "In all", "Times\nread"):
         table.add_column(title, justify="right", no_wrap=True)
     plans, problems = {}, []
     for name in gpt.PRESETS:

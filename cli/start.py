@@ -31,4 +31,10 @@ def starting_settings(preset: str | None, config: Path | None, given: dict) -> d
     start = preset_settings(preset) if preset is not None else read_config_file(config, given)
     if given.get("tokenizer", start.get("tokenizer")) != "bpe":  # only byte pairs are learned in a chosen number
         start.pop("vocab_size", None)
+    if given.get("optimizer", "muon") != "muon":
+        start.pop("muon_lr", None)
+    if preset is not None and "num_iter" in given and start.get("lr_decay_iters"):
+        # the rate of a preset falls until its last iteration, however many there are
+        start["lr_decay_iters"] = given["num_iter"]
+        start["warmup_iters"] = min(start.get("warmup_iters", 0), given["num_iter"] // 2)
     return start

@@ -11,6 +11,7 @@ from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
 from mlx_nanogpt.text.corpus import PASTICHE
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
+from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.text import Text
 
 from .consoles import console
@@ -50,6 +51,15 @@ def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
     if size is not None:
         return {"vocab_size": size}
     return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
+
+
+def tell_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
+    """Say so if fewer byte pairs were learned than `wanted`, which are arguments of `tokenize`."""
+    if tokenizer.vocab_size < wanted.get("vocab_size", 0):
+        console.print(
+            f"The text gives {tokenizer.vocab_size:,} byte pairs, and not {wanted['vocab_size']:,}: no more of them repeat.\n",
+            style="yellow",
+        )
 
 
 def wanted_size(name: str, vocab_size: int | None) -> int | None:

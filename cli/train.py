@@ -23,7 +23,7 @@ from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
-from .texts import check_tokens, own_dataset, read_data, wanted_tokens
+from .texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
 from .training_display import follow
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -160,7 +160,9 @@ def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | Non
     data = read_data(values["data"], explicit="data" in chosen)
     if not isinstance(data, Dataset):
         wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(values["tokenizer"], chosen.get("vocab_size"))
-        return gpt.tokenize(data, train_fraction=values["train_fraction"], **wanted)
+        dataset = gpt.tokenize(data, train_fraction=values["train_fraction"], **wanted)
+        tell_fewer(dataset.tokenizer, wanted)
+        return dataset
     if "train_fraction" in given:  # that of a preset or a file does not count here
         raise UserError(
             f"{data.corpus.name} holds tokens, split already",

@@ -266,12 +266,12 @@ class TrainConfig:
         if self.optimizer != "muon" and self.muon_lr != TrainConfig.muon_lr:
             raise UserError(
                 f"muon_lr {self.muon_lr:g} is never used by the optimizer {self.optimizer}",
-                f"give the optimizer muon, or a muon_lr of {TrainConfig.muon_lr:g}",
+                "leave it out, or give the optimizer muon",
             )
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             raise UserError(
                 f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}",
-                "give a larger one",
+                "give a larger one, or fewer warmup_iters",
             )
 
 

@@ -98,7 +98,7 @@ def test_the_rate_of_a_modern_preset_falls_until_its_last_step(name):
     "settings, reason",
     [
         ({"schedule": "linear"}, "schedule linear is never used without a decay; give lr_decay_iters, too"),
-        ({"muon_lr": 0.1}, "muon_lr 0.1 is never used by the optimizer adam; give the optimizer muon"),
+        ({"muon_lr": 0.1}, "muon_lr 0.1 is never used by the optimizer adam; leave it out, or give the optimizer muon"),
     ],
 )
 def test_a_setting_that_has_no_effect_is_refused(settings, reason):

@@ -27,7 +27,10 @@ def small_presets(monkeypatch):
         "tied": True,
     }
     preset = Preset(
-        "quick", settings | {"eval_iters": 1, "lr_decay_iters": 2, "gradient_accumulation_steps": 2, "backend": "eager"}
+        "quick",
+        settings
+        | {"eval_iters": 1, "lr_decay_iters": 2, "warmup_iters": 1}
+        | {"gradient_accumulation_steps": 2, "backend": "eager"},
     )
     monkeypatch.setitem(PRESETS, "small", preset)
 
@@ -40,6 +43,26 @@ def test_a_preset_holds_and_what_is_given_goes_before_it(mlx_gpt, small_presets)
     given = {"n_embd": 18, "tied": False, "seed": 3, "eval_iters": 2, "vocab_size": TOKENIZER.vocab_size}
     defaults = asdict(GPTConfig()) | asdict(TrainConfig())
     assert recorded() == defaults | PRESETS["small"].settings | given | {"sources": ["play.txt"]}
+
+
+def test_the_rate_of_a_preset_falls_until_the_last_iteration_however_many_there_are(mlx_gpt, small_presets):
+    mlx_gpt("train", "--preset=small", "--data=play.txt", "--num-iter=3")
+    assert recorded()["lr_decay_iters"] == 3
+    mlx_gpt("train", "--preset=small", "--data=play.txt", "--num-iter=3", "--lr-decay-iters=7")
+    assert recorded("runs/2")["lr_decay_iters"] == 7
+
+
+def test_another_optimizer_goes_before_that_of_a_preset_with_its_rate(mlx_gpt):
+    options = [
+        "--optimizer=adam",
+        "--num-iter=41",
+        "--eval-iters=1",
+        "--n-layer=1",
+        "--data=play.txt",
+        "--batch-size=2",
+    ]
+    assert mlx_gpt("train", "--preset=minute", *options).status == 0
+    assert (recorded()["optimizer"], recorded()["muon_lr"]) == ("adam", TrainConfig.muon_lr)
 
 
 def test_an_option_goes_before_a_preset_even_with_the_defaults_value(mlx_gpt, small_presets):

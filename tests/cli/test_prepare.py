@@ -171,6 +171,12 @@ def test_byte_pairs_of_the_own_text_are_prepared_and_trained_on_like_the_text(ml
     assert same(*checkpoints[:2]) and same(*checkpoints[1:])
 
 
+def test_a_text_that_gives_fewer_byte_pairs_says_so(mlx_gpt):
+    result = mlx_gpt("train", *NO_CORPUS, "--data=play.txt", "--tokenizer=bpe", "--vocab-size=5000")
+    size = open_run(Path("runs/1")).tokenizer.vocab_size
+    assert result.status == 0 and f"The text gives {size} byte pairs, and not 5,000" in result.out
+
+
 def test_without_a_number_1024_byte_pairs_are_learned(mlx_gpt):
     Path("long.txt").write_text("".join(map(chr, range(0x4E00, 0x5E00))))
     assert "vocabulary 1,024" in mlx_gpt("prepare", "--data=long.txt", "--out=tokens", "--tokenizer=bpe").out

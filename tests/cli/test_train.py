@@ -112,14 +112,33 @@ def settings_row(out: str) -> list[str]:
 
 
 def test_the_header_tells_every_setting_that_is_not_the_default(mlx_gpt):
-    shown = "bias all, tied, activation gelu, train_fraction 0.7, warmup_iters 1, lr_decay_iters 3, min_lr 0.001, "
-    shown += "weight_decay 0.1, beta1 0.8, beta2 0.9, grad_clip 1.0, eval_interval 2, eval_iters 1, patience 9, dtype bfloat16"
+    shown = "bias all, tied, activation gelu, train_fraction 0.7, weight_decay 0.1, beta1 0.8, beta2 0.9, grad_clip 1.0, eval_interval 2, eval_iters 1, patience 9, dtype bfloat16"
     options = [f"--{name.replace(' ', '=')}" for name in shown.split(", ")]
     out = mlx_gpt(
         "train", *TINY, *options, "--gradient-accumulation-steps=3", "--learning-rate=0.002", "--backend=eager"
     ).out
     assert settings_row(out) == [shown]
     assert "  Training  4 iterations of 3 x 4 x 8 = 96 tokens, rate 0.002, dropout 0, seed 1337\n" in out
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        ({}, ""),
+        ({"warmup_iters": 3}, "it rises over 3 iterations"),
+        ({"lr_decay_iters": 8}, "it falls along a cosine to 0 at iteration 8"),
+        (
+            {"lr_decay_iters": 9, "warmup_iters": 2, "min_lr": 1e-4, "schedule": "linear"},
+            "it rises over 2 iterations; it falls along a line to 0.0001 at iteration 9; the training ends before, at 8",
+        ),
+        (
+            {"optimizer": "muon", "lr_decay_iters": 6, "schedule": "wsd"},
+            "Muon's is 0.02; it falls in the last fifth, along a line, to 0 at iteration 6; after that nothing is learned",
+        ),
+    ],
+)
+def test_the_header_tells_how_the_rate_changes(settings, told):
+    assert describe_run(tiny_run(**settings), DATA).get("Rate", "") == told
 
 
 def test_the_header_of_the_defaults_is_no_longer_than_it_was():

@@ -637,6 +637,11 @@ def test_without_the_package_a_gguf_file_is_a_sentence_with_the_extra(mlx_gpt, m
     assert result.status == 1 and 'pip install -e ".[gguf]"' in result.err and not Path("a.gguf").exists()
 
 
+def test_a_folder_is_not_written_under_the_name_of_a_gguf_file(mlx_gpt):
+    result = mlx_gpt("export", "--out=a.gguf")
+    assert result.status == 1 and "without --gguf a folder is written; give --gguf, too" in result.err
+
+
 def test_export_writes_a_gguf_file_and_says_how_to_use_it(mlx_gpt):
     trained_run(**MODERN)
     result = mlx_gpt("export", "--gguf", "--out=a.gguf")
@@ -769,7 +774,7 @@ def test_export_writes_the_run_that_is_named_and_says_how_to_use_it(mlx_gpt):
 
 def test_the_header_says_whether_a_run_can_be_exported(mlx_gpt):
     assert (
-        "Export    not as GPT-2, for it has untied head, ReLU; that takes --tied --activation gelu\n"
+        "Export    not possible; it would be with --tied --activation gelu (a GPT-2), or with --preset modern (a Qwen3)\n"
         in mlx_gpt("train", *TINY).out
     )
     assert "Export    as GPT-2, with mlx-gpt export\n" in mlx_gpt("train", *TINY, *GPT2_OPTIONS).out
