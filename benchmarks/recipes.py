@@ -32,7 +32,7 @@ SEEDS = (1337, 1, 42)
 MODERN = PRESETS["modern"].settings
 HERE = Path(__file__).parent
 WHOLE = {"eval_iters": 1000}  # NanoLux's protocol
-FIRST_COLOUR, SECOND_COLOUR = "#1f6f8b", "#c8553d"
+TRAIN_COLOUR, VALID_COLOUR = "#1f6f8b", "#c8553d"
 console = Console(highlight=False)
 
 
@@ -233,7 +233,7 @@ def draw(path: Path) -> None:
     trainings = _by_name([line for log in sorted(RESULTS.glob("*-ladder.jsonl"))[:1] for line in read(log).values()])
     names = [name for name in LADDER if name in trainings]
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for split, colour in (("valid", SECOND_COLOUR), ("train", FIRST_COLOUR)):
+    for split, colour in (("valid", VALID_COLOUR), ("train", TRAIN_COLOUR)):
         losses = [mean(line[f"{split}_loss"] for line in trainings[name]) for name in names]
         axes.plot(losses, range(len(names)), "o-", color=colour, label=split)
         for loss, row in zip(losses, range(len(names))):

@@ -29,9 +29,8 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
             text = read_text(folder / TOKENIZER)
             return _characters_of(text) or BPETokenizer(text)
         if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
-            merges = [
-                line for line in read_text(folder / MERGES).splitlines() if line
-            ]  # the library ignores "#version"
+            # the library ignores "#version"
+            merges = [line for line in read_text(folder / MERGES).splitlines() if line]
             return BPETokenizer(_byte_pair_json(json.loads(read_text(folder / VOCAB)), merges))
     raise UserError(
         f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES})", "put that of the model there"
