@@ -22,6 +22,7 @@ from .doctor import doctor
 from .eval import evaluate
 from .export import export
 from .generate import generate
+from .launch import launch
 from .plan import plan
 from .prepare import prepare
 from .presets import presets
@@ -78,8 +79,12 @@ class Command(TyperCommand):
         return args
 
 
+# The options after `train` are those of train.
+OWN_SETTINGS = {"launch": {"ignore_unknown_options": True, "allow_interspersed_args": False}}
+
 for name, command in {
     "train": train,
+    "launch": launch,
     "plan": plan,
     "prepare": prepare,
     "generate": generate,
@@ -90,7 +95,7 @@ for name, command in {
     "config": config,
     "export": export,
 }.items():
-    app.command(name, cls=Command)(command)
+    app.command(name, cls=Command, context_settings=OWN_SETTINGS.get(name))(command)
 
 
 def _show_version(asked: bool) -> None:

@@ -14,8 +14,8 @@ STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops uns
 
 
 @contextmanager
-def stop_request() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a signal has come. The second Ctrl-C or kill stops the process at once.
+def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether a signal has come, which a message answers unless `silent`. The second Ctrl-C or kill stops the process at once.
 
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """
@@ -31,6 +31,8 @@ def stop_request() -> Iterator[Callable[[], bool]]:
             return
         request.set()
         # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
+        if silent:
+            return
         with suppress(OSError):  # standard error may be the terminal that is gone
             os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 

@@ -9,6 +9,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.run import MAY_CHANGE
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -21,10 +22,11 @@ from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
+from .ranks import described_ranks, followed_run, joined_ranks, tell_run
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
 from .texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
-from .training_display import follow
+from .training_display import follow, follow_silently
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -89,19 +91,22 @@ def train(
     """
     use_device(device)
     given = given_options(ctx)
-    if resume:
-        run, dataset = _resumed_run(resume, given)
-    else:
-        chosen = _chosen_settings(preset, config, given)
-        defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
-        run, dataset = _new_run(run_dir, defaults | chosen, chosen, given)
-    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
-    lines = describe_run(run, dataset)
-    if resume and not run.checkpoint.exists():
-        lines["Run"] += ", from its beginning, for it has no checkpoint"
-    with caffeinated(caffeinate) as sleep:
-        header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
-        run, done = _train(run, dataset)
+    with joined_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
+        if not ranks.is_first:
+            done = follow_silently(*followed_run(ranks, given), ranks)
+        else:
+            if resume:
+                run, dataset = _resumed_run(resume, given)
+            else:
+                chosen = _chosen_settings(preset, config, given)
+                defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
+                run, dataset = _new_run(run_dir, defaults | chosen, chosen, given, ranks)
+            if ranks.size > 1:
+                tell_run(ranks, run, _options_to_go_on(run, given))
+            _print_header(run, dataset, ranks, given, sleep)
+            run, done = _train(run, dataset, ranks)
+    if not ranks.is_first:
+        raise typer.Exit(INTERRUPTED if done.end == "interrupted" else 0)
     if done.end == "interrupted":
         _print_how_to_go_on(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
@@ -122,7 +127,17 @@ def _chosen_settings(preset: str | None, config: Path | None, given: dict) -> di
     return start | given
 
 
-def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict) -> tuple[Run, Dataset]:
+def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
+    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
+    lines = describe_run(run, dataset)
+    if "resume" in given and not run.checkpoint.exists():
+        lines["Run"] += ", from its beginning, for it has no checkpoint"
+    if ranks.size > 1:
+        lines["Ranks"] = described_ranks(ranks)
+    header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
+
+
+def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks) -> tuple[Run, Dataset]:
     """A new run, and the text that it learns from.
 
     `values` has all settings; `chosen` are those that are no defaults, and `given` those from the command line.
@@ -134,7 +149,7 @@ def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict) -> t
     dataset = _dataset(values, chosen, given, tokenizer)
     train_config = replace(train_config, train_fraction=dataset.train_fraction)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
-    check_fits(gpt_config, train_config, dataset)
+    check_fits(gpt_config, ranks.own_part(train_config), dataset)
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
     if model:
         start_from(run, model)
@@ -205,10 +220,10 @@ def _check_unchanged(run: Run, given: dict) -> None:
             )
 
 
-def _train(run: Run, dataset: Dataset) -> tuple[Run, gpt.Done]:
+def _train(run: Run, dataset: Dataset, ranks: Ranks) -> tuple[Run, gpt.Done]:
     """Train `run`; return it, with the path that it has by then, and how the training ended."""
     try:
-        done = follow(run, dataset)
+        done = follow(run, dataset, ranks)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
             errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
@@ -231,7 +246,12 @@ def _print_target(run: Run) -> None:
 def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
     piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
-    again = [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
+    console.print(f"  mlx-gpt train {shlex.join(_options_to_go_on(run, given))}", soft_wrap=True)
+
+
+def _options_to_go_on(run: Run, given: dict) -> list[str]:
+    """The options of mlx-gpt train that go on with `run` as it was started."""
+    again = [("resume", str(run.path))]
+    again += [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
     again += [("device", given["device"])] if "device" in given else []
-    options = "".join(f" --{name} {shlex.quote(value)}" for name, value in again)
-    console.print(f"  mlx-gpt train --resume {shlex.quote(str(run.path))}{options}", soft_wrap=True)
+    return [word for name, value in again for word in (f"--{name}", value)]

@@ -7,6 +7,7 @@ from datetime import timedelta
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.errors import printable
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -21,7 +22,14 @@ SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fe
 INDENT = " " * 11  # of a short sample, which stands below the losses of its row
 
 
-def follow(run: Run, dataset: Dataset) -> gpt.Done:
+def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
+    """Train as a rank whose first rank shows what happens. Return how the training ended."""
+    with stop_request(silent=True) as should_stop:
+        *_, done = gpt.train(run, dataset, should_stop, ranks=ranks)
+    return done
+
+
+def follow(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
     """Train, and show what happens. Return how the training ended."""
     history = run.history()
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
@@ -30,7 +38,7 @@ def follow(run: Run, dataset: Dataset) -> gpt.Done:
         console.print(_row(evaluation))
     with stop_request() as should_stop, progress(*_columns()) as bar:
         display = _Display(run, history, bar)
-        for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS):
+        for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks):
             display.show(event)
             if isinstance(event, gpt.Done):
                 return event

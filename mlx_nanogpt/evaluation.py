@@ -13,14 +13,14 @@ from .errors import UserError
 from .files import check_counts, check_measures
 from .machine import machine
 from .model import GPT
-from .text.batches import consecutive_windows, evaluation_starts, windows
+from .text.batches import ALL, consecutive_windows, evaluation_starts, windows
 from .text.loss import SplitLoss
 
 LOGITS_PER_BATCH = 2**27  # float32: 512 MiB, held about twice; vocabularies from 8,192 tokens on reach it
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 Evaluate = Callable[[np.ndarray, int], float]
-Estimate = Callable[[np.ndarray, int], Iterator["SplitLoss"]]
+Estimate = Callable[..., Iterator["SplitLoss"]]
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
 
 
 def make_estimate(model: GPT, backend: Backend) -> Estimate:
-    """Return `estimate(tokens, count)`, which yields the losses of `count` windows of `tokens`, batch by batch. The mean
-    of their sum is the result of `make_evaluate`.
+    """Return `estimate(tokens, count, share)`, which yields the losses of `count` windows of `tokens`, batch by batch. The mean
+    of their sum is the result of `make_evaluate`. `share` are the batches that are wanted, all by default.
 
     When the records end, the model's mode is what it was. Make all calls in one thread.
     """
     block_size = model.config.block_size
     losses = _make_losses(model, backend)
 
-    def estimate(tokens: np.ndarray, count: int) -> Iterator[SplitLoss]:
+    def estimate(tokens: np.ndarray, count: int, share: slice = ALL) -> Iterator[SplitLoss]:
         starts = evaluation_starts(tokens, count, block_size)
         groups = np.array_split(starts, -(-count // _windows_per_batch(model)))
-        return losses(windows(tokens, group, block_size) for group in groups)
+        return losses(windows(tokens, group, block_size) for group in groups[share])
 
     return estimate
 

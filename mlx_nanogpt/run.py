@@ -159,6 +159,10 @@ class Run:
             raise UserError(f"{fixed[0]} of the run {self.path} cannot change", "start a new run")
         return replace(self, train_config=replace(self.train_config, **changes))
 
+    def description(self) -> dict:
+        """All that `described_run` needs to know, for JSON."""
+        return {"path": str(self.path), "config": self._config(), "tokenizer": self.tokenizer.to_json()}
+
     def _weights(self, best: bool) -> Path:
         return self.path / BEST if best else self.checkpoint
 
@@ -277,6 +281,22 @@ class Writer:
             ) from error
 
 
+class NoWriter:
+    """The writer of a process that keeps no files, because another one does."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write_config(self) -> None:
+        pass
+
+    def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
+        pass
+
+    def complete_best(self, model: GPT, history: Sequence[Evaluation]) -> None:
+        pass
+
+
 def _is_at_evaluation(contents: Contents, history: Sequence[Evaluation]) -> bool:
     """Whether a checkpoint was written at the last evaluation of `history`."""
     return bool(history) and history[-1].iteration == contents.position.iteration
@@ -317,17 +337,26 @@ def open_run(path: Path) -> Run:
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
-        config, text = _read_config(path), _read_text(path / TOKENIZER)
-        if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
-            raise ValueError(f"{TOKENIZER} is not as it was written")
-        tokenizer = tokenizer_from_json(text)
-        gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
-        init_from = config["init_from"]
-        if not isinstance(init_from, str | None):
-            raise ValueError(f"init_from {init_from!r} is no name")
-        if tokenizer.vocab_size != gpt_config.vocab_size:
-            raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
-        return Run(path, gpt_config, train_config, CorpusIdentity.from_json(config["corpus"]), tokenizer, init_from)
+        return _parsed(path, _read_config(path), _read_text(path / TOKENIZER))
+
+
+def described_run(description: Mapping) -> Run:
+    """The run of a `Run.description`, whose directory may be on another machine."""
+    return _parsed(Path(description["path"]), description["config"], description["tokenizer"])
+
+
+def _parsed(path: Path, config: Mapping, text: str) -> Run:
+    """The run of the contents of config.json and tokenizer.json."""
+    if config["tokenizer"] != hashlib.sha256(text.encode()).hexdigest():
+        raise ValueError(f"{TOKENIZER} is not as it was written")
+    tokenizer = tokenizer_from_json(text)
+    gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
+    init_from = config["init_from"]
+    if not isinstance(init_from, str | None):
+        raise ValueError(f"init_from {init_from!r} is no name")
+    if tokenizer.vocab_size != gpt_config.vocab_size:
+        raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
+    return Run(path, gpt_config, train_config, CorpusIdentity.from_json(config["corpus"]), tokenizer, init_from)
 
 
 def newest_run() -> Run:

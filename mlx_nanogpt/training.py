@@ -7,7 +7,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +20,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from .checkpoint import Position
 from .config import GPTConfig, TrainConfig, tokens_per_step
+from .distributed.ranks import ALONE, Ranks
 from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
@@ -26,7 +28,7 @@ from .machine import machine
 from .memory import estimated_memory, largest_array
 from .model import GPT
 from .optimizer import clipped, make_optimizer
-from .run import Run, Writer, since_best
+from .run import NoWriter, Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
 from .text.loss import SplitLoss
@@ -118,23 +120,27 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
     return None
 
 
-def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig) -> Step:
+def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks: Ranks = ALONE) -> Step:
     """Return `step(idx, targets)`, which updates the model once and returns the mean loss, not yet computed. Both arguments
-    are (A * B, T), for A batches whose gradients are accumulated.
+    are (A * B, T), for A batches whose gradients are accumulated; of several ranks each gives its share of every batch.
 
     Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
     """
     this_machine = machine()
     this_machine.prepare(model)
+    ranks.use_own_dropout(model, config.batch_size)
 
     def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
         return this_machine.token_losses(model, idx, targets).mean()
 
-    loss = this_machine.in_parallel(mean_loss)
+    # the masks of a rank are for all its rows together
+    whole = ranks.size > 1 and model.config.dropout > 0
+    loss = mean_loss if whole else this_machine.in_parallel(mean_loss)
     if config.dtype == "bfloat16":
         loss = in_bfloat16(loss)
     loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
+    loss_and_grad = ranks.averaged(loss_and_grad, config.batch_size)
 
     def step(idx: mx.array, targets: mx.array) -> mx.array:
         loss, grads = loss_and_grad(model, idx, targets)
@@ -205,7 +211,11 @@ def start_from(run: Run, model: GPT) -> None:
 
 
 def train(
-    run: Run, data: Dataset, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0
+    run: Run,
+    data: Dataset,
+    should_stop: Callable[[], bool] = lambda: False,
+    sample_tokens: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Event]:
     """Train `run` from its checkpoint (or from the beginning) to its last iteration; yield what happens.
 
@@ -213,12 +223,16 @@ def train(
     two intervals the model writes a sample of `sample_tokens` tokens, if that is not 0; samples do not change the run.
     `should_stop` is called before every step. When it returns true, a checkpoint is written and the stream ends with `Done`.
 
+    Of several `ranks`, all call this with the same run and the same text. Only the first reads and writes the run's directory, and
+    only it yields samples; one that should stop stops all.
+
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, or if another
     process trains the run; `Diverged` if the loss is not finite.
     """
-    check_fits(run.gpt_config, run.train_config, data)
-    with run.locked() as writer:
-        training = Training(run, writer, data)
+    check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
+    should_stop = ranks.agreed(should_stop)
+    with run.locked() if ranks.is_first else nullcontext(NoWriter(run.path)) as writer:
+        training = Training(run, writer, data, ranks)
         if training.iteration > run.train_config.num_iter:
             raise UserError(
                 f"the run {run.path} is at iteration {training.iteration} already",
@@ -237,7 +251,7 @@ def train(
             saved = training.save()
             yield evaluation
             yield saved
-            if sample_tokens and not training.is_over():
+            if sample_tokens and ranks.is_first and not training.is_over():
                 yield training.sample(sample_tokens)
         yield Done(training.iteration, training.end() or "finished", writer.path)
 
@@ -246,21 +260,30 @@ class Training:
     """A training under way: the model, the optimizer, how far they are, and the losses so far. Seeds MLX's global random
     state."""
 
-    def __init__(self, run: Run, writer: Writer, data: Dataset):
-        self.run, self.writer, self.data, self.config = run, writer, data, run.train_config
+    def __init__(self, run: Run, writer: Writer | NoWriter, data: Dataset, ranks: Ranks):
+        self.run, self.writer, self.data, self.config, self.ranks = run, writer, data, run.train_config, ranks
         mx.random.seed(self.config.seed)
         self.model = GPT(run.gpt_config)
         self.optimizer = make_optimizer(self.config)
         self.optimizer.init(self.model.trainable_parameters())
-        self.saved = run.restore(self.model, self.optimizer)
+        self.saved, self.history = self._restored()
         self.iteration, self.train_seconds = self.saved.iteration, self.saved.train_seconds
-        self.history = run.history()
-        self.step = make_step(self.model, self.optimizer, self.config)
+        self.step = make_step(self.model, self.optimizer, self.config, ranks)
         self.estimate = make_estimate(self.model, self.config.backend)
         self.state = [self.model.state, self.optimizer.state, mx.random.state]
         mx.eval(self.state)
         self.loss = math.nan  # the newest one that the host has read
         self.unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that the host has not read
+
+    def _restored(self) -> tuple[Position, list[Evaluation]]:
+        """Load the checkpoint, which the first rank has; return how far it is, and the losses up to it."""
+        found = None
+        if self.ranks.is_first:
+            saved = self.run.restore(self.model, self.optimizer)
+            found = asdict(saved), [asdict(each) for each in self.run.history()], self.run.checkpoint.exists()
+        position, history, self.is_saved = self.ranks.told(found)
+        self.ranks.take_state(self.model, self.optimizer)
+        return Position(**position), [Evaluation(**each) for each in history]
 
     @property
     def evaluated(self) -> int:
@@ -286,10 +309,10 @@ class Training:
         """Train up to the next evaluation, or until `should_stop` returns true."""
         config, block_size = self.config, self.run.gpt_config.block_size
         target = min(config.num_iter, (self.evaluated // config.eval_interval + 1) * config.eval_interval)
-        count = config.batch_size * config.gradient_accumulation_steps
+        shape = config.batch_size, block_size, config.gradient_accumulation_steps
         started = time.perf_counter() - self.train_seconds
         while self.iteration < target and not should_stop():
-            batch = training_batch(self.data.train_tokens, config.seed, self.iteration, count, block_size)
+            batch = training_batch(self.data.train_tokens, config.seed, self.iteration, *shape, self.ranks.share)
             loss = self.step(*map(mx.array, batch))
             mx.async_eval(loss, self.state)
             self.iteration += 1
@@ -305,19 +328,21 @@ class Training:
     def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
         """Estimate the losses of both splits, and add them to the history."""
         config, block_size = self.config, self.run.gpt_config.block_size
+        self.ranks.check_same(self.model)
         count = config.eval_iters * config.batch_size  # windows of each split
         windows, losses = 0, []
         yield Evaluating(self.iteration, windows, 2 * count)
         started = told = time.perf_counter()
         for tokens in (self.data.train_tokens, self.data.valid_tokens):
-            total = SplitLoss()
-            for batch in self.estimate(tokens, count):
-                total += batch
-                windows += batch.tokens // block_size
+            own: list[SplitLoss] = []
+            for batch in self.estimate(tokens, count, self.ranks.share):
+                own.append(batch)
+                self.ranks.note_progress()
+                windows = min(windows + self.ranks.size * batch.tokens // block_size, 2 * count)
                 if time.perf_counter() - told >= REPORT_SECONDS:
                     yield Evaluating(self.iteration, windows, 2 * count)
                     told = time.perf_counter()
-            losses.append(total.mean)
+            losses.append(self.ranks.sum(own).mean)
         if not all(map(math.isfinite, losses)):
             raise self._diverged(self.iteration)
         evaluation = Evaluation(
@@ -339,6 +364,7 @@ class Training:
         """Write a checkpoint, and at an evaluation the history and the best weights."""
         self.saved = Position(self.iteration, self.train_seconds)
         self.writer.save(self.model, self.optimizer, self.saved, self.history)
+        self.is_saved = True
         return Saved(self.iteration)
 
     def sample(self, count: int) -> Sample:
@@ -362,8 +388,7 @@ class Training:
 
     def _diverged(self, iteration: int) -> Diverged:
         saved = self.saved.iteration
-        written = self.run.checkpoint.exists()
-        kept = f"the checkpoint of iteration {saved} is kept" if written else "no checkpoint had been written"
+        kept = f"the checkpoint of iteration {saved} is kept" if self.is_saved else "no checkpoint had been written"
         return Diverged(
             f"the loss is not finite at iteration {iteration}, so training stopped ({kept})",
             f"try a learning rate lower than {self.config.learning_rate:g}"

@@ -10,12 +10,23 @@ import numpy as np
 EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
 
 
+ALL = slice(None)
+
+
 def training_batch(
-    tokens: np.ndarray, seed: int, iteration: int, batch_size: int, block_size: int
+    tokens: np.ndarray,
+    seed: int,
+    iteration: int,
+    batch_size: int,
+    block_size: int,
+    batches: int = 1,
+    share: slice = ALL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random windows for one step: inputs and targets, both (B, T)."""
+    """Random windows for one step of `batches` batches: inputs and targets, both (A * B, T), batch after batch. `share` are the
+    rows of each batch that are wanted; the others are drawn, but not read."""
     rng = np.random.default_rng([seed, iteration])
-    return windows(tokens, rng.integers(len(tokens) - block_size, size=batch_size), block_size)
+    starts = rng.integers(len(tokens) - block_size, size=(batches, batch_size))[:, share]
+    return windows(tokens, starts.reshape(-1), block_size)  # (A * B,) windows
 
 
 def evaluation_starts(tokens: np.ndarray, count: int, block_size: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import urllib.parse
+from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, locked
@@ -18,16 +19,21 @@ class CorpusUnavailable(UserError):
     """Tiny Shakespeare is not in the cache and could not be downloaded."""
 
 
+def cached() -> Path:
+    """The file that keeps the text once it was downloaded."""
+    return cache_dir() / "tinyshakespeare.txt"
+
+
 def tinyshakespeare() -> str:
     """The text. Raises `CorpusUnavailable` if it has to be downloaded and cannot be, `UserError` if it is not what it should be
     or the cache cannot be used."""
-    cached = cache_dir() / "tinyshakespeare.txt"
+    file = cached()
     try:
-        if cached.is_file() and _is_whole(text := cached.read_bytes()):
+        if file.is_file() and _is_whole(text := file.read_bytes()):
             return text.decode()
     except OSError as error:
         raise UserError(
-            f"{cached} cannot be read ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
+            f"{file} cannot be read ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
         ) from error
     import http.client  # imported here: they take 15 ms, and most starts download nothing
     import ssl
@@ -49,14 +55,14 @@ def tinyshakespeare() -> str:
             "sign in to the network and try again, or name a copy with `data`",
         )
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with locked(cached.parent, wait=True) as folder:
-            folder.sweep(cached.name)
-            with folder.replacing(cached.name) as file:
-                file.write(text)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with locked(file.parent, wait=True) as folder:
+            folder.sweep(file.name)
+            with folder.replacing(file.name) as opened:
+                opened.write(text)
     except OSError as error:
         raise UserError(
-            f"{cached} cannot be written ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
+            f"{file} cannot be written ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
         ) from error
     return text.decode()
 

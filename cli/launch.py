@@ -1,0 +1,188 @@
+"""`mlx-gpt launch`: one training on several processes, here or on several machines."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
+from mlx_nanogpt import UserError
+
+from .consoles import errors
+from .options import PATH
+from .ranks import LOST, RESUME_FILE
+from .stop_request import STOP_SIGNALS
+
+HERE = "127.0.0.1"
+GRACE_SECONDS = 10.0  # for the other ranks to end after one has failed
+PORTS = range(20_000, 60_000)
+
+
+class Host(NamedTuple):
+    """A machine: its name for ssh, None for this one, and the address that the other ranks reach it at."""
+
+    ssh: str | None
+    address: str
+
+
+def launch(
+    arguments: Annotated[list[str], typer.Argument(metavar="train ...", help="mlx-gpt train and its options.")],
+    ranks: Annotated[
+        int | None, typer.Option("-n", min=2, help="Start this many processes on this machine.", show_default=False)
+    ] = None,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start one process on each machine of this file, which mlx.distributed_config writes. The first is this one; "
+            "the others are reached by ssh.",
+            **PATH,
+        ),
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, help="How often to go on from the last checkpoint after a process was lost.")
+    ] = 0,
+) -> None:
+    """Train one model with several processes, called ranks, on this machine or on several.
+
+    The exit status is that of the training.
+    """
+    if arguments[0] != "train":
+        raise UserError(
+            f"mlx-gpt launch starts mlx-gpt train, and not {arguments[0]}", "write train before its options"
+        )
+    if (ranks is None) == (hostfile is None):
+        raise UserError("give either the number of processes, -n, or a `hostfile`", "for example -n 2")
+    hosts = [Host(None, HERE)] * ranks if ranks else read_hostfile(hostfile)
+    with tempfile.TemporaryDirectory() as folder:
+        resume_file = Path(folder) / "resume.json"
+        for restart in range(restarts + 1):
+            status = _run(hosts, arguments, folder, resume_file)
+            if status != LOST or restart == restarts:
+                raise typer.Exit(status)
+            if resume_file.exists():  # else it was lost before it had a run
+                arguments = ["train", *json.loads(resume_file.read_text())]
+            errors.print(f"Restart {restart + 1} of {restarts}: mlx-gpt {shlex.join(arguments)}", soft_wrap=True)
+
+
+def read_hostfile(path: Path) -> list[Host]:
+    """The machines in a file of mlx.distributed_config, or in one of the same kind. Raises `UserError` if they cannot be used."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        backend, said = (said.get("backend", "ring"), said["hosts"]) if isinstance(said, dict) else ("ring", said)
+        hosts = [Host(each["ssh"], each["ips"][0]) for each in said]
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror})", "name a file that mlx.distributed_config wrote"
+        ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no list of hosts with `ssh` and `ips` ({type(error).__name__}: {error})".replace("`", ""),
+            "let mlx.distributed_config write it",
+        ) from error
+    if backend not in ("", "ring"):
+        raise UserError(
+            f"{path} is for the backend {backend}, and mlx-gpt launch starts the ring only",
+            f"use mlx.launch --hostfile {shlex.quote(str(path))} -- mlx-gpt train",
+        )
+    if len(hosts) < 2:
+        raise UserError(f"{path} names fewer than 2 hosts", "a training alone needs no launch: use mlx-gpt train")
+    return [Host(None, hosts[0].address), *hosts[1:]]
+
+
+def _run(hosts: Sequence[Host], arguments: Sequence[str], folder: str, resume_file: Path) -> int:
+    """Start a rank on each of `hosts`, wait for all of them, and return the exit status of the training."""
+    port = free_ports(hosts[0].address, len(hosts) + 1) + 1  # the ranks meet at the port before
+    ring = json.dumps([[f"{host.address}:{port + rank}"] for rank, host in enumerate(hosts)])
+    Path(folder, "ring.json").write_text(ring)
+    processes: list[subprocess.Popen] = []
+    with _forwarding_signals(processes):
+        for rank, host in enumerate(hosts):
+            command = [sys.executable, "-m", "mlx_nanogpt_cli", *arguments]
+            more = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(Path(folder, "ring.json"))}
+            if rank == 0:
+                more[RESUME_FILE] = str(resume_file)
+            if host.ssh:
+                command = ["ssh", "-o", "BatchMode=yes", host.ssh, _remote(command, rank, ring)]
+            # a session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on once
+            processes.append(
+                subprocess.Popen(command, env=os.environ | more, stdin=subprocess.DEVNULL, start_new_session=True)
+            )
+        statuses = _wait(processes)
+    return _status(statuses)
+
+
+def _remote(command: Sequence[str], rank: int, ring: str) -> str:
+    """`command` for the shell of another machine, in a folder of the same name as this one."""
+    lines = [
+        f"cd {shlex.quote(os.getcwd())}",
+        "MLX_HOSTFILE=$(mktemp)",
+        f"printf %s {shlex.quote(ring)} >$MLX_HOSTFILE",
+        f"export MLX_HOSTFILE MLX_RANK={rank}",
+        f"exec {shlex.join(command)}",
+    ]
+    return " && ".join(lines)
+
+
+def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
+    """Wait for all of `processes`; after one has failed, not longer than `GRACE_SECONDS`. Return their exit statuses."""
+    deadline = None
+    while any(process.poll() is None for process in processes):
+        if deadline is None and any(process.returncode for process in processes):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                process.kill()  # also one that was stopped
+        time.sleep(0.05)
+    return [process.returncode for process in processes]
+
+
+def _status(statuses: Sequence[int]) -> int:
+    """The status of a training whose ranks ended with `statuses`: that of an error, if one told its error."""
+    if statuses[0] == 0:  # the first has saved all
+        return 0
+    told = [status for status in statuses if status > 0 and status not in (LOST, 255)]  # 255: ssh lost its connection
+    return told[0] if told else LOST
+
+
+@contextmanager
+def _forwarding_signals(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """Send the signals that ask for an end on to all ranks of this machine; the process itself then waits for them."""
+
+    def forward(signum: int, frame: object) -> None:
+        for process in processes:
+            if process.poll() is None and "ssh" not in process.args[:1]:  # the others stop with them
+                process.send_signal(signum)
+
+    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
+    try:
+        for each in handlers:
+            signal.signal(each, forward)
+        yield
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+
+
+def free_ports(address: str, count: int) -> int:
+    """The first of `count` ports in a row that nobody listens at. Raises `UserError` if `address` is not of this machine."""
+    for _ in range(100):
+        first = random.randrange(PORTS.start, PORTS.stop - count)
+        try:
+            for port in range(first, first + count):
+                with socket.create_server((address, port)):
+                    pass
+            return first
+        except OSError as error:
+            failure = error
+    raise UserError(f"no port of {address} can be used ({failure.strerror})", "name an address of this machine first")
