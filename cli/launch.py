@@ -24,7 +24,7 @@ from .ranks import LOST, RESUME_FILE
 from .stop_request import STOP_SIGNALS
 
 HERE = "127.0.0.1"
-GRACE_SECONDS = 10.0  # for the other ranks to end after one has failed
+GRACE_SECONDS = 3.0  # for the other ranks to end after one has failed
 PORTS = range(20_000, 60_000)
 
 
@@ -136,14 +136,14 @@ def _remote(command: Sequence[str], rank: int, ring: str) -> str:
 def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
     """Wait for all of `processes`; after one has failed, not longer than `GRACE_SECONDS`. Return their exit statuses."""
     deadline = None
-    while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.returncode for process in processes):
+    while None in (statuses := [process.poll() for process in processes]):
+        if deadline is None and any(statuses):
             deadline = time.monotonic() + GRACE_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()  # also one that was stopped
         time.sleep(0.05)
-    return [process.returncode for process in processes]
+    return statuses
 
 
 def _status(statuses: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mlx_nanogpt import Dataset, Run, UserError, sources
-from mlx_nanogpt.distributed.joining import JOIN_SECONDS, joined
+from mlx_nanogpt.distributed.joining import JOIN_SECONDS, joined, launched
 from mlx_nanogpt.distributed.lifeline import Verdict
 from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.errors import printable
@@ -38,10 +38,10 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 @contextmanager
 def joined_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
     """Join the ranks of a launch, started with the options `given`, for the time of the body."""
+    if launched() and STANDARD_INPUT in given.get("data", ()):
+        raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
     options = {name: str(value) for name, value in given.items() if name not in MAY_DIFFER}
     with joined(options, _end, _killed_unless_connected()) as ranks:
-        if ranks.size > 1 and STANDARD_INPUT in given.get("data", ()):
-            raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
         yield ranks
 
 
@@ -51,9 +51,9 @@ def described_ranks(ranks: Ranks) -> str:
 
 def tell_run(ranks: Ranks, run: Run, options: list[str]) -> None:
     """Tell the other ranks of the run, and a launcher the `options` of mlx-gpt train that go on with it."""
-    ranks.told(run.description())
     if file := os.environ.get(RESUME_FILE):
         Path(file).write_text(json.dumps(options))
+    ranks.told(run.description())
 
 
 def followed_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:

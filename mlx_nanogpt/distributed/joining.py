@@ -24,6 +24,9 @@ from .ranks import ALONE, Ranks
 JOIN_SECONDS = 60.0  # for all ranks to be there
 ANSWER_SECONDS = 5.0  # for a caller to say who it is
 LONGEST_LINE = 2**20
+HEAD_START = (
+    0.1  # seconds for rank 0 to listen; the last rank calls it first, and after a failure MLX waits a whole second
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,8 @@ def joined(
     lifeline = Lifeline(launch.rank, connections, hosts, on_verdict)
     try:
         with connecting:
+            if launch.rank == launch.size - 1:
+                time.sleep(HEAD_START)
             group = mx.distributed.init(strict=True, backend=launch.backend)
         yield Ranks(group, launch.backend, lifeline)
     except UserError as error:

@@ -87,15 +87,16 @@ class Ranks:
         The call before, so that the device works on a step while the host asks. Once true, it stays so."""
         if self.size == 1:
             return should_stop
-        answer, asked = False, mx.array(0.0)
+        answer = False
+        asked: mx.array | None = None
 
         def any_should_stop() -> bool:
             nonlocal answer, asked
-            if not answer:
-                answer = asked.item() > 0
-                asked = mx.distributed.all_sum(mx.array(float(should_stop())), group=self.group)
-                mx.async_eval(asked)
-                self.note_progress()
+            if asked is not None:
+                answer = answer or asked.item() > 0
+                self.note_progress()  # the step before the last one has ended
+            asked = mx.distributed.all_sum(mx.array(float(should_stop())), group=self.group)
+            mx.async_eval(asked)
             return answer
 
         return any_should_stop
@@ -135,14 +136,16 @@ class Ranks:
         """Raise `UserError` if the weights of this rank are others than those of the first."""
         if self.size == 1:
             return
+        drifts = {}
         for name, own in sorted(tree_flatten(model.parameters())):
             firsts = self._of_first(own)
-            drift = (mx.abs(own - firsts).max() / mx.maximum(mx.abs(firsts).max(), 1e-3)).item()
-            if not drift <= MOST_DRIFT:  # also for a difference that is no number
-                raise UserError(
-                    f"the weights of rank {self.rank} differ from those of rank 0 ({name}, by {drift:.1e} of the largest)",
-                    "go on from the last checkpoint with `resume`; if it happens again, leave this machine out",
-                )
+            drifts[name] = (mx.abs(own - firsts).max() / mx.maximum(mx.abs(firsts).max(), 1e-3)).item()
+        name = max(drifts, key=drifts.__getitem__)
+        if not drifts[name] <= MOST_DRIFT:  # also for a difference that is no number
+            raise UserError(
+                f"the weights of rank {self.rank} differ from those of rank 0 ({name}, by {drifts[name]:.1e} of the largest)",
+                "go on from the last checkpoint with `resume`; if it happens again, leave this machine out",
+            )
 
     def note_progress(self) -> None:
         """Tell the lifeline that something was computed."""
