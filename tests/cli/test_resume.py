@@ -169,6 +169,6 @@ def test_a_text_that_moved_is_asked_for(mlx_gpt):
 def test_a_resumed_run_that_is_stopped_goes_on_with_the_options_it_was_given(mlx_gpt, monkeypatch):
     mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
     Path("play.txt").rename("the play.txt")
-    monkeypatch.setattr(train, "follow", lambda run, _: Done(4, "interrupted", run.path))
+    monkeypatch.setattr(train, "follow", lambda run, *_: Done(4, "interrupted", run.path))
     out = mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=the play.txt", "--device=cpu").out
     assert "  mlx-gpt train --resume runs/1 --data 'the play.txt' --device cpu\n" in out

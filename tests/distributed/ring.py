@@ -19,7 +19,7 @@ IMPATIENT = (
     "from mlx_nanogpt.distributed import lifeline; lifeline.BEAT_SECONDS, lifeline.SILENT_SECONDS = 0.2, 1.0;" + COMMAND
 )
 TRAINER = Path(__file__).with_name("trainer.py").read_text(encoding="utf-8")
-SECONDS = 30  # for all that ranks do in a test
+SECONDS = 60  # for all that ranks do in a test
 
 
 @dataclass

@@ -43,7 +43,7 @@ def ssh(monkeypatch, tmp_path):
 def launched(*arguments) -> Result:
     """`mlx-gpt launch` in a process of its own: its ranks write to its streams."""
     with in_a_process("-m", "mlx_nanogpt_cli", "launch", *arguments) as process:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     return Result(process.returncode, out, err)
 
 
