@@ -54,7 +54,7 @@ def typed(text: str) -> Iterator[list[str]]:
 def check_typed(words: list[str]) -> None:
     """Raise an error unless mlx-gpt takes `words`; values may be anything."""
     name, *arguments = words
-    if name == "launch":  # which has options of its own before those of train
+    if name == "launch" and "train" in arguments:  # which has options of its own before those of train
         check_typed(arguments[arguments.index("train") :])
         arguments = arguments[: arguments.index("train")]
     command = PROGRAM if name.startswith("-") else PROGRAM.commands[name]

@@ -701,7 +701,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_iteration_and_keeps_the_last_
 
 
 def test_weights_that_are_not_finite_are_never_kept(monkeypatch):
-    def make_bad_step(model, optimizer, config):
+    def make_bad_step(model, *_):
         def step(*batch):
             model.ln_f.weight = model.ln_f.weight * math.nan
             return mx.array(1.0)  # the loss before this step's update
