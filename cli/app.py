@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from mlx_nanogpt import PRESETS, UserError
+from mlx_nanogpt.distributed.lifeline import LostRank
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
 from rich.text import Text
@@ -26,6 +27,7 @@ from .launch import launch
 from .plan import plan
 from .prepare import prepare
 from .presets import presets
+from .ranks import LOST
 from .setting_options import with_options
 from .train import train
 
@@ -122,7 +124,7 @@ def run() -> None:
         finally:
             sys.stdout.flush()  # here, so that a failure is told below
     except UserError as error:
-        _fail(with_options(str(error)))
+        _fail(with_options(str(error)), LOST if isinstance(error, LostRank) else 1)
     except BrokenPipeError:  # the reader has what it wants
         sys.exit(1)
     except OSError as error:
@@ -140,7 +142,7 @@ def _warn(message: Warning | str, *place: object) -> None:
     errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))))
 
 
-def _fail(sentence: str) -> NoReturn:
+def _fail(sentence: str, status: int = 1) -> NoReturn:
     with suppress(OSError):  # standard error may be full, too
         errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))
-    sys.exit(1)
+    sys.exit(status)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -20,12 +20,12 @@ from mlx_nanogpt import UserError
 
 from .consoles import errors
 from .options import PATH
-from .ranks import LOST, RESUME_FILE
+from .ranks import LAUNCH_WORDS, LOST, RESUME_FILE
 from .stop_request import STOP_SIGNALS
 
 HERE = "127.0.0.1"
 GRACE_SECONDS = 3.0  # for the other ranks to end after one has failed
-PORTS = range(20_000, 60_000)
+PORTS = range(20_000, 32_000)  # below those that Linux and macOS give to connections
 
 
 class Host(NamedTuple):
@@ -36,6 +36,7 @@ class Host(NamedTuple):
 
 
 def launch(
+    ctx: typer.Context,
     arguments: Annotated[list[str], typer.Argument(metavar="train ...", help="mlx-gpt train and its options.")],
     ranks: Annotated[
         int | None, typer.Option("-n", min=2, help="Start this many processes on this machine.", show_default=False)
@@ -52,26 +53,32 @@ def launch(
         int, typer.Option(min=0, help="How often to go on from the last checkpoint after a process was lost.")
     ] = 0,
 ) -> None:
-    """Train one model with several processes, called ranks, on this machine or on several.
+    """Train one model with several processes, called ranks, on this machine or on several: mlx-gpt launch -n 2 train.
 
-    The exit status is that of the training.
+    The exit status is that of the training; 75 says that a process was lost.
     """
     if arguments[0] != "train":
-        raise UserError(
-            f"mlx-gpt launch starts mlx-gpt train, and not {arguments[0]}", "write train before its options"
-        )
-    if (ranks is None) == (hostfile is None):
-        raise UserError("give either the number of processes, -n, or a `hostfile`", "for example -n 2")
+        ctx.fail(f"mlx-gpt launch starts mlx-gpt train, and not {arguments[0]}; its own options go before train")
+    if ranks is None and hostfile is None:
+        ctx.fail("say before train how many processes there are, as in mlx-gpt launch -n 2 train, or give a --hostfile")
+    if ranks and hostfile:
+        ctx.fail("-n and --hostfile exclude each other; leave out one of them")
+    train = ctx.parent.command.commands["train"]
+    train.make_context("train", arguments[1:], parent=ctx.parent)  # a mistake is told once, and here
+    words = ["launch", *(["-n", str(ranks)] if ranks else ["--hostfile", str(hostfile)])]
+    words += ["--restarts", str(restarts)] if restarts else []
     hosts = [Host(None, HERE)] * ranks if ranks else read_hostfile(hostfile)
     with tempfile.TemporaryDirectory() as folder:
         resume_file = Path(folder) / "resume.json"
         for restart in range(restarts + 1):
-            status = _run(hosts, arguments, folder, resume_file)
+            status = _run(
+                hosts, arguments, Path(folder), {LAUNCH_WORDS: shlex.join(words), RESUME_FILE: str(resume_file)}
+            )
             if status != LOST or restart == restarts:
                 raise typer.Exit(status)
             if resume_file.exists():  # else it was lost before it had a run
                 arguments = ["train", *json.loads(resume_file.read_text())]
-            errors.print(f"Restart {restart + 1} of {restarts}: mlx-gpt {shlex.join(arguments)}", soft_wrap=True)
+            errors.print(f"Restart {restart + 1} of {restarts}: {shlex.join(arguments)}", soft_wrap=True)
 
 
 def read_hostfile(path: Path) -> list[Host]:
@@ -99,23 +106,21 @@ def read_hostfile(path: Path) -> list[Host]:
     return [Host(None, hosts[0].address), *hosts[1:]]
 
 
-def _run(hosts: Sequence[Host], arguments: Sequence[str], folder: str, resume_file: Path) -> int:
-    """Start a rank on each of `hosts`, wait for all of them, and return the exit status of the training."""
+def _run(hosts: Sequence[Host], arguments: Sequence[str], folder: Path, told: Mapping[str, str]) -> int:
+    """Start a rank on each of `hosts`, `told` in its environment, wait for all, and return the exit status of the training."""
     port = free_ports(hosts[0].address, len(hosts) + 1) + 1  # the ranks meet at the port before
     ring = json.dumps([[f"{host.address}:{port + rank}"] for rank, host in enumerate(hosts)])
-    Path(folder, "ring.json").write_text(ring)
+    (folder / "ring.json").write_text(ring)
     processes: list[subprocess.Popen] = []
     with _forwarding_signals(processes):
         for rank, host in enumerate(hosts):
             command = [sys.executable, "-m", "mlx_nanogpt_cli", *arguments]
-            more = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(Path(folder, "ring.json"))}
-            if rank == 0:
-                more[RESUME_FILE] = str(resume_file)
+            more = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(folder / "ring.json"), **told}
             if host.ssh:
                 command = ["ssh", "-o", "BatchMode=yes", host.ssh, _remote(command, rank, ring)]
             # a session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on once
             processes.append(
-                subprocess.Popen(command, env=os.environ | more, stdin=subprocess.DEVNULL, start_new_session=True)
+                subprocess.Popen(command, env=os.environ | more, stdin=subprocess.PIPE, start_new_session=True)
             )
         statuses = _wait(processes)
     return _status(statuses)
@@ -127,7 +132,7 @@ def _remote(command: Sequence[str], rank: int, ring: str) -> str:
         f"cd {shlex.quote(os.getcwd())}",
         "MLX_HOSTFILE=$(mktemp)",
         f"printf %s {shlex.quote(ring)} >$MLX_HOSTFILE",
-        f"export MLX_HOSTFILE MLX_RANK={rank}",
+        f"export MLX_HOSTFILE MLX_RANK={rank} {LAUNCH_WORDS}=launch",
         f"exec {shlex.join(command)}",
     ]
     return " && ".join(lines)

@@ -2,10 +2,15 @@
 
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,7 +31,8 @@ from .texts import read_data
 
 LOST = 75  # the exit status when a rank is gone and a restart may help: EX_TEMPFAIL of sysexits.h
 MAY_DIFFER = {"data", "device", "caffeinate"}  # between ranks: the text is compared by itself
-RESUME_FILE = "MLX_GPT_RESUME_FILE"  # the variable that names a file for the options with which the training goes on
+# What mlx-gpt launch tells its ranks in their environment: its own words, and a file for the options that go on with the run.
+LAUNCH_WORDS, RESUME_FILE = "MLX_GPT_LAUNCH_WORDS", "MLX_GPT_RESUME_FILE"
 KILL = """
 import os, select, signal, sys
 if not select.select([0], [], [], float(sys.argv[1]))[0]:
@@ -40,17 +46,29 @@ def joined_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
     """Join the ranks of a launch, started with the options `given`, for the time of the body."""
     if launched() and STANDARD_INPUT in given.get("data", ()):
         raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
+    if LAUNCH_WORDS in os.environ:
+        threading.Thread(target=_stop_with_the_launcher, daemon=True).start()
+    if launched():
+        _drop_noise()
     options = {name: str(value) for name, value in given.items() if name not in MAY_DIFFER}
     with joined(options, _end, _killed_unless_connected()) as ranks:
         yield ranks
 
 
 def described_ranks(ranks: Ranks) -> str:
-    return f"{ranks.size} by {ranks.backend}, on {', '.join(ranks.hosts)}"
+    machines = Counter(ranks.hosts)
+    hosts = ", ".join(host if count == 1 else f"{host} ({count})" for host, count in machines.items())
+    return f"{ranks.size}, connected by MLX's {ranks.backend}: {hosts}"
+
+
+def command_to_go_on(options: Sequence[str]) -> str:
+    """The command that goes on with a run as it was started, with the `options` of mlx-gpt train."""
+    return f"mlx-gpt {os.environ.get(LAUNCH_WORDS, '')} train {shlex.join(options)}".replace("  ", " ")
 
 
 def tell_run(ranks: Ranks, run: Run, options: list[str]) -> None:
     """Tell the other ranks of the run, and a launcher the `options` of mlx-gpt train that go on with it."""
+    ranks.lifeline.on_verdict = partial(_end, go_on=command_to_go_on(options))
     if file := os.environ.get(RESUME_FILE):
         Path(file).write_text(json.dumps(options))
     ranks.told(run.description())
@@ -73,15 +91,40 @@ def followed_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
     return run, sources.own_dataset(run, data)
 
 
-def _end(verdict: Verdict) -> NoReturn:
-    """End this process at once. Its main thread may wait for another rank, and no signal reaches it there."""
+def _end(verdict: Verdict, go_on: str = "") -> NoReturn:
+    """End this process at once, and name the command to `go_on` if it is known. Its main thread may wait for another rank, and no signal reaches it there."""
     if console.is_terminal:
         console.show_cursor()
-        os.write(2, CLEAR_LINE.encode())
-    errors.print(f"Error: {with_options(printable(f'{verdict.problem}; {verdict.remedy}'))}", soft_wrap=True)
+        sys.stderr.write(CLEAR_LINE)
+    remedy = f"go on with {go_on}" if verdict.lost and go_on else with_options(printable(verdict.remedy))
+    errors.print(f"Error: {printable(verdict.problem)}; {remedy}", soft_wrap=True)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(LOST if verdict.lost else 1)
+
+
+def _stop_with_the_launcher() -> None:
+    """Ask this process to stop when its standard input ends: the launcher holds the other end of the pipe."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _drop_noise() -> None:
+    """Drop the lines of MLX's ring, dozens of them when a rank ends. They go to descriptor 2, past Python's streams."""
+    own = os.dup(2)
+    sys.stderr = open(own, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    os.close(writer)
+
+    def forward() -> None:
+        with open(reader, "rb") as lines:
+            for line in lines:
+                if not line.startswith(b"[ring]"):
+                    os.write(own, line)
+
+    threading.Thread(target=forward, daemon=True).start()
 
 
 @contextmanager
@@ -93,7 +136,7 @@ def _killed_unless_connected() -> Iterator[None]:
         "machine reaches the addresses of the others, and that no firewall blocks the ports\n"
     )
     command = [sys.executable, "-c", KILL, str(JOIN_SECONDS), sentence, str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr) as process:
         try:
             yield
         finally:

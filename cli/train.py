@@ -22,7 +22,7 @@ from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
-from .ranks import described_ranks, followed_run, joined_ranks, tell_run
+from .ranks import command_to_go_on, described_ranks, followed_run, joined_ranks, tell_run
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
 from .texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
@@ -246,7 +246,7 @@ def _print_target(run: Run) -> None:
 def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
     piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
-    console.print(f"  mlx-gpt train {shlex.join(_options_to_go_on(run, given))}", soft_wrap=True)
+    console.print(f"  {command_to_go_on(_options_to_go_on(run, given))}", soft_wrap=True)
 
 
 def _options_to_go_on(run: Run, given: dict) -> list[str]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -306,3 +307,11 @@ def python(script: str, *arguments) -> str:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     return out
+
+
+def until(condition: Callable[[], bool], seconds: float = 40) -> None:
+    """Wait until `condition` holds; fail if it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

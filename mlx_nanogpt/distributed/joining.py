@@ -18,7 +18,7 @@ import mlx.core as mx
 
 from ..errors import UserError
 from ..machine import machine, package_versions
-from .lifeline import RESTART, Lifeline, Verdict, host_name
+from .lifeline import RESTART, Lifeline, LostRank, Verdict, host_name
 from .ranks import ALONE, Ranks
 
 JOIN_SECONDS = 60.0  # for all ranks to be there
@@ -108,12 +108,13 @@ def joined(
         if launch.rank == 0:
             raise
         raise UserError(f"{lifeline.name_of(launch.rank)} {problem}", error.remedy) from error
-    except RuntimeError as error:
-        if str(error).startswith(f"[{launch.backend}]"):  # a peer is gone, and the lifeline knows or will know which
-            lifeline.wait_for_verdict()
-        lifeline.tell(f"cannot go on: {error}", RESTART, lost=True)
-        raise
     except BaseException as error:
+        if isinstance(error, RuntimeError) and str(error).startswith(f"[{launch.backend}]"):
+            lifeline.wait_for_verdict()  # a peer is gone, and the lifeline knows or will know which
+            lifeline.tell("lost a neighbour", RESTART, lost=True)
+            raise LostRank(
+                f"{lifeline.name_of(launch.rank)} lost a neighbour, although all ranks answer ({error})", RESTART
+            ) from error
         lifeline.tell(f"was stopped ({type(error).__name__})", RESTART, lost=True)
         raise
     finally:

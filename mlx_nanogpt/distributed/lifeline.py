@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from ..errors import UserError
+
 BEAT_SECONDS = 1.0  # between two beats
 SILENT_SECONDS = 20.0  # without a beat: the rank was stopped, or cut off
 STALL_SECONDS, STALL_FACTOR = 60.0, 10  # without progress, and in the longest waits so far: a collective hangs
-RESTART = "start it again with `resume`: it goes on from the last checkpoint"
+RESTART = "start all ranks again with `resume`: they go on from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class Verdict:
     problem: str
     remedy: str
     lost: bool
+
+
+class LostRank(UserError):
+    """Another rank is gone. A new start may help."""
 
 
 class Lifeline:

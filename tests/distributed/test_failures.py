@@ -10,25 +10,18 @@ from pathlib import Path
 
 import mlx_nanogpt as gpt
 import pytest
-from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same
+from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same, until
 from mlx_nanogpt_cli.ranks import LOST
 from ring import IMPATIENT, start_ring
 
 ENDLESS = ["train", *TINY, "--num-iter=1000000"]
-RESUMABLE = "start it again with --resume: it goes on from the last checkpoint"
+RESUMABLE = "(start all ranks again with --resume: they go on from the last checkpoint|go on with mlx-gpt train --resume runs/1)"
 
 
 def said(result) -> str:
     """What a rank says of an error, without what MLX's ring adds."""
     assert "Traceback" not in result.err
     return "".join(line for line in result.err.splitlines(keepends=True) if not line.startswith("[ring]"))
-
-
-def until(condition, seconds: float = 40) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def is_saved(folder: str = "runs/1") -> bool:
