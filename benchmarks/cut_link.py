@@ -67,8 +67,10 @@ def cables() -> Iterator[None]:
 def without_cable(rank: int) -> Iterator[str]:
     """The network with the cable of a rank pulled out."""
     ip("-n", SWITCH, "link", "set", f"port{rank}", "down")
-    yield f"The cable of rank {rank} is cut"
-    ip("-n", SWITCH, "link", "set", f"port{rank}", "up")
+    try:
+        yield f"The cable of rank {rank} is cut"
+    finally:
+        ip("-n", SWITCH, "link", "set", f"port{rank}", "up")
 
 
 @contextmanager
@@ -76,8 +78,10 @@ def without_way() -> Iterator[str]:
     """The network with no way from rank 1 to rank 2, and neighbours that reach rank 0."""
     way = ("route", "add", "blackhole", f"{address(2)}/32")
     ip("-n", host(1), *way)
-    yield "The way from rank 1 to rank 2 is cut"
-    ip("-n", host(1), "route", "delete", *way[2:])
+    try:
+        yield "The way from rank 1 to rank 2 is cut"
+    finally:
+        ip("-n", host(1), "route", "delete", *way[2:])
 
 
 def started(folder: Path, options: list[str]) -> list[subprocess.Popen]:
@@ -103,6 +107,8 @@ def ends(processes: list[subprocess.Popen]) -> list[tuple[float, int, str]]:
     start, found = time.monotonic(), {}
     while len(found) < SIZE:
         if time.monotonic() - start > LIMIT:
+            for process in processes:
+                process.kill()
             sys.exit(f"after {LIMIT:g} s only the ranks {sorted(found)} have ended")
         for rank, process in enumerate(processes):
             if rank not in found and process.poll() is not None:
@@ -124,6 +130,8 @@ def main() -> None:
             run = folder / f"cut-{number}"
             processes = started(folder, [*TRAIN, f"--run-dir={run.name}"])
             while not (run / "checkpoint.safetensors").exists():
+                if processes[0].poll() is not None:
+                    sys.exit("rank 0 ended before its first checkpoint")
                 time.sleep(0.05)
             with cut as what:
                 print(f"{what} at or after iteration {gpt.open_run(run).position().iteration}.", flush=True)

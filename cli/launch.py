@@ -20,10 +20,11 @@ from mlx_nanogpt import UserError
 
 from .consoles import errors
 from .options import PATH
-from .ranks import LAUNCH_WORDS, LOST, RESUME_FILE
+from .ranks import INTERRUPTED, LAUNCH_WORDS, LOST, RESUME_FILE
 from .stop_request import STOP_SIGNALS
 
 HERE = "127.0.0.1"
+RESUME = "resume.json"  # the file in which rank 0 writes how the training goes on
 GRACE_SECONDS = 3.0  # for the other ranks to end after one has failed
 PORTS = range(20_000, 32_000)  # below those that Linux and macOS give to connections
 
@@ -67,26 +68,27 @@ def launch(
     train.make_context("train", arguments[1:], parent=ctx.parent)  # a mistake is told once, and here
     words = ["launch", *(["-n", str(ranks)] if ranks else ["--hostfile", str(hostfile)])]
     words += ["--restarts", str(restarts)] if restarts else []
-    hosts = [Host(None, HERE)] * ranks if ranks else read_hostfile(hostfile)
-    with tempfile.TemporaryDirectory() as folder:
-        resume_file = Path(folder) / "resume.json"
+    hosts, variables = ([Host(None, HERE)] * ranks, {}) if ranks else read_hostfile(hostfile)
+    variables[LAUNCH_WORDS] = shlex.join(words)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for restart in range(restarts + 1):
-            status = _run(
-                hosts, arguments, Path(folder), {LAUNCH_WORDS: shlex.join(words), RESUME_FILE: str(resume_file)}
-            )
+            status = _run(hosts, arguments, folder, variables)
             if status != LOST or restart == restarts:
                 raise typer.Exit(status)
-            if resume_file.exists():  # else it was lost before it had a run
-                arguments = ["train", *json.loads(resume_file.read_text())]
+            if (folder / RESUME).exists():  # else it was lost before it had a run
+                arguments = ["train", *json.loads((folder / RESUME).read_text())]
             errors.print(f"Restart {restart + 1} of {restarts}: {shlex.join(arguments)}", soft_wrap=True)
 
 
-def read_hostfile(path: Path) -> list[Host]:
-    """The machines in a file of mlx.distributed_config, or in one of the same kind. Raises `UserError` if they cannot be used."""
+def read_hostfile(path: Path) -> tuple[list[Host], dict[str, str]]:
+    """The machines in a file of mlx.distributed_config, or in one of the same kind, and the variables for their environment. Raises
+    `UserError` if they cannot be used."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        backend, said = (said.get("backend", "ring"), said["hosts"]) if isinstance(said, dict) else ("ring", said)
-        hosts = [Host(each["ssh"], each["ips"][0]) for each in said]
+        said = said if isinstance(said, dict) else {"hosts": said}
+        backend, variables = said.get("backend"), dict(each.split("=", 1) for each in said.get("envs", ()))
+        hosts = [Host(each["ssh"], each["ips"][0]) for each in said["hosts"]]
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror})", "name a file that mlx.distributed_config wrote"
@@ -96,46 +98,54 @@ def read_hostfile(path: Path) -> list[Host]:
             f"{path} is no list of hosts with `ssh` and `ips` ({type(error).__name__}: {error})".replace("`", ""),
             "let mlx.distributed_config write it",
         ) from error
-    if backend not in ("", "ring"):
+    if backend not in (None, "", "ring"):
         raise UserError(
             f"{path} is for the backend {backend}, and mlx-gpt launch starts the ring only",
             f"use mlx.launch --hostfile {shlex.quote(str(path))} -- mlx-gpt train",
         )
     if len(hosts) < 2:
         raise UserError(f"{path} names fewer than 2 hosts", "a training alone needs no launch: use mlx-gpt train")
-    return [Host(None, hosts[0].address), *hosts[1:]]
+    return [Host(None, hosts[0].address), *hosts[1:]], variables
 
 
-def _run(hosts: Sequence[Host], arguments: Sequence[str], folder: Path, told: Mapping[str, str]) -> int:
-    """Start a rank on each of `hosts`, `told` in its environment, wait for all, and return the exit status of the training."""
+def _run(hosts: Sequence[Host], arguments: Sequence[str], folder: Path, variables: Mapping[str, str]) -> int:
+    """Start a rank on each of `hosts` with `variables` in its environment, wait for all, and return the exit status of the training.
+    `folder` is for files that the ranks of this machine share with this process."""
     port = free_ports(hosts[0].address, len(hosts) + 1) + 1  # the ranks meet at the port before
     ring = json.dumps([[f"{host.address}:{port + rank}"] for rank, host in enumerate(hosts)])
     (folder / "ring.json").write_text(ring)
+    here = {"MLX_HOSTFILE": str(folder / "ring.json"), RESUME_FILE: str(folder / RESUME)}
     processes: list[subprocess.Popen] = []
-    with _forwarding_signals(processes):
+    with _forwarding_signals(processes) as asked:
         for rank, host in enumerate(hosts):
             command = [sys.executable, "-m", "mlx_nanogpt_cli", *arguments]
-            more = {"MLX_RANK": str(rank), "MLX_HOSTFILE": str(folder / "ring.json"), **told}
+            more = {"MLX_RANK": str(rank), **variables}
             if host.ssh:
-                command = ["ssh", "-o", "BatchMode=yes", host.ssh, _remote(command, rank, ring)]
+                command = ["ssh", "-o", "BatchMode=yes", host.ssh, _remote(command, more, ring)]
             # a session of its own, so that Ctrl-C in the terminal reaches this process alone, which passes it on once
             processes.append(
-                subprocess.Popen(command, env=os.environ | more, stdin=subprocess.PIPE, start_new_session=True)
+                subprocess.Popen(command, env=os.environ | here | more, stdin=subprocess.PIPE, start_new_session=True)
             )
-        statuses = _wait(processes)
-    return _status(statuses)
+            if asked:  # while not all were there
+                processes[-1].terminate()
+        status = _status(_wait(processes))
+    return INTERRUPTED if asked and status == LOST else status
 
 
-def _remote(command: Sequence[str], rank: int, ring: str) -> str:
-    """`command` for the shell of another machine, in a folder of the same name as this one."""
-    lines = [
-        f"cd {shlex.quote(os.getcwd())}",
-        "MLX_HOSTFILE=$(mktemp)",
-        f"printf %s {shlex.quote(ring)} >$MLX_HOSTFILE",
-        f"export MLX_HOSTFILE MLX_RANK={rank} {LAUNCH_WORDS}=launch",
-        f"exec {shlex.join(command)}",
-    ]
-    return " && ".join(lines)
+def _remote(command: Sequence[str], variables: Mapping[str, str], ring: str) -> str:
+    """`command`, with `variables` in its environment, for the shell of another machine, in a folder of the same name as this one."""
+    words = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    script = f"""
+        cd {shlex.quote(os.getcwd())} || exit 1
+        MLX_HOSTFILE=$(mktemp)
+        printf %s {shlex.quote(ring)} >"$MLX_HOSTFILE"
+        export MLX_HOSTFILE {words}
+        {shlex.join(command)}
+        status=$?
+        rm "$MLX_HOSTFILE"
+        exit $status
+    """
+    return f"sh -c {shlex.quote(script)}"
 
 
 def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
@@ -153,17 +163,20 @@ def _wait(processes: Sequence[subprocess.Popen]) -> list[int]:
 
 def _status(statuses: Sequence[int]) -> int:
     """The status of a training whose ranks ended with `statuses`: that of an error, if one told its error."""
-    if statuses[0] == 0:  # the first has saved all
-        return 0
+    if statuses[0] in (0, INTERRUPTED):  # the first has saved all
+        return statuses[0]
     told = [status for status in statuses if status > 0 and status not in (LOST, 255)]  # 255: ssh lost its connection
     return told[0] if told else LOST
 
 
 @contextmanager
-def _forwarding_signals(processes: Sequence[subprocess.Popen]) -> Iterator[None]:
-    """Send the signals that ask for an end on to all ranks of this machine; the process itself then waits for them."""
+def _forwarding_signals(processes: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
+    """Send the signals that ask for an end on to all ranks of this machine; the process itself then waits for them. Yield a list,
+    of the signals that came."""
+    asked: list[int] = []
 
     def forward(signum: int, frame: object) -> None:
+        asked.append(signum)
         for process in processes:
             if process.poll() is None and "ssh" not in process.args[:1]:  # the others stop with them
                 process.send_signal(signum)
@@ -173,7 +186,7 @@ def _forwarding_signals(processes: Sequence[subprocess.Popen]) -> Iterator[None]
     try:
         for each in handlers:
             signal.signal(each, forward)
-        yield
+        yield asked
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)

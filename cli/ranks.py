@@ -29,6 +29,7 @@ from .setting_options import with_options
 from .stop_request import CLEAR_LINE
 from .texts import read_data
 
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 LOST = 75  # the exit status when a rank is gone and a restart may help: EX_TEMPFAIL of sysexits.h
 MAY_DIFFER = {"data", "device", "caffeinate"}  # between ranks: the text is compared by itself
 # What mlx-gpt launch tells its ranks in their environment: its own words, and a file for the options that go on with the run.
@@ -93,14 +94,16 @@ def followed_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
 
 def _end(verdict: Verdict, go_on: str = "") -> NoReturn:
     """End this process at once, and name the command to `go_on` if it is known. Its main thread may wait for another rank, and no signal reaches it there."""
-    if console.is_terminal:
-        console.show_cursor()
-        sys.stderr.write(CLEAR_LINE)
-    remedy = f"go on with {go_on}" if verdict.lost and go_on else with_options(printable(verdict.remedy))
-    errors.print(f"Error: {printable(verdict.problem)}; {remedy}", soft_wrap=True)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(LOST if verdict.lost else 1)
+    try:
+        if console.is_terminal:
+            console.show_cursor()
+            sys.stderr.write(CLEAR_LINE)
+        remedy = f"go on with {go_on}" if verdict.lost and go_on else with_options(printable(verdict.remedy))
+        errors.print(f"Error: {printable(verdict.problem)}; {remedy}", soft_wrap=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:  # also if the streams are gone
+        os._exit(LOST if verdict.lost else 1)
 
 
 def _stop_with_the_launcher() -> None:

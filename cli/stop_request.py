@@ -30,9 +30,9 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
                 signal.raise_signal(signum)
             return
         request.set()
-        # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
         if silent:
             return
+        # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
         with suppress(OSError):  # standard error may be the terminal that is gone
             os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 

@@ -22,13 +22,12 @@ from .conclusion import conclude
 from .consoles import console, errors, header
 from .describe import describe_run
 from .options import NAME, PATH, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
-from .ranks import command_to_go_on, described_ranks, followed_run, joined_ranks, tell_run
+from .ranks import INTERRUPTED, command_to_go_on, described_ranks, followed_run, joined_ranks, tell_run
 from .setting_options import RUN, with_settings
 from .start import ConfigOption, PresetOption, starting_settings
 from .texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
 from .training_display import follow, follow_silently
 
-INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
 MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "caffeinate"}
 
@@ -93,7 +92,7 @@ def train(
     given = given_options(ctx)
     with joined_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
         if not ranks.is_first:
-            done = follow_silently(*followed_run(ranks, given), ranks)
+            follow_silently(*followed_run(ranks, given), ranks)
         else:
             if resume:
                 run, dataset = _resumed_run(resume, given)
@@ -102,11 +101,11 @@ def train(
                 defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
                 run, dataset = _new_run(run_dir, defaults | chosen, chosen, given, ranks)
             if ranks.size > 1:
-                tell_run(ranks, run, _options_to_go_on(run, given))
+                tell_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
             _print_header(run, dataset, ranks, given, sleep)
             run, done = _train(run, dataset, ranks)
     if not ranks.is_first:
-        raise typer.Exit(INTERRUPTED if done.end == "interrupted" else 0)
+        return  # the status of the training is that of the first
     if done.end == "interrupted":
         _print_how_to_go_on(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
@@ -247,6 +246,12 @@ def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
     piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
     console.print(f"  {command_to_go_on(_options_to_go_on(run, given))}", soft_wrap=True)
+
+
+def _changes(given: dict) -> list[str]:
+    """The options in `given` that change a run that goes on, for a start before they are kept."""
+    changed = [f"--{name.replace('_', '-')}={given[name]}" for name in MAY_CHANGE if {name, "resume"} <= given.keys()]
+    return changed + ["--no-caffeinate"] * (not given.get("caffeinate", True))
 
 
 def _options_to_go_on(run: Run, given: dict) -> list[str]:

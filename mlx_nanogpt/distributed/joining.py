@@ -150,7 +150,7 @@ def _received(launch: Launch, claims: Mapping[str, str]) -> tuple[dict[int, sock
             listener.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 connection, _ = listener.accept()
-            except TimeoutError:
+            except OSError:
                 missing = sorted(set(range(1, launch.size)) - connections.keys())
                 problem = UserError(
                     f"{'rank' if len(missing) == 1 else 'ranks'} {', '.join(map(str, missing))} did not come within "
@@ -161,13 +161,16 @@ def _received(launch: Launch, claims: Mapping[str, str]) -> tuple[dict[int, sock
             try:
                 connection.settimeout(ANSWER_SECONDS)
                 said = _line(connection)
-                rank, host, theirs = said["rank"], said["host"], said["claims"]
+                rank, host, theirs = int(said["rank"]), str(said["host"]), dict(said["claims"])
+                if theirs.get("launch") != launch.name or rank in connections or not 0 < rank < launch.size:
+                    _say(
+                        connection,
+                        problem=f"rank {rank} ({host}) belongs to another launch",
+                        remedy="give another port",
+                    )
+                    raise ValueError
             except (OSError, ValueError, LookupError, TypeError):
                 connection.close()  # a stranger
-                continue
-            if theirs.get("launch") != launch.name or rank in connections or not 0 < rank < launch.size:
-                _say(connection, problem=f"rank {rank} ({host}) belongs to another launch", remedy="give another port")
-                connection.close()
                 continue
             connections[rank], hosts[rank] = connection, host
             problem = _misfit(rank, host, theirs, claims, hosts[0])
@@ -201,12 +204,14 @@ def _called(launch: Launch, claims: Mapping[str, str]) -> tuple[dict[int, socket
         _say(connection, rank=launch.rank, host=host_name(), claims=dict(claims))
         connection.settimeout(JOIN_SECONDS + ANSWER_SECONDS)  # rank 0 waits for all ranks
         answer = _line(connection)
-    except (OSError, ValueError) as error:
+        refusal = UserError(answer["problem"], answer["remedy"]) if "problem" in answer else None
+        hosts = [] if refusal else answer["hosts"]
+    except (OSError, ValueError, LookupError) as error:
         raise UserError(f"rank 0 at {place} did not answer ({error})", "see what rank 0 says") from error
+    if refusal:
+        raise refusal
     connection.settimeout(None)
-    if "problem" in answer:
-        raise UserError(answer["problem"], answer["remedy"])
-    return {0: connection}, answer["hosts"]
+    return {0: connection}, hosts
 
 
 def _misfit(

@@ -10,8 +10,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 
 from ..errors import UserError
@@ -56,6 +56,8 @@ class Lifeline:
         self.heard = dict.fromkeys(peers, time.monotonic())
         self.progress: float | None = None  # when something was computed last
         self.longest_wait: float | None = None  # for something to be computed
+        self.is_busy = False
+        self.sending = threading.Lock()  # two threads send
         for peer in peers:
             threading.Thread(target=self._listen, args=(peer,), daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
@@ -66,6 +68,15 @@ class Lifeline:
         if self.progress is not None:
             self.longest_wait = max(self.longest_wait or 0.0, now - self.progress)
         self.progress = now
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """A context in which no rank computes, because all wait for this one."""
+        self.is_busy = True
+        try:
+            yield
+        finally:
+            self.is_busy = False
 
     def tell(self, problem: str, remedy: str, lost: bool = False) -> None:
         """Tell the other ranks that this one cannot go on."""
@@ -83,15 +94,18 @@ class Lifeline:
 
     def _send(self, **message: object) -> None:
         line = json.dumps(message).encode() + b"\n"
-        for connection in self.peers.values():
-            with suppress(OSError):  # a peer that is gone: its thread notices
-                connection.sendall(line)
+        with self.sending:
+            for connection in self.peers.values():
+                with suppress(OSError):  # a peer that is gone: its thread notices
+                    connection.sendall(line)
 
     def _listen(self, peer: int) -> None:
         with suppress(OSError, ValueError), self.peers[peer].makefile("rb") as lines:
             for line in lines:
                 message = json.loads(line)
                 self.heard[peer] = time.monotonic()
+                if message.get("busy"):
+                    self._excuse()
                 if "bye" in message:
                     self.left.add(peer)
                 if "verdict" in message:
@@ -102,11 +116,13 @@ class Lifeline:
     def _beat(self) -> None:
         last = time.monotonic()
         while not self.ended.wait(BEAT_SECONDS):
-            self._send(beat=True)
+            self._send(busy=self.is_busy)
             now = time.monotonic()
             if now - last > 3 * BEAT_SECONDS:  # this process was stopped itself, and has heard nothing meanwhile
                 self.heard = dict.fromkeys(self.heard, now)
-                self.progress = None
+                self._excuse()
+            if self.is_busy:
+                self._excuse()
             last = now
             for peer, heard in self.heard.items():
                 if now - heard > SILENT_SECONDS and peer not in self.left:
@@ -119,6 +135,11 @@ class Lifeline:
                         )
                     )
             self._check_stall(now)
+
+    def _excuse(self) -> None:
+        """Count the time up to now as no wait for an exchange."""
+        if self.progress is not None:
+            self.progress = time.monotonic()
 
     def _check_stall(self, now: float) -> None:
         if self.longest_wait is None or self.progress is None:

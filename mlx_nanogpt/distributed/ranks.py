@@ -6,6 +6,7 @@ All ranks call the collective functions in the same order, or they wait for each
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -92,8 +93,10 @@ class Ranks:
 
         def any_should_stop() -> bool:
             nonlocal answer, asked
+            if answer:
+                return True
             if asked is not None:
-                answer = answer or asked.item() > 0
+                answer = asked.item() > 0
                 self.note_progress()  # the step before the last one has ended
             asked = mx.distributed.all_sum(mx.array(float(should_stop())), group=self.group)
             mx.async_eval(asked)
@@ -140,8 +143,9 @@ class Ranks:
         for name, own in sorted(tree_flatten(model.parameters())):
             firsts = self._of_first(own)
             drifts[name] = (mx.abs(own - firsts).max() / mx.maximum(mx.abs(firsts).max(), 1e-3)).item()
-        name = max(drifts, key=drifts.__getitem__)
-        if not drifts[name] <= MOST_DRIFT:  # also for a difference that is no number
+        apart = [name for name, drift in drifts.items() if not drift <= MOST_DRIFT]  # also if it is no number
+        if apart:
+            name = apart[0]
             raise UserError(
                 f"the weights of rank {self.rank} differ from those of rank 0 ({name}, by {drifts[name]:.1e} of the largest)",
                 "go on from the last checkpoint with `resume`; if it happens again, leave this machine out",
@@ -151,6 +155,10 @@ class Ranks:
         """Tell the lifeline that something was computed."""
         if self.lifeline:
             self.lifeline.note_progress()
+
+    def busy(self) -> AbstractContextManager:
+        """A context in which the first rank does something that the others wait for, however long it takes."""
+        return self.lifeline.busy() if self.lifeline else nullcontext()
 
     def _tree_of_first(self, tree: Any) -> Any:
         # by name: a state that was read from a file has another order

@@ -157,3 +157,44 @@ def test_ctrl_c_stops_all_ranks_and_saves():
     )
     assert re.search(r"Stopped at iteration (\d+); everything is kept in runs/1", out)
     assert gpt.open_run(Path("runs/1")).position().iteration > 0
+
+
+SLOW_DISK = """
+import time
+import mlx_nanogpt
+from mlx_nanogpt.run import Writer
+
+real = Writer.save
+Writer.save = lambda *state: (time.sleep(1.5), real(*state))
+"""
+
+
+def test_a_slow_disk_has_the_time_to_save(monkeypatch):
+    Path("slow").mkdir()
+    Path("slow/sitecustomize.py").write_text("import os\nif 'MLX_RANK' in os.environ:\n    import slow_disk")
+    Path("slow/slow_disk.py").write_text(SLOW_DISK)
+    monkeypatch.setenv("PYTHONPATH", str(Path("slow").absolute()))
+    process = in_a_process("-c", LAUNCHER, "launch", "-n2", *ENDLESS, "--eval-interval=1000000")
+    until(lambda: Path("runs/1/tokenizer.json").exists())
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=40)
+    assert process.returncode == 130 and is_saved(), err
+
+
+def test_a_stop_is_no_reason_to_start_again():
+    process = in_a_process("-m", "mlx_nanogpt_cli", "launch", "-n2", "--restarts=3", *ENDLESS)
+    until(lambda: len(ranks_of(process.pid)) == 2)
+    process.send_signal(signal.SIGTERM)  # before a rank can save anything
+    _, err = process.communicate(timeout=40)
+    assert process.returncode == 130 and "Restart" not in err
+
+
+def test_a_rank_ends_even_if_nobody_hears_why():
+    ring = start_ring([ENDLESS, ENDLESS], IMPATIENT)
+    until(is_saved)
+    ring.processes[1].stderr.close()
+    ring.processes[1].stdout.close()
+    ring.processes[0].kill()
+    assert ring.processes[1].wait(timeout=20) == LOST
+    ring.processes[0].communicate()

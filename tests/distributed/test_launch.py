@@ -66,7 +66,7 @@ def test_the_exit_status_is_that_of_the_training():
 
 @pytest.mark.parametrize(
     "statuses, status",
-    [([0, 0], 0), ([0, -9], 0), ([1, 1], 1), ([LOST, 1], 1), ([130, 130], 130), ([LOST, -9], LOST), ([-9, LOST], LOST), ([LOST, 255], LOST)],
+    [([0, 0], 0), ([0, -9], 0), ([1, 1], 1), ([LOST, 1], 1), ([130, 0], 130), ([1, 0], 1), ([LOST, -9], LOST), ([-9, LOST], LOST), ([LOST, 255], LOST)],
 )  # fmt: skip
 def test_a_restart_follows_a_loss_and_no_error(statuses, status):
     assert _status(statuses) == status
@@ -103,7 +103,9 @@ def test_a_command_that_goes_on_is_a_launch():
 def test_the_files_of_mlx_are_read(hostfile):
     hosts = [{"ssh": "a", "ips": ["10.0.0.1", "10.0.1.1"], "rdma": []}, {"ssh": "b", "ips": ["10.0.0.2"]}]
     for content in (hosts, {"backend": "ring", "hosts": hosts}, {"backend": "", "envs": [], "hosts": hosts}):
-        assert read_hostfile(hostfile(content)) == [Host(None, "10.0.0.1"), Host("b", "10.0.0.2")]
+        assert read_hostfile(hostfile(content)) == ([Host(None, "10.0.0.1"), Host("b", "10.0.0.2")], {})
+    _, variables = read_hostfile(hostfile({"envs": ["A=1=2"], "hosts": hosts}))
+    assert variables == {"A": "1=2"}
 
 
 @pytest.mark.parametrize(

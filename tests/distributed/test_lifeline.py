@@ -60,7 +60,8 @@ def test_what_one_rank_tells_all_others_hear(three):
 
 
 @pytest.mark.parametrize("gone", [0, 2])
-def test_a_broken_connection_is_a_rank_that_ended(three, gone):
+def test_a_broken_connection_is_a_rank_that_ended(three, gone, monkeypatch):
+    monkeypatch.setattr(three[gone].line, "_judge", lambda verdict: None)  # its process is gone, too
     for connection in three[gone].line.peers.values():
         connection.shutdown(socket.SHUT_RDWR)
     others = [each for each in three if each is not three[gone]]
@@ -98,12 +99,20 @@ def test_a_step_may_take_long(three):
     assert all(each.verdicts.empty() for each in three)
 
 
-def test_a_process_that_was_stopped_itself_blames_nobody(three, monkeypatch):
+def test_a_rank_that_saves_for_long_hangs_nothing(three):
+    for each in three:
+        each.line.note_progress()
+        each.line.note_progress()
+    with three[0].line.busy():
+        time.sleep(2 * lifeline.STALL_SECONDS)
+    assert all(each.verdicts.empty() for each in three)
+    assert three[2].verdict().problem.endswith("an exchange hangs")  # from now on it is one
+
+
+def test_a_process_that_was_stopped_itself_blames_nobody(three):
     line = three[1].line
-    line.heard = {0: time.monotonic() - 1000}  # as after a long stop: the beats of others are still unread
-    jump = iter([0.0, 1000.0])
-    monkeypatch.setattr(
-        lifeline, "time", type("Clock", (), {"monotonic": staticmethod(lambda: time.monotonic() + next(jump, 1000.0))})
-    )
-    time.sleep(3 * lifeline.BEAT_SECONDS)
+    with line.sending:  # its beat waits, as all of a process does that is stopped
+        time.sleep(5 * lifeline.BEAT_SECONDS)
+        line.heard = {0: time.monotonic() - 2 * lifeline.SILENT_SECONDS}  # what the others said is not read yet
+    time.sleep(2 * lifeline.BEAT_SECONDS)
     assert three[1].verdicts.empty()
