@@ -22,11 +22,11 @@ SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fe
 INDENT = " " * 11  # of a short sample, which stands below the losses of its row
 
 
-def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
-    """Train as a rank whose first rank shows what happens. Return how the training ended."""
+def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> None:
+    """Train as a rank whose first rank shows what happens."""
     with stop_request(silent=True) as should_stop:
-        *_, done = gpt.train(run, dataset, should_stop, ranks=ranks)
-    return done
+        for _ in gpt.train(run, dataset, should_stop, ranks=ranks):
+            pass
 
 
 def follow(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
@@ -60,6 +60,8 @@ class _Display:
         self.started = self.last_event = time.monotonic()
 
     def show(self, event: gpt.Event) -> None:
+        if isinstance(event, gpt.Measurement):
+            return  # a Progress follows at once
         now = time.monotonic()
         self.forecast.note(event, now - self.last_event)
         self.last_event = now

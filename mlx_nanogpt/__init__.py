@@ -24,6 +24,7 @@ from .exchange.export import export_run
 from .exchange.gguf_file import export_gguf
 from .exchange.pretrained import load_pretrained
 from .generation import generate, make_sampler
+from .log import Excerpt, Measurement
 from .model import GPT
 from .optimizer import make_optimizer
 from .run import Run, create_run, newest_run, open_run
@@ -60,7 +61,9 @@ __all__ = [
     "Evaluating",
     "Evaluation",
     "Event",
+    "Excerpt",
     "GPTConfig",
+    "Measurement",
     "Progress",
     "Run",
     "Sample",

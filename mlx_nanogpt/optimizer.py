@@ -43,6 +43,12 @@ def learning_rate(config: TrainConfig, highest: float) -> float | Callable[[mx.a
     return rate
 
 
+def rate_at(config: TrainConfig, step: int) -> float:
+    """Adam's rate after `step` steps."""
+    rate = learning_rate(config, config.learning_rate)
+    return rate(mx.array(step)).item() if callable(rate) else rate
+
+
 class DecayedMatrices(optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019) that decays matrices only, not biases and norms, as nanoGPT does."""
 
@@ -132,12 +138,15 @@ def make_optimizer(config: TrainConfig) -> optim.Optimizer:
     return optim.MultiOptimizer([muon, adam], [is_hidden_matrix])
 
 
-def clipped(grads: dict, max_norm: float) -> dict:
-    """A tree of gradients, scaled down if the norm of all together is more than `max_norm`.
-
-    It is `optim.clip_grad_norm`, but each sum of squares is a matrix product: one kernel, where MLX needs a square and a sum.
-    """
+def norm_of(grads: dict) -> mx.array:
+    """The norm of all gradients of a tree together, a scalar. Each sum of squares is a matrix product: one kernel, where
+    `optim.clip_grad_norm` needs a square and a sum."""
     flat = [each.reshape(1, -1) for _, each in tree_flatten(grads)]  # (1, N) each
     squares = sum((each @ each.T for each in flat), mx.array(0.0))  # (1, 1)
-    factor = mx.minimum(max_norm / (mx.sqrt(squares[0, 0]) + 1e-6), 1.0)
+    return mx.sqrt(squares[0, 0])
+
+
+def clipped(grads: dict, norm: mx.array, max_norm: float) -> dict:
+    """A tree of gradients, scaled down if their `norm` is more than `max_norm`."""
+    factor = mx.minimum(max_norm / (norm + 1e-6), 1.0)
     return tree_map(lambda each: each * factor, grads)

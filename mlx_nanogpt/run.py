@@ -3,11 +3,12 @@
     config.json             the model's and the training's configuration, the corpus, the versions
     tokenizer.json          the characters, or the byte pairs
     history.jsonl           losses and timings, one line per evaluation
+    log.jsonl               loss, rate, gradient norm and speed of every few steps; what the model wrote at each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it. If a crash comes in
-between, the history has one line too many, and the next process drops it. The best weights are written after it. If a crash
+between, the history has one line too many, the log some, and the next process drops them. The best weights are written after it. If a crash
 comes in between, the next process that trains writes them.
 
 Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 from mlx.optimizers import Optimizer
@@ -45,6 +47,7 @@ from .config import GPTConfig, TrainConfig
 from .errors import UserError
 from .evaluation import Evaluation
 from .files import DAMAGE, Folder, check_name, locked
+from .log import Line, from_text, to_text
 from .machine import package_versions
 from .model import GPT
 from .text.dataset import Dataset
@@ -52,9 +55,9 @@ from .text.identity import CorpusIdentity
 from .text.tokenizer import Tokenizer, tokenizer_from_json
 
 RUNS = Path("runs")  # where runs are, unless `run_dir` says otherwise
-CONFIG, TOKENIZER, HISTORY = "config.json", "tokenizer.json", "history.jsonl"
+CONFIG, TOKENIZER, HISTORY, LOG = "config.json", "tokenizer.json", "history.jsonl", "log.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-FILES = (CONFIG, TOKENIZER, HISTORY, CHECKPOINT, BEST)
+FILES = (CONFIG, TOKENIZER, HISTORY, LOG, CHECKPOINT, BEST)
 MAY_CHANGE = ("num_iter", "patience", "target_loss")  # settings that a resumed run may change
 
 
@@ -147,6 +150,14 @@ class Run:
             )
         return evaluations[: contents.evaluations]
 
+    def log(self) -> list[Line]:
+        """The lines of the log up to the checkpoint that can be read, oldest first; none if the run is older than logs are. Raises
+        `UserError` if the file may not be read."""
+        file = self.path / LOG
+        with explaining_damage(file):
+            text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+            return from_text(text, self.position().iteration)
+
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
         with explaining_damage(self.path):
@@ -229,9 +240,16 @@ class Writer:
         with _explaining_write(self.run.path, "make room or make the directory writable"):
             self.folder.write(TOKENIZER, self.run.tokenizer.to_json())
 
-    def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
-        """Replace the checkpoint. At an evaluation, the last one of `history`, write the history before it, and after it the
-        weights as the best ones if the validation loss is the lowest.
+    def save(
+        self,
+        model: GPT,
+        optimizer: Optimizer,
+        position: Position,
+        history: Sequence[Evaluation] = (),
+        log: Sequence[Line] | None = None,
+    ) -> None:
+        """Replace the log, if one is given, and then the checkpoint. At an evaluation, the last one of `history`, write the history before it, and
+        after it the weights as the best ones if the validation loss is the lowest.
 
         Raises `UserError` if that fails. If the checkpoint fails, the older one is untouched.
         """
@@ -242,6 +260,8 @@ class Writer:
         contents = Contents(position, len(history), zlib.crc32(lines.encode()), checksums)
         older = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
         with self._explaining_save(f"the checkpoint of iteration {position.iteration}", older):
+            if log is not None:
+                self.folder.write(LOG, to_text(log))
             if _is_at_evaluation(contents, history):
                 self.folder.write(HISTORY, lines)
             write_arrays(self.folder, CHECKPOINT, parts, contents)
@@ -290,7 +310,7 @@ class NoWriter:
     def write_config(self) -> None:
         pass
 
-    def save(self, model: GPT, optimizer: Optimizer, position: Position, history: Sequence[Evaluation] = ()) -> None:
+    def save(self, *state: Any) -> None:
         pass
 
     def complete_best(self, model: GPT, history: Sequence[Evaluation]) -> None:

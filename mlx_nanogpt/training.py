@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,10 +24,11 @@ from .distributed.ranks import ALONE, Ranks
 from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
+from .log import Excerpt, Line, Measurement, is_logged
 from .machine import machine
 from .memory import estimated_memory, largest_array
 from .model import GPT
-from .optimizer import clipped, make_optimizer
+from .optimizer import clipped, make_optimizer, norm_of, rate_at
 from .run import NoWriter, Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
@@ -36,7 +37,7 @@ from .text.loss import SplitLoss
 REPORT_INTERVAL = 10  # steps between two records of the progress
 REPORT_SECONDS = 0.25  # at least, between two records of an evaluation
 
-Step = Callable[[mx.array, mx.array], mx.array]
+Step = Callable[[mx.array, mx.array], Any]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,17 @@ class Done:
     path: Path
 
 
-Event = Progress | Evaluating | Evaluation | Saved | Sample | Done
+Event = Progress | Measurement | Evaluating | Evaluation | Saved | Sample | Done
+
+
+class Unread(NamedTuple):
+    """What a step gives, still on the device: its loss and, if it is logged, the norm of its gradients and the tokens per
+    second since the step that was logged before."""
+
+    iteration: int
+    loss: mx.array
+    norm: mx.array | None
+    tokens_per_second: float
 
 
 class Diverged(UserError):
@@ -120,9 +131,12 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
     return None
 
 
-def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks: Ranks = ALONE) -> Step:
+def make_step(
+    model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks: Ranks = ALONE, measured: bool = False
+) -> Step:
     """Return `step(idx, targets)`, which updates the model once and returns the mean loss, not yet computed. Both arguments
-    are (A * B, T), for A batches whose gradients are accumulated; of several ranks each gives its share of every batch.
+    are (A * B, T), for A batches whose gradients are accumulated; of several ranks each gives its share of every batch. A step
+    that is `measured` returns the loss and the norm of the gradients, before they are clipped, which takes more time.
 
     Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `model.state`,
     `optimizer.state` and `mx.random.state` together with the loss.
@@ -142,12 +156,13 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks
     loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
     loss_and_grad = ranks.averaged(loss_and_grad, config.batch_size)
 
-    def step(idx: mx.array, targets: mx.array) -> mx.array:
+    def step(idx: mx.array, targets: mx.array) -> mx.array | tuple[mx.array, mx.array]:
         loss, grads = loss_and_grad(model, idx, targets)
+        norm = norm_of(grads) if measured or config.grad_clip else None
         if config.grad_clip:
-            grads = clipped(grads, config.grad_clip)
+            grads = clipped(grads, norm, config.grad_clip)
         optimizer.update(model, grads)
-        return loss
+        return (loss, norm) if measured else loss
 
     if config.backend == "eager":
         return step
@@ -219,8 +234,9 @@ def train(
 ) -> Iterator[Event]:
     """Train `run` from its checkpoint (or from the beginning) to its last iteration; yield what happens.
 
-    Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated and a checkpoint is written. Between
-    two intervals the model writes a sample of `sample_tokens` tokens, if that is not 0; samples do not change the run.
+    Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated, the model writes a sample of
+    `sample_tokens` tokens into the log, if that is not 0, and a checkpoint is written. Between two intervals the sample is yielded,
+    too. Samples do not change the training.
     `should_stop` is called before every step. When it returns true, a checkpoint is written and the stream ends with `Done`.
 
     Of several `ranks`, all call this with the same run and the same text. Only the first reads and writes the run's directory, and
@@ -229,6 +245,14 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, or if another
     process trains the run; `Diverged` if the loss is not finite.
     """
+    for event in _train(run, data, should_stop, sample_tokens, ranks):
+        with ranks.busy():
+            yield event
+
+
+def _train(
+    run: Run, data: Dataset, should_stop: Callable[[], bool], sample_tokens: int, ranks: Ranks
+) -> Iterator[Event]:
     check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
     should_stop = ranks.agreed(should_stop)
     with run.locked() if ranks.is_first else nullcontext(NoWriter(run.path)) as writer:
@@ -244,15 +268,19 @@ def train(
             yield from training.steps(should_stop)
             if should_stop():
                 training.check_weights()  # no loss has shown the last update yet
-                yield training.save()
+                with ranks.busy():
+                    saved = training.save()
+                yield saved
                 yield Done(training.iteration, "interrupted", writer.path)
                 return
             evaluation = yield from training.evaluate()
-            saved = training.save()
+            with ranks.busy():
+                sample = training.sample(sample_tokens) if sample_tokens and ranks.is_first else None
+                saved = training.save()
             yield evaluation
             yield saved
-            if sample_tokens and ranks.is_first and not training.is_over():
-                yield training.sample(sample_tokens)
+            if sample and not training.is_over():
+                yield sample
         yield Done(training.iteration, training.end() or "finished", writer.path)
 
 
@@ -266,24 +294,28 @@ class Training:
         self.model = GPT(run.gpt_config)
         self.optimizer = make_optimizer(self.config)
         self.optimizer.init(self.model.trainable_parameters())
-        self.saved, self.history = self._restored()
+        self.saved, self.history, self.is_saved = self._restored()
         self.iteration, self.train_seconds = self.saved.iteration, self.saved.train_seconds
-        self.step = make_step(self.model, self.optimizer, self.config, ranks)
+        self.log: list[Line] = run.log() if ranks.is_first else []
+        self.step, self.measured_step = (
+            make_step(self.model, self.optimizer, self.config, ranks, measured) for measured in (False, True)
+        )
         self.estimate = make_estimate(self.model, self.config.backend)
         self.state = [self.model.state, self.optimizer.state, mx.random.state]
         mx.eval(self.state)
         self.loss = math.nan  # the newest one that the host has read
-        self.unread: deque[tuple[int, mx.array]] = deque()  # iterations and losses that the host has not read
+        self.unread: deque[Unread] = deque()
+        self.timed = self.iteration, time.perf_counter()  # the last step that was logged, and when it was started
 
-    def _restored(self) -> tuple[Position, list[Evaluation]]:
-        """Load the checkpoint, which the first rank has; return how far it is, and the losses up to it."""
+    def _restored(self) -> tuple[Position, list[Evaluation], bool]:
+        """Load the checkpoint, which the first rank has; return how far it is, the losses up to it, and whether there is one."""
         found = None
         if self.ranks.is_first:
             saved = self.run.restore(self.model, self.optimizer)
             found = asdict(saved), [asdict(each) for each in self.run.history()], self.run.checkpoint.exists()
-        position, history, self.is_saved = self.ranks.told(found)
+        position, history, is_saved = self.ranks.told(found)
         self.ranks.take_state(self.model, self.optimizer)
-        return Position(**position), [Evaluation(**each) for each in history]
+        return Position(**position), [Evaluation(**each) for each in history], is_saved
 
     @property
     def evaluated(self) -> int:
@@ -305,30 +337,44 @@ class Training:
             return "at the target"
         return "out of patience" if 0 < self.config.patience <= since_best(self.history) else None
 
-    def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress]:
+    def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress | Measurement]:
         """Train up to the next evaluation, or until `should_stop` returns true."""
         config, block_size = self.config, self.run.gpt_config.block_size
         target = min(config.num_iter, (self.evaluated // config.eval_interval + 1) * config.eval_interval)
         shape = config.batch_size, block_size, config.gradient_accumulation_steps
         started = time.perf_counter() - self.train_seconds
+        self.timed = self.iteration, time.perf_counter()
         while self.iteration < target and not should_stop():
             batch = training_batch(self.data.train_tokens, config.seed, self.iteration, *shape, self.ranks.share)
-            loss = self.step(*map(mx.array, batch))
-            mx.async_eval(loss, self.state)
-            self.iteration += 1
-            self.unread.append((self.iteration, loss))
+            self._start_step(*map(mx.array, batch))
             if self.iteration % REPORT_INTERVAL == 0:
                 # one loss stays unread where possible: the device works on that step while the host reports
-                self._read_losses(leave=0 if math.isnan(self.loss) else 1)
+                yield from self._read_losses(leave=0 if math.isnan(self.loss) else 1)
                 yield Progress(self.iteration, self.loss, time.perf_counter() - started)
-        self._read_losses(leave=0)
+        yield from self._read_losses(leave=0)
         mx.eval(self.state)
         self.train_seconds = time.perf_counter() - started
+
+    def _start_step(self, idx: mx.array, targets: mx.array) -> None:
+        """Start a step; the host reads later what comes out of it."""
+        self.iteration += 1
+        norm, speed = None, 0.0
+        if is_logged(self.iteration, REPORT_INTERVAL):
+            loss, norm = self.measured_step(idx, targets)
+            steps, (since, now) = self.iteration - self.timed[0], (self.timed[1], time.perf_counter())
+            speed = steps * tokens_per_step(self.run.gpt_config, self.config) / (now - since)
+            self.timed = self.iteration, now
+        else:
+            loss = self.step(idx, targets)
+        mx.async_eval([loss, self.state] if norm is None else [loss, norm, self.state])
+        self.unread.append(Unread(self.iteration, loss, norm, speed))
 
     def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
         """Estimate the losses of both splits, and add them to the history."""
         config, block_size = self.config, self.run.gpt_config.block_size
-        self.ranks.check_same(self.model)
+        if self.ranks.size > 1:
+            self.check_weights()
+            self.ranks.check_same(self.model)
         count = config.eval_iters * config.batch_size  # windows of each split
         windows, losses = 0, []
         yield Evaluating(self.iteration, windows, 2 * count)
@@ -361,9 +407,9 @@ class Training:
         return evaluation
 
     def save(self) -> Saved:
-        """Write a checkpoint, and at an evaluation the history and the best weights."""
+        """Write the log and a checkpoint, and at an evaluation the history and the best weights."""
         self.saved = Position(self.iteration, self.train_seconds)
-        self.writer.save(self.model, self.optimizer, self.saved, self.history)
+        self.writer.save(self.model, self.optimizer, self.saved, self.history, self.log)
         self.is_saved = True
         return Saved(self.iteration)
 
@@ -371,6 +417,7 @@ class Training:
         """Let the model write `count` tokens from an empty prompt. MLX's global random state stays as it is."""
         tokens = tuple(generate(self.model, [self.run.tokenizer.start_token], count, self.config.seed))
         self.model.train()
+        self.log.append(Excerpt(self.iteration, self.run.tokenizer.decode(tokens)))
         return Sample(self.iteration, tokens)
 
     def check_weights(self) -> None:
@@ -378,13 +425,20 @@ class Training:
         if not all(mx.isfinite(p).all().item() for _, p in tree_flatten(self.model.parameters())):
             raise self._diverged(self.iteration)
 
-    def _read_losses(self, leave: int) -> None:
-        """Read all unread losses but the newest `leave`."""
+    def _read_losses(self, leave: int) -> Iterator[Measurement]:
+        """Read all unread losses but the newest `leave`. Log, and yield, the steps that were measured."""
         while len(self.unread) > leave:
-            iteration, loss = self.unread.popleft()
+            iteration, loss, norm, speed = self.unread.popleft()
             self.loss = loss.item()
             if not math.isfinite(self.loss):
                 raise self._diverged(iteration)
+            if norm is not None:
+                # a step with such gradients leaves no weight finite
+                if not math.isfinite(size := norm.item()):
+                    raise self._diverged(iteration)
+                line = Measurement(iteration, self.loss, rate_at(self.config, iteration - 1), size, speed)
+                self.log.append(line)
+                yield line
 
     def _diverged(self, iteration: int) -> Diverged:
         saved = self.saved.iteration

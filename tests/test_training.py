@@ -381,7 +381,9 @@ def test_the_stream_tells_of_every_evaluation_and_checkpoint_and_of_the_end():
     progress = [event for event in events if isinstance(event, gpt.Progress)]
     assert [event.iteration for event in progress] == [10, 20]
     assert all(0 < event.loss < 10 and event.train_seconds > 0 for event in progress)
-    rest = [(type(event), event.iteration) for event in events if not isinstance(event, gpt.Progress)]
+    assert [event.iteration for event in events if isinstance(event, gpt.Measurement)] == [10, 20]
+    told = (gpt.Progress, gpt.Measurement)
+    rest = [(type(event), event.iteration) for event in events if not isinstance(event, told)]
     stages = (gpt.Evaluating, gpt.Evaluation, gpt.Saved)
     rest = [event for event, _ in groupby(rest)]  # a slow evaluation reports its progress more than once
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
@@ -679,9 +681,16 @@ def blow_up(monkeypatch):
     """Make the step of the given number return a loss that is not finite."""
 
     def arrange(at: int) -> None:
+        count = iter(range(1, 1000))  # of the plain steps and the measured ones together
+
         def make_bad_step(*args):
-            step, count = gpt.make_step(*args), iter(range(1, 1000))
-            return lambda *batch: step(*batch) * (math.nan if next(count) == at else 1)
+            step = gpt.make_step(*args)
+
+            def bad(*batch):
+                result, factor = step(*batch), math.nan if next(count) == at else 1
+                return (result[0] * factor, result[1]) if isinstance(result, tuple) else result * factor
+
+            return bad
 
         monkeypatch.setattr(training, "make_step", make_bad_step)
 
