@@ -28,6 +28,7 @@ from .plan import plan
 from .prepare import prepare
 from .presets import presets
 from .ranks import LOST
+from .runs import runs
 from .setting_options import with_options
 from .train import train
 
@@ -90,6 +91,7 @@ for name, command in {
     "plan": plan,
     "prepare": prepare,
     "generate": generate,
+    "runs": runs,
     "eval": evaluate,
     "bench": bench,
     "doctor": doctor,

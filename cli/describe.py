@@ -2,7 +2,7 @@
 
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields
 
 import mlx_nanogpt as gpt
@@ -74,7 +74,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     lines["Training"] = describe_training(gpt_config, train_config)
     if rate := describe_rate(train_config):
         lines["Rate"] = rate
-    if settings := [*_other_settings(gpt_config), *_other_settings(train_config)]:
+    if settings := [*_other_settings(gpt_config, TOLD_ELSEWHERE), *_other_settings(train_config, TOLD_ELSEWHERE)]:
         lines["Settings"] = ", ".join(settings)
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"
@@ -119,11 +119,18 @@ def _describe_step(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
     return f"{product} = {tokens_per_step(gpt_config, train_config):,} tokens"
 
 
-def _other_settings(config: GPTConfig | TrainConfig) -> Iterator[str]:
-    """The settings that differ from the defaults and that no other line of the header tells."""
+def chosen_settings(run: Run) -> list[str]:
+    """The settings of `run` that differ from the defaults, but for its length and size of vocabulary."""
+    told = {"num_iter", "vocab_size"}
+    tokens = [] if isinstance(run.tokenizer, gpt.CharTokenizer) else [f"tokenizer {run.tokenizer.kind}"]
+    return [*tokens, *_other_settings(run.gpt_config, told), *_other_settings(run.train_config, told)]
+
+
+def _other_settings(config: GPTConfig | TrainConfig, told: Collection[str]) -> Iterator[str]:
+    """The settings that differ from the defaults, but for those that are `told` elsewhere."""
     for field in fields(config):
         value = getattr(config, field.name)
-        if value != field.default and field.name not in TOLD_ELSEWHERE:
+        if value != field.default and field.name not in told:
             yield field.name if value is True else f"{field.name} {value}"
 
 

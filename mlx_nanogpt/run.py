@@ -381,18 +381,29 @@ def _parsed(path: Path, config: Mapping, text: str) -> Run:
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
-    checkpoints = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda file: file.stat().st_mtime_ns)
+    checkpoints = _newest_first(CHECKPOINT)
     if not checkpoints:
         raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
-    return open_run(checkpoints[-1].parent)
+    return open_run(checkpoints[0].parent)
+
+
+def run_folders() -> list[Path]:
+    """The folders of `runs/` that hold a run, also a damaged one; the one that was written last comes first."""
+    return list(dict.fromkeys(file.parent for file in _newest_first(*FILES)))
+
+
+def _newest_first(*names: str) -> list[Path]:
+    """The files in the folders of `runs/` that have one of `names`."""
+    files = [file for name in names for file in RUNS.glob(f"*/{name}")]
+    return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
 
 
 def _runs_to_name() -> str:
     """A remedy: the newest runs in `runs/`."""
-    runs = sorted(RUNS.glob(f"*/{CONFIG}"), key=lambda file: file.stat().st_mtime_ns)
+    runs = _newest_first(CONFIG)
     if not runs:
         return "train one first"
-    return f"name one that does: {', '.join(_quoted(file.parent) for file in reversed(runs[-5:]))}"
+    return f"name one that does: {', '.join(_quoted(file.parent) for file in runs[:5])}"
 
 
 def _next_numbered() -> Path:
