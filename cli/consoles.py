@@ -2,10 +2,12 @@
 
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import CONTROLS, printable
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn
 from rich.text import Text
 
@@ -34,9 +36,21 @@ def check_output() -> None:
         raise UserError("standard output is closed, and the text would go there", "leave out what closes it (>&-)")
 
 
-def progress(*columns: ProgressColumn) -> Progress:
-    """A progress display that disappears when it ends. It shows nothing if standard output is no terminal."""
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+def progress(*columns: ProgressColumn, below: Callable[[], Text] = Text) -> Progress:
+    """A progress display that disappears when it ends, with the text of `below` under it. It shows nothing if standard output is
+    no terminal."""
+    return _Progress(*columns, below=below, console=console, transient=True, disable=not console.is_terminal)
+
+
+class _Progress(Progress):
+    def __init__(self, *columns: ProgressColumn, below: Callable[[], Text], **more: Any):
+        self.below = below
+        super().__init__(*columns, **more)
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        if text := self.below():
+            yield text
 
 
 def header(title: str, lines: dict[str, str]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from .consoles import console, progress
+from .curve import loss_curve
 from .forecast import Forecast
 from .slowdown import Slowdown
 from .stop_request import stop_request
@@ -36,21 +37,28 @@ def follow(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
     console.print(f"\n{titles}", style="bold")
     for evaluation in history:
         console.print(_row(evaluation))
-    with stop_request() as should_stop, progress(*_columns()) as bar:
-        display = _Display(run, history, bar)
+    losses = [(line.iteration, line.loss) for line in run.log() if isinstance(line, gpt.Measurement)]
+
+    def curve() -> Text:
+        return loss_curve(losses, run.train_config.num_iter, console.width)
+
+    with stop_request() as should_stop, progress(*_columns(), below=curve) as bar:
+        display = _Display(run, history, losses, bar)
         for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks):
             display.show(event)
             if isinstance(event, gpt.Done):
-                return event
-    raise AssertionError("training ends with Done")
+                break
+    if console.is_terminal:
+        console.print(curve())
+    return event
 
 
 class _Display:
-    """Shows the events of a training that goes on after the evaluations in `history`."""
+    """Shows the events of a training that goes on after the evaluations in `history`, and adds to its `losses`."""
 
-    def __init__(self, run: Run, history: Sequence[gpt.Evaluation], bar: Progress):
+    def __init__(self, run: Run, history: Sequence[gpt.Evaluation], losses: list[tuple[int, float]], bar: Progress):
         position = run.position()
-        self.run, self.bar = run, bar
+        self.run, self.losses, self.bar = run, losses, bar
         self.tokens_per_step = tokens_per_step(run.gpt_config, run.train_config)
         self.task = bar.add_task("Starting", total=None, status="", end=None)
         self.forecast = Forecast(run.gpt_config, run.train_config, history, position.iteration)
@@ -61,6 +69,7 @@ class _Display:
 
     def show(self, event: gpt.Event) -> None:
         if isinstance(event, gpt.Measurement):
+            self.losses.append((event.iteration, event.loss))
             return  # a Progress follows at once
         now = time.monotonic()
         self.forecast.note(event, now - self.last_event)

@@ -1,0 +1,93 @@
+"""The promises of the curve under a progress bar: it shows the losses at the screen's width, and only on a screen."""
+
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+from conftest import SESSION_CACHE, TINY, in_a_process
+from mlx_nanogpt_cli.curve import BLOCKS, HEIGHT, LABEL, loss_curve
+
+FALLING = [(i, 4.0 - i / 100) for i in range(10, 210, 10)]
+
+
+def heights(losses, last: int, width: int) -> list[int]:
+    """The height of each column in eighths of a row."""
+    lines = loss_curve(losses, last, width).plain.splitlines()[:HEIGHT]
+    rows = [line[LABEL:].ljust(width - LABEL) for line in lines]
+    return [sum(BLOCKS.index(row[column]) for row in rows) for column in range(width - LABEL)]
+
+
+def test_a_falling_loss_falls_from_the_top_to_the_bottom():
+    found = heights(FALLING, last=200, width=60)
+    assert found[0] == 8 * HEIGHT and found[-1] == 1 and found == sorted(found, reverse=True)
+
+
+def test_what_is_to_come_is_empty():
+    found = heights(FALLING, last=400, width=46)
+    assert all(found[:21]) and not any(found[21:])
+
+
+@pytest.mark.parametrize("width", [46, 80, 200])
+@pytest.mark.parametrize("count", [1, 2, 500])
+def test_the_curve_is_as_wide_as_the_screen_and_no_wider(width, count):
+    losses = [(10 * i, 3.0 + 1 / i) for i in range(1, count + 1)]
+    lines = loss_curve(losses, 10 * count, width).plain.splitlines()
+    assert len(lines) == HEIGHT + 1 and max(map(len, lines)) == width
+    assert all(heights(losses, 10 * count, width))  # few points are joined
+
+
+def test_a_column_is_the_mean_of_its_losses():
+    noisy = [(i, 2.0 + (1 if i % 2 else -1)) for i in range(1, 1001)]
+    found = heights([*noisy, (1001, 9.0)], last=1001, width=66)
+    assert max(found[:-1]) - min(found[:-1]) <= 1 < found[-1]
+
+
+def test_the_labels_are_the_highest_and_the_lowest_mean():
+    lines = loss_curve(FALLING, 200, 60).plain.splitlines()
+    assert lines[0].startswith(" 3.90 ") and lines[HEIGHT - 1].startswith(" 2.00 ")
+    assert lines[-1].split() == ["0", "training", "loss,", "to", "iteration", "200"]
+
+
+@pytest.mark.parametrize("losses, width", [([], 80), (FALLING, 45)])
+def test_without_losses_or_room_there_is_no_curve(losses, width):
+    assert not loss_curve(losses, 200, width)
+
+
+def test_equal_losses_are_a_line():
+    assert set(heights([(i, 1.5) for i in range(10, 110, 10)], 100, 50)) == {1}
+
+
+OPTIONS = ["train", *TINY, "--num-iter=40"]
+
+
+def test_a_terminal_shows_the_curve_while_it_trains_and_at_the_end():
+    terminal, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 70, 0, 0))
+    command = [sys.executable, "-m", "mlx_nanogpt_cli", *OPTIONS]
+    with subprocess.Popen(
+        command, env=os.environ | {"XDG_CACHE_HOME": SESSION_CACHE, "TERM": "xterm"}, stdin=end, stdout=end, stderr=end
+    ) as process:
+        os.close(end)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(terminal, 4096)
+            except OSError:  # the other end is closed
+                break
+    os.close(terminal)
+    text = seen.decode()
+    assert process.returncode == 0, text
+    assert text.count("training loss, to iteration 40") > 1
+    last = text[text.rindex("training loss, to iteration 40") :]
+    assert "Final loss" in last and "\x1b[2K" not in last  # it stays on the screen
+
+
+def test_a_pipe_shows_no_curve():
+    with in_a_process("-m", "mlx_nanogpt_cli", *OPTIONS) as process:
+        out, _ = process.communicate(timeout=60)
+    assert "training loss, to" not in out and not set(BLOCKS[1:]) & set(out)
