@@ -23,6 +23,7 @@ from .doctor import doctor
 from .eval import evaluate
 from .export import export
 from .generate import generate
+from .inspect import inspect_text
 from .launch import launch
 from .plan import plan
 from .prepare import prepare
@@ -91,6 +92,7 @@ for name, command in {
     "plan": plan,
     "prepare": prepare,
     "generate": generate,
+    "inspect": inspect_text,
     "runs": runs,
     "eval": evaluate,
     "bench": bench,
