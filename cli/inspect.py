@@ -1,21 +1,23 @@
 """`mlx-gpt inspect`: a text coloured by how much each token surprises a model, and what the model expected instead."""
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
+from mlx_nanogpt.files import replacing
 from mlx_nanogpt.inspection import Inspection, inspect
+from mlx_nanogpt.page import inside_page, most_tokens
 from mlx_nanogpt.sources import chosen_model
-from mlx_nanogpt.text.tokenizer import Tokenizer
+from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text
 
 from .consoles import ESCAPES, console
 from .describe import describe_weights
-from .options import BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from .options import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
 from .texts import own_dataset
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
@@ -34,6 +36,14 @@ def inspect_text(
     best: BestOption = False,
     init_from: InitFromOption = None,
     surprises: Annotated[int, typer.Option(help="How many of the greatest surprises to list.", min=0)] = 10,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page for a browser, too: all that the model expected, and where each of its heads looked.",
+            show_default="no page",
+            **PATH,
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Show what surprises a trained model in a text, and what it expected there.
@@ -49,8 +59,9 @@ def inspect_text(
     else:
         raise UserError("a model without a run has no text of its own", "write the text behind mlx-gpt inspect")
     found = inspect(model, ids, tokenizer.start_token)
-    pieces = _pieces(tokenizer, ids)
-    console.print(describe_weights(source, best) if source else init_from, style="dim")
+    pieces = token_pieces(tokenizer, ids)
+    about = describe_weights(source, best) if source else init_from
+    console.print(about, style="dim")
     console.print(_coloured(pieces, found), soft_wrap=True)
     console.print()
     console.print(_legend())
@@ -59,21 +70,18 @@ def inspect_text(
     )
     if surprises:
         console.print(_table(pieces, found, tokenizer, surprises))
+    if html:
+        _write_page(html, inside_page(model, tokenizer, ids, about))
+        cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
+        console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
 
 
-def _pieces(tokenizer: Tokenizer, ids: np.ndarray) -> list[str]:
-    """The text of each token. A character of several tokens is the text of its last."""
-    pieces, read = [""] * len(ids), -1
-
-    def tokens() -> Iterator[int]:
-        nonlocal read
-        for token in ids:
-            read += 1
-            yield int(token)
-
-    for text in tokenizer.stream(tokens()):
-        pieces[read] += text
-    return pieces
+def _write_page(file: Path, page: str) -> None:
+    try:
+        with replacing(file) as written:
+            written.write(page.encode())
+    except OSError as error:
+        raise UserError(f"{file} cannot be written ({error.strerror})", "choose another `html`") from error
 
 
 def _coloured(pieces: list[str], found: Inspection) -> Text:

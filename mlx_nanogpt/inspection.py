@@ -8,7 +8,7 @@ import numpy as np
 
 from .errors import UserError
 from .machine import machine
-from .model import GPT
+from .model import GPT, Attention, causal_mask
 
 WINDOWS_PER_BATCH = 16
 
@@ -38,8 +38,7 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
         raise UserError("there is no token to inspect", "give a text")
     tokens = np.concatenate([[start_token], np.asarray(ids)]).astype(np.int64)  # (N + 1,)
     count, top = len(ids), min(top, model.config.vocab_size)
-    length = min(model.config.block_size, count)
-    starts = np.array([*range(0, count - length, max(length // 2, 1)), count - length])
+    starts, length = _windows(count, model.config.block_size)
     surprise = np.empty(count)
     expected, probabilities = np.empty((count, top), np.int64), np.empty((count, top))
     done = 0
@@ -61,3 +60,72 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
     finally:
         model.train(was_training)
     return Inspection(surprise, expected, probabilities)
+
+
+def _windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
+    """Where the windows over `count` tokens start, (W,), and their length. Each begins in the middle of the one before."""
+    length = min(block_size, count)
+    return np.array([*range(0, count - length, max(length // 2, 1)), count - length]), length
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What happened inside a model before each of N tokens, in L layers of H heads. What it saw are the start token and then the
+    tokens: the place 0 is the start token, the place i the token i - 1.
+
+    `first`, (N,), is the first place that it saw, of T. `attention`, (L, H, N, T), says how much of its answer came from each of
+    these places; a row adds up to 1. `lens`, (L, N, K), are the likeliest tokens if its head had read after each layer (the "logit
+    lens", nostalgebraist 2020), and `probabilities`, (L, N, K), are theirs.
+    """
+
+    first: np.ndarray
+    attention: np.ndarray
+    lens: np.ndarray
+    probabilities: np.ndarray
+
+
+def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: int = 3) -> Inside:
+    """Look inside a model while it reads `start_token` and the tokens `ids`, (N,), in the windows of `inspect`. Raises `UserError`
+    for a text without tokens."""
+    if len(ids) == 0:
+        raise UserError("there is no token to inspect", "give a text")
+    plain = GPT(model.config)  # `model` may have the layers of a machine, which read rows
+    plain.update(model.parameters())
+    plain.eval()
+    tokens, (starts, length) = np.array([start_token, *ids], np.int64), _windows(len(ids), model.config.block_size)
+    first: list[int] = []
+    parts = []
+    for start in starts:
+        new = slice(len(first) - start, length)  # the places that no window before has reached
+        first += [int(start)] * (length - len(first) + int(start))
+        attention, said = _layers(plain, mx.array(tokens[start : start + length]))
+        lens = np.argsort(-said[:, new], axis=-1, kind="stable")[..., :top]
+        parts.append((attention[:, :, new], lens, np.take_along_axis(said[:, new], lens, axis=-1)))
+    attentions, lenses, probabilities = zip(*parts)
+    return Inside(
+        np.array(first),
+        np.concatenate(attentions, axis=2),
+        np.concatenate(lenses, axis=1),
+        np.concatenate(probabilities, axis=1),
+    )
+
+
+def _layers(plain: GPT, idx: mx.array) -> tuple[np.ndarray, np.ndarray]:
+    """Of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, T, T), and the probabilities of the next token if
+    the head read there, (L, T, vocab_size)."""
+    x, weights, said = plain.embed(idx[None]), [], []  # x is (1, T, C)
+    for block in plain.h:
+        weights.append(_attention_weights(block.attn, block.ln_1(x))[0])
+        x = block(x)
+        said.append(mx.softmax(plain.logits(x).astype(mx.float32), axis=-1)[0])
+    return np.array(mx.stack(weights)), np.array(mx.stack(said))
+
+
+def _attention_weights(attn: Attention, x: mx.array) -> mx.array:
+    """What each token of x (B, T, C) takes from each: (B, nh, T, T), float32."""
+    B, T, C = x.shape
+    heads = attn.c_attn(x).reshape(B, T, 3 * attn.n_head, C // attn.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
+    q, k, _ = mx.split(heads, 3, axis=1)  # (B, nh, T, hs) each
+    q, k = attn.located(q, k, None)
+    scores = attn.scale * q @ k.swapaxes(-1, -2) + causal_mask(T, q.dtype)  # (B, nh, T, T)
+    return mx.softmax(scores.astype(mx.float32), axis=-1)

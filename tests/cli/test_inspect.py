@@ -5,7 +5,8 @@ import numpy as np
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
 from mlx_nanogpt.inspection import Inspection, inspect
-from mlx_nanogpt_cli.inspect import COLOURS, _coloured, _pieces
+from mlx_nanogpt.text.tokenizer import token_pieces
+from mlx_nanogpt_cli.inspect import COLOURS, _coloured
 
 
 def test_it_shows_the_text_and_the_greatest_surprises(mlx_gpt, run):
@@ -51,7 +52,7 @@ def test_a_character_that_the_model_has_never_seen_is_a_sentence(mlx_gpt, run):
 def test_the_pieces_of_byte_pairs_are_the_text():
     text = "to be: déjà vu 🙂 nobler"
     ids = byte_pairs().encode(text)
-    pieces = _pieces(byte_pairs(), ids)
+    pieces = token_pieces(byte_pairs(), ids)
     assert "".join(pieces) == text and len(pieces) == len(ids) and "" in pieces  # of bytes that are half a character
 
 

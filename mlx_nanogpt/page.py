@@ -1,0 +1,52 @@
+"""The inside of a model on a text as one HTML file, which needs nothing else and no network."""
+
+import base64
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .inspection import inspect, look_inside
+from .model import GPT
+from .text.tokenizer import Tokenizer, token_pieces
+
+TEMPLATE = Path(__file__).with_name("inside.html")
+MOST_WEIGHTS = 4_000_000  # of attention, a byte each: a file of some 6 MB
+
+
+def most_tokens(model: GPT) -> int:
+    """How many tokens a page of `model` can have: fewer if it has many heads, and a long context."""
+    config = model.config
+    heads = config.n_layer * config.n_head
+    return max(MOST_WEIGHTS // (heads * config.block_size), min(config.block_size, math.isqrt(MOST_WEIGHTS // heads)))
+
+
+def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, about: str) -> str:
+    """The page on the first `most_tokens(model)` of the tokens `ids`, (N,); `about` is a line on top of it. Raises `UserError` for
+    a text without tokens."""
+    ids = ids[: most_tokens(model)]
+    start = tokenizer.start_token
+    found, inside = inspect(model, ids, start), look_inside(model, ids, start)
+
+    def options(tokens: np.ndarray, probabilities: np.ndarray) -> list[tuple[str, float]]:
+        return [(tokenizer.decode([int(token)]), round(float(p), 6)) for token, p in zip(tokens, probabilities)]
+
+    layers, heads, _, width = inside.attention.shape
+    data = {
+        "about": about,
+        "pieces": token_pieces(tokenizer, ids),
+        "start": tokenizer.decode([start]),
+        "surprise": found.surprise.round(4).tolist(),
+        "expected": [options(*each) for each in zip(found.expected, found.probabilities)],
+        "lens": [[options(*each) for each in zip(*layer)] for layer in zip(inside.lens, inside.probabilities)],
+        "first": inside.first.tolist(),
+        "width": width,
+        "layers": layers,
+        "heads": heads,
+        "attention": base64.b64encode((inside.attention * 255).round().astype(np.uint8).tobytes()).decode(),
+    }
+    # in a script, "<" could end it
+    said = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", said)
