@@ -1,7 +1,10 @@
 """The promises of `mlx-gpt inspect`: it shows the text as it is, and its surprises as the library finds them."""
 
+from pathlib import Path
+
 import mlx_nanogpt as gpt
 import numpy as np
+from mlx_nanogpt import page
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
 from mlx_nanogpt.inspection import Inspection, inspect
@@ -73,3 +76,21 @@ def test_a_run_of_byte_pairs_is_inspected(mlx_gpt):
     tokens = len(data.tokenizer.encode("to be or not"))
     bits = inspect(run.load_model(), data.tokenizer.encode("to be or not"), data.tokenizer.start_token).bits
     assert f"{bits / tokens:.2f} bits a token, {bits / 12:.2f} a character." in result.out
+
+
+def test_a_page_is_written_and_nothing_else(mlx_gpt, run):
+    result = mlx_gpt("inspect", "to be or not", "--html=inside.html")
+    assert result.status == 0 and result.out.endswith("The page is inside.html: open it in a browser.\n")
+    assert "to be or not" not in Path("inside.html").read_text()  # it holds pieces
+    assert '"t", "o", " ", "b", "e"' in Path("inside.html").read_text()
+
+
+def test_a_page_of_a_long_text_says_how_much_it_shows(mlx_gpt, run, monkeypatch):
+    monkeypatch.setattr(page, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
+    result = mlx_gpt("inspect", "to be or not to be that is", "--html=inside.html", "--surprises=0")
+    assert "inside.html, on the first 20 tokens: open it" in result.out
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(mlx_gpt, run):
+    result = mlx_gpt("inspect", "to be", "--html=nowhere/inside.html")
+    assert is_a_sentence(result) and "nowhere/inside.html cannot be written (No such file or directory)" in result.err

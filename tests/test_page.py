@@ -1,0 +1,89 @@
+"""The promises of a page on the inside of a model: it needs nothing but itself, and shows the numbers of the model."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import mlx_nanogpt as gpt
+import numpy as np
+import pytest
+from conftest import TOKENIZER, byte_pairs, lively_model, tiny_gpt
+from mlx_nanogpt.inspection import inspect, look_inside
+from mlx_nanogpt.page import MOST_WEIGHTS, inside_page, most_tokens
+
+MODEL = lively_model(tiny_gpt()).eval()
+IDS = TOKENIZER.encode("to be or not, question\nthat is")
+PAGE = inside_page(MODEL, TOKENIZER, IDS, "runs/1: play.txt")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def data_of(page: str) -> dict:
+    return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def test_the_page_holds_all_that_the_model_said():
+    data, found, inside = data_of(PAGE), inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
+    assert "".join(data["pieces"]) == "to be or not, question\nthat is"
+    assert data["surprise"] == pytest.approx(found.surprise, abs=1e-4)
+    assert np.array(data["expected"])[..., 1].astype(float) == pytest.approx(found.probabilities, abs=1e-6)
+    assert np.array(data["lens"])[..., 1].astype(float) == pytest.approx(inside.probabilities, abs=1e-6)
+
+
+def test_the_page_asks_for_nothing_outside_itself():
+    assert not re.search(r"https?://|//\w+\.\w+/|@import|url\(", PAGE)
+    assert "default-src 'none'" in PAGE  # so that a browser would refuse to
+
+
+def test_a_text_cannot_end_the_data():
+    tokenizer = byte_pairs()
+    text = "</script><script>alert(1)</script><!-- déjà 🙂"
+    model = lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size, block_size=64))
+    page = inside_page(model, tokenizer, tokenizer.encode(text), text)
+    assert "".join(data_of(page)["pieces"]) == text == data_of(page)["about"]
+    assert page.count("<script") == 2
+
+
+@pytest.mark.parametrize("preset", gpt.PRESETS)
+def test_a_page_stays_small(preset):
+    config, _ = gpt.configurations(gpt.PRESETS[preset].settings)
+    model = type("Model", (), {"config": config})
+    tokens = most_tokens(model)
+    assert tokens >= 100
+    assert config.n_layer * config.n_head * tokens * min(tokens, config.block_size) <= MOST_WEIGHTS
+
+
+# ---- in a browser
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.parametrize("place", [0, 5, 22, 29])
+@pytest.mark.slow
+def test_a_browser_shows_the_numbers_of_the_model(place):
+    Path("page.html").write_text(PAGE, encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=2000",
+        "--enable-logging=stderr",
+    ]
+    address = f"{Path('page.html').absolute().as_uri()}#{place}"
+    result = subprocess.run([*command, "--dump-dom", address], capture_output=True, text=True, timeout=60, check=True)
+    assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
+    dom = result.stdout
+    found, inside = inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
+    token = TOKENIZER.decode([int(IDS[place])]).replace("\n", "⏎")
+    chosen = html.unescape(re.sub("<[^>]+>", "", re.search(r'<p id="chosen">(.*?)</p>', dom).group(1)))
+    assert chosen.startswith(f"{token} cost {found.surprise[place]:.2f} bits")
+    percents = [float(each) for each in re.findall(r'<td class="number">([\d.]+)%</td>', dom)]
+    assert percents == pytest.approx(100 * found.probabilities[place], abs=0.06)
+    lens = [
+        float(each) for each in re.findall(r"</code> ([\d.]+)%", re.search(r'id="lens">(.*?)</table>', dom).group(1))
+    ]
+    assert lens == pytest.approx(100 * inside.probabilities[:, place].reshape(-1), abs=0.06)
+    looked = [float(each) for each in re.findall(r"” ([\d.]+)%|”\) ([\d.]+)%", dom) for each in each if each]
+    assert looked == pytest.approx(100 * np.sort(inside.attention[-1, 0, place])[::-1][: len(looked)], abs=0.3)
