@@ -29,6 +29,7 @@ from .plan import plan
 from .prepare import prepare
 from .presets import presets
 from .ranks import LOST
+from .report import report
 from .runs import runs
 from .setting_options import with_options
 from .train import train
@@ -94,6 +95,7 @@ for name, command in {
     "generate": generate,
     "inspect": inspect_text,
     "runs": runs,
+    "report": report,
     "eval": evaluate,
     "bench": bench,
     "doctor": doctor,

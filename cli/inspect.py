@@ -71,17 +71,18 @@ def inspect_text(
     if surprises:
         console.print(_table(pieces, found, tokenizer, surprises))
     if html:
-        _write_page(html, inside_page(model, tokenizer, ids, about))
+        write_page(html, inside_page(model, tokenizer, ids, about), "html")
         cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
         console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
 
 
-def _write_page(file: Path, page: str) -> None:
+def write_page(file: Path, page: str, option: str) -> None:
+    """Write `page` to the file that the `option` names. Raises `UserError` if that fails."""
     try:
         with replacing(file) as written:
             written.write(page.encode())
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror})", "choose another `html`") from error
+        raise UserError(f"{file} cannot be written ({error.strerror})", f"choose another `{option}`") from error
 
 
 def _coloured(pieces: list[str], found: Inspection) -> Text:

@@ -1,0 +1,69 @@
+"""The promises of `mlx-gpt report`: a file for any run, and a sentence where there can be none."""
+
+from pathlib import Path
+
+import pytest
+from conftest import TINY, tiny_run, trained_run
+from helpers import is_a_sentence
+
+pytest.importorskip("plotly")
+
+
+def test_it_writes_a_page_on_the_newest_run(mlx_gpt, run):
+    result = mlx_gpt("report")
+    assert result.status == 0 and result.out.startswith("The report is report.html (")
+    page = Path("report.html").read_text()
+    for fact in ("play.txt", "Best validation loss", "8 iterations of 4 x 8 = 32 tokens", "mlx-nanogpt"):
+        assert fact in page
+    assert f"{min(each.valid_loss for each in run.history()):.4f} after" in page
+
+
+def test_it_compares_runs_and_writes_where_it_is_told(mlx_gpt, run):
+    trained_run(n_layer=1)
+    result = mlx_gpt("report", "runs/1", "runs/2", "--out=both.html", "--text=to be or not")
+    assert result.status == 0
+    page = Path("both.html").read_text()
+    assert (
+        "runs/1, runs/2" in page
+        and "n_layer 1" in page
+        and "&quot;t&quot;, &quot;o&quot;, &quot; &quot;, &quot;b&quot;" in page
+    )
+
+
+def test_a_run_whose_text_is_gone_needs_another(mlx_gpt, run):
+    Path("play.txt").unlink()
+    result = mlx_gpt("report")
+    assert (
+        is_a_sentence(result)
+        and "the text of the run runs/1 is not where it was; give another with --text" in result.err
+    )
+    assert mlx_gpt("report", "--text=to be").status == 0
+
+
+@pytest.mark.parametrize("text, floor", [("pastiche", True), ("play.txt", False)])
+def test_the_floor_of_a_text_is_drawn_where_it_is_known(mlx_gpt, text, floor):
+    assert mlx_gpt("train", *TINY[:-1], f"--data={text}").status == 0
+    assert mlx_gpt("report").status == 0
+    assert ("floor of the text" in Path("report.html").read_text()) == floor
+
+
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["runs/7"], "runs/7 holds no run"),
+        (["--text=é"], "the model has never seen 'é'"),
+        (
+            ["--out=nowhere/report.html"],
+            "nowhere/report.html cannot be written (No such file or directory); choose another --out",
+        ),
+    ],
+)
+def test_what_cannot_be_reported_is_a_sentence(mlx_gpt, run, arguments, reason):
+    result = mlx_gpt("report", *arguments)
+    assert is_a_sentence(result) and reason in result.err and not Path("report.html").exists()
+
+
+def test_a_run_without_a_model_has_no_report_yet(mlx_gpt):
+    tiny_run()
+    result = mlx_gpt("report", "runs/1")
+    assert is_a_sentence(result) and "has no best weights" in result.err

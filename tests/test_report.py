@@ -1,0 +1,139 @@
+"""The promises of a report: it needs nothing but itself, shows what the runs recorded, and no damage of a record breaks it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mlx_nanogpt as gpt
+import pytest
+from conftest import DATA, finish, tiny_run
+from mlx_nanogpt.benchmark import PUBLISHED
+from mlx_nanogpt.report import MOST_EXCERPTS, Entry, report_page
+from test_page import CHROMIUM
+
+pytest.importorskip("plotly")
+INSIDE = "<p>the inside</p>"
+
+
+@pytest.fixture
+def trained():
+    run = tiny_run(num_iter=40, eval_interval=10, warmup_iters=20)
+    finish(run, sample_tokens=6)
+    return run
+
+
+def figures_of(page: str) -> dict:
+    return json.loads(re.search(r'<script id="figures"[^>]*>(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def page_of(*runs: gpt.Run, published: bool = False, **more) -> str:
+    return report_page([Entry(run, {"Text": run.corpus.name}, **more) for run in runs], published, INSIDE)
+
+
+def without_plotly(page: str) -> str:
+    """The page without plotly's script, which is its longest."""
+    return page.replace(max(re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL), key=len), "")
+
+
+def test_the_curves_are_the_records(trained):
+    traces = {trace["name"]: trace for trace in figures_of(page_of(trained))["losses"]["data"]}
+    history, log = trained.history(), [line for line in trained.log() if isinstance(line, gpt.Measurement)]
+    assert traces["a step"]["x"] == [10, 20, 30, 40]
+    assert traces["a step"]["y"] == pytest.approx([line.loss for line in log], abs=1e-5)
+    assert traces["training"]["y"] == pytest.approx([each.train_loss for each in history], abs=1e-5)
+    assert traces["validation"]["y"] == pytest.approx([each.valid_loss for each in history], abs=1e-5)
+    assert traces["best"]["y"] == pytest.approx([min(each.valid_loss for each in history)], abs=1e-5)
+    rate, norm, speed = figures_of(page_of(trained))["steps"]["data"]
+    assert rate["y"] == pytest.approx([line.learning_rate for line in log], rel=1e-4)
+    assert norm["y"] == pytest.approx([line.grad_norm for line in log], rel=1e-4)
+    assert speed["y"] == pytest.approx([line.tokens_per_second for line in log], rel=1e-4)
+
+
+def test_the_buttons_show_tokens_and_time(trained):
+    buttons = figures_of(page_of(trained))["losses"]["layout"]["updatemenus"][0]["buttons"]
+    assert [button["label"] for button in buttons] == ["Steps", "Tokens", "Seconds of training"]
+    validation = [button["args"][0]["x"][2] for button in buttons]
+    seconds = [each.train_seconds for each in trained.history()]
+    assert validation[0] == [10, 20, 30, 40] and validation[1] == [steps * 4 * 8 for steps in validation[0]]
+    assert validation[2] == pytest.approx([sum(seconds[:n]) for n in range(1, 5)], abs=0.01)
+
+
+def test_lines_for_what_others_reached_are_drawn_where_they_are_known(trained):
+    assert figures_of(page_of(trained))["losses"]["layout"].get("shapes") is None
+    layout = figures_of(page_of(trained, published=True, floor=0.5))["losses"]["layout"]
+    assert {shape["y0"] for shape in layout["shapes"]} == {0.5, *(metrics.valid_loss for metrics in PUBLISHED.values())}
+
+
+def test_several_runs_stand_beside_each_other_and_the_best_is_marked(trained):
+    other = tiny_run(num_iter=80, eval_interval=20)
+    finish(other, sample_tokens=6)
+    page = page_of(trained, other)
+    names = [trace["name"] for trace in figures_of(page)["losses"]["data"]]
+    assert names[0] == "runs/1: a step" and names[-1] == "runs/2: best"
+    assert re.findall(r"<td( class=best)?>(runs/\d)</td>", page) == [("", "runs/1"), (" class=best", "runs/2")]
+    assert page.count("<h3>") == 2
+
+
+def test_a_long_training_shows_some_samples_from_its_beginning_to_its_end():
+    run = tiny_run(num_iter=30, eval_interval=1, eval_iters=1)
+    finish(run, sample_tokens=2)
+    shown = [int(each) for each in re.findall(r"after (\d+) steps", page_of(run))]
+    assert len(shown) == MOST_EXCERPTS and shown[0] == 1 and shown[-1] == 30
+
+
+@pytest.mark.parametrize("damage", ["gone", "half", "garbage", "empty"])
+def test_a_damaged_log_breaks_nothing(trained, damage):
+    file = trained.path / "log.jsonl"
+    content = file.read_bytes()
+    damaged = {"half": content[: len(content) // 2], "garbage": b"\xff\0{" * 99, "empty": b""}
+    file.unlink() if damage == "gone" else file.write_bytes(damaged[damage])
+    page = page_of(trained)
+    assert len(figures_of(page)["losses"]["data"][2]["x"]) == 4
+    assert ("kept no samples" in page) == (damage != "half")
+
+
+def test_a_run_that_has_just_begun_has_a_report():
+    assert "kept no samples" in page_of(tiny_run())
+
+
+def test_a_text_commands_no_browser():
+    evil = "</script><script>alert(1)</script>"
+    run = tiny_run(num_iter=4)
+    finish(run)
+    (run.path / "log.jsonl").write_text(json.dumps({"iteration": 4, "text": evil}) + "\n")
+    page = report_page([Entry(run, {evil: evil})], False, evil)
+    assert "alert(1)</script>" not in without_plotly(page) and page.count("&lt;/script&gt;") >= 4
+
+
+def test_the_page_asks_for_nothing_outside_itself(trained):
+    page = without_plotly(page_of(trained))
+    assert not re.search(r"https?://|@import|url\(|src=(?!doc)", page) and "default-src 'none'" in page
+
+
+def test_without_plotly_the_extra_is_named(trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    with pytest.raises(gpt.UserError, match=r'plotly.*pip install -e "\.\[report\]"'):
+        page_of(trained)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.slow
+def test_a_browser_draws_it_without_a_complaint(trained):
+    from mlx_nanogpt.page import inside_page
+
+    inside = inside_page(trained.load_model(), DATA.tokenizer, DATA.valid_tokens[:50], "a run")
+    Path("report.html").write_text(report_page([Entry(trained, {})], True, inside), encoding="utf-8")
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--virtual-time-budget=4000",
+        "--enable-logging=stderr",
+    ]
+    address = Path("report.html").absolute().as_uri()
+    result = subprocess.run([*command, "--dump-dom", address], capture_output=True, text=True, timeout=90, check=True)
+    assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
+    assert result.stdout.count('class="main-svg"') >= 2
