@@ -10,7 +10,7 @@ from .errors import UserError
 from .machine import machine
 from .model import GPT, Attention, causal_mask
 
-WINDOWS_PER_BATCH = 16
+LOGITS_PER_BATCH = 2**24  # float32: 64 MiB
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,15 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
     was_training = model.training
     model.eval()
     try:
-        for batch in np.array_split(starts, -(-len(starts) // WINDOWS_PER_BATCH)):
+        at_once = max(1, LOGITS_PER_BATCH // (length * model.config.vocab_size))  # windows
+        for batch in np.array_split(starts, -(-len(starts) // at_once)):
             places = batch[:, None] + np.arange(length)  # (B, T)
             logits = model(mx.array(tokens[places])).astype(mx.float32)  # (B, T, vocab_size)
-            logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), np.float64)
+            logs = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
             for start, said in zip(batch, logs):
                 new = np.arange(done, start + length)  # the places that no window before has reached
                 said, done = said[new - start], start + length  # (places, vocab_size)
-                likeliest = np.argsort(-said, axis=-1, kind="stable")[:, :top]
+                likeliest = _likeliest(said, top)
                 surprise[new] = -np.take_along_axis(said, tokens[new + 1, None], axis=-1)[:, 0] / np.log(2)
                 expected[new] = likeliest
                 probabilities[new] = np.exp(np.take_along_axis(said, likeliest, axis=-1))
@@ -98,9 +99,7 @@ def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, t
     for start in starts:
         new = slice(len(first) - start, length)  # the places that no window before has reached
         first += [int(start)] * (length - len(first) + int(start))
-        attention, said = _layers(plain, mx.array(tokens[start : start + length]))
-        lens = np.argsort(-said[:, new], axis=-1, kind="stable")[..., :top]
-        parts.append((attention[:, :, new], lens, np.take_along_axis(said[:, new], lens, axis=-1)))
+        parts.append(_layers(plain, mx.array(tokens[start : start + length]), new, top))
     attentions, lenses, probabilities = zip(*parts)
     return Inside(
         np.array(first),
@@ -110,15 +109,25 @@ def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, t
     )
 
 
-def _layers(plain: GPT, idx: mx.array) -> tuple[np.ndarray, np.ndarray]:
-    """Of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, T, T), and the probabilities of the next token if
-    the head read there, (L, T, vocab_size)."""
-    x, weights, said = plain.embed(idx[None]), [], []  # x is (1, T, C)
+def _layers(plain: GPT, idx: mx.array, new: slice, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """At the places `new` of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, places, T), the likeliest tokens
+    if the head read there, (L, places, top), and their probabilities."""
+    x, weights, lens, probabilities = plain.embed(idx[None]), [], [], []  # x is (1, T, C)
     for block in plain.h:
-        weights.append(_attention_weights(block.attn, block.ln_1(x))[0])
+        weights.append(np.array(_attention_weights(block.attn, block.ln_1(x))[0, :, new]))
         x = block(x)
-        said.append(mx.softmax(plain.logits(x).astype(mx.float32), axis=-1)[0])
-    return np.array(mx.stack(weights)), np.array(mx.stack(said))
+        said = np.array(mx.softmax(plain.logits(x[0, new]).astype(mx.float32), axis=-1))  # (places, vocab_size)
+        lens.append(_likeliest(said, top))
+        probabilities.append(np.take_along_axis(said, lens[-1], axis=-1))
+    return np.stack(weights), np.stack(lens), np.stack(probabilities)
+
+
+def _likeliest(said: np.ndarray, top: int) -> np.ndarray:
+    """Where the `top` largest numbers of each row of `said` (N, vocab_size) are, the largest first: (N, top)."""
+    top = min(top, said.shape[-1])
+    found = np.argpartition(-said, top - 1, axis=-1)[:, :top]
+    order = np.argsort(-np.take_along_axis(said, found, axis=-1), axis=-1, kind="stable")
+    return np.take_along_axis(found, order, axis=-1)
 
 
 def _attention_weights(attn: Attention, x: mx.array) -> mx.array:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .inspection import inspect, look_inside
+from .inspection import Inspection, inspect, look_inside
 from .model import GPT
 from .text.tokenizer import Tokenizer, token_pieces
 
@@ -23,19 +23,21 @@ def most_tokens(model: GPT) -> int:
     return max(MOST_WEIGHTS // (heads * config.block_size), min(config.block_size, math.isqrt(MOST_WEIGHTS // heads)))
 
 
-def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, about: str) -> str:
-    """The page on the first `most_tokens(model)` of the tokens `ids`, (N,); `about` is a line on top of it. Raises `UserError` for
-    a text without tokens."""
+def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, origin: str) -> str:
+    """The page on the first `most_tokens(model)` of the tokens `ids`, (N,); `origin` is a line on the model. Raises `UserError` for a
+    text without tokens."""
     ids = ids[: most_tokens(model)]
     start = tokenizer.start_token
     found, inside = inspect(model, ids, start), look_inside(model, ids, start)
 
-    def options(tokens: np.ndarray, probabilities: np.ndarray) -> list[tuple[str, float]]:
-        return [(tokenizer.decode([int(token)]), round(float(p), 6)) for token, p in zip(tokens, probabilities)]
+    def options(tokens: np.ndarray, probabilities: np.ndarray) -> list[tuple[int, str, float]]:
+        return [(int(id), tokenizer.decode([int(id)]), round(float(p), 6)) for id, p in zip(tokens, probabilities)]
 
     layers, heads, _, width = inside.attention.shape
     data = {
-        "about": about,
+        "about": _introduction(model, ids, found),
+        "origin": origin,
+        "ids": [int(id) for id in ids],
         "pieces": token_pieces(tokenizer, ids),
         "start": tokenizer.decode([start]),
         "surprise": found.surprise.round(4).tolist(),
@@ -45,8 +47,19 @@ def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarra
         "width": width,
         "layers": layers,
         "heads": heads,
-        "attention": base64.b64encode((inside.attention * 255).round().astype(np.uint8).tobytes()).decode(),
+        # square roots, so that a byte tells small weights apart
+        "attention": base64.b64encode((np.sqrt(inside.attention) * 255).round().astype(np.uint8).tobytes()).decode(),
     }
     # in a script, "<" could end it
     said = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", said)
+
+
+def _introduction(model: GPT, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:
+    config, right = model.config, np.mean(found.expected[:, 0] == np.asarray(ids))
+    return (
+        f"A GPT of {model.num_parameters():,} parameters reads this text token by token, and guesses the next: {config.n_layer} layers, "
+        f"{config.n_head} heads in each, up to {config.block_size:,} tokens in view. Its first guess was right in {right:.0%} of the "
+        f"places. A token cost it {found.bits / len(ids):.2f} bits on average; a blind guess among {config.vocab_size:,} costs "
+        f"{math.log2(config.vocab_size):.2f}."
+    )

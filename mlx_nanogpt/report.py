@@ -126,7 +126,7 @@ def _losses(entries: Sequence[Entry], published: bool):
         name = f"{run.path}: " if len(entries) > 1 else ""
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
-            ("a step", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.3, "lines"),
+            ("a step", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.5, "lines"),
             ("training", [(each.iteration, each.train_loss) for each in history], {"dash": "dot"}, 1, "lines+markers"),
             ("validation", [(each.iteration, each.valid_loss) for each in history], {}, 1, "lines+markers"),
             ("best", [(best.iteration, best.valid_loss)] if best else [], {}, 1, "markers"),

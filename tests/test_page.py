@@ -28,8 +28,8 @@ def test_the_page_holds_all_that_the_model_said():
     data, found, inside = data_of(PAGE), inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
     assert "".join(data["pieces"]) == "to be or not, question\nthat is"
     assert data["surprise"] == pytest.approx(found.surprise, abs=1e-4)
-    assert np.array(data["expected"])[..., 1].astype(float) == pytest.approx(found.probabilities, abs=1e-6)
-    assert np.array(data["lens"])[..., 1].astype(float) == pytest.approx(inside.probabilities, abs=1e-6)
+    assert np.array(data["expected"])[..., 2].astype(float) == pytest.approx(found.probabilities, abs=1e-6)
+    assert np.array(data["lens"])[..., 2].astype(float) == pytest.approx(inside.probabilities, abs=1e-6)
 
 
 def test_the_page_asks_for_nothing_outside_itself():
@@ -42,7 +42,7 @@ def test_a_text_cannot_end_the_data():
     text = "</script><script>alert(1)</script><!-- déjà 🙂"
     model = lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size, block_size=64))
     page = inside_page(model, tokenizer, tokenizer.encode(text), text)
-    assert "".join(data_of(page)["pieces"]) == text == data_of(page)["about"]
+    assert "".join(data_of(page)["pieces"]) == text == data_of(page)["origin"]
     assert page.count("<script") == 2
 
 
@@ -76,14 +76,25 @@ def test_a_browser_shows_the_numbers_of_the_model(place):
     assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
     dom = result.stdout
     found, inside = inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
-    token = TOKENIZER.decode([int(IDS[place])]).replace("\n", "⏎")
-    chosen = html.unescape(re.sub("<[^>]+>", "", re.search(r'<p id="chosen">(.*?)</p>', dom).group(1)))
+    token = TOKENIZER.decode([int(IDS[place])]).replace("\n", "⏎").replace(" ", "␣")
+    chosen = html.unescape(re.sub("<[^>]+>", "", part(dom, "chosen")))
     assert chosen.startswith(f"{token} cost {found.surprise[place]:.2f} bits")
-    percents = [float(each) for each in re.findall(r'<td class="number">([\d.]+)%</td>', dom)]
-    assert percents == pytest.approx(100 * found.probabilities[place], abs=0.06)
-    lens = [
-        float(each) for each in re.findall(r"</code> ([\d.]+)%", re.search(r'id="lens">(.*?)</table>', dom).group(1))
-    ]
-    assert lens == pytest.approx(100 * inside.probabilities[:, place].reshape(-1), abs=0.06)
-    looked = [float(each) for each in re.findall(r"” ([\d.]+)%|”\) ([\d.]+)%", dom) for each in each if each]
-    assert looked == pytest.approx(100 * np.sort(inside.attention[-1, 0, place])[::-1][: len(looked)], abs=0.3)
+    expected = list(100 * found.probabilities[place])
+    if IDS[place] not in found.expected[place]:  # a row of its own
+        expected.append(100 * 2 ** -found.surprise[place])
+    assert percents(r'"number">([\d.]+)%', part(dom, "expected")) == pytest.approx(expected, abs=0.06)
+    assert part(dom, "expected").count("← the text") == 1
+    lens = 100 * inside.probabilities[:, place].reshape(-1)
+    assert percents(r"</code>([\d.]+)%", part(dom, "lens")) == pytest.approx(lens, abs=0.06)
+    looked = percents(r"\((\d+)%\)", part(dom, "looked"))
+    greatest = 100 * np.sort(inside.attention[-1, 0, place])[::-1][: len(looked)]
+    assert looked and looked == pytest.approx(greatest, abs=1)
+
+
+def part(dom: str, name: str) -> str:
+    """The content of the element that has the id `name`."""
+    return re.search(rf'<(\w+)[^>]* id="{name}"[^>]*>(.*?)</\1>', dom, re.DOTALL).group(2)
+
+
+def percents(pattern: str, dom: str) -> list[float]:
+    return [float(each) for each in re.findall(pattern, dom)]
