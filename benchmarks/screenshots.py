@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-PAGES = {"inside": 1000, "report": 3100}  # the height of a picture, in pixels
+PAGES = {"inside": 1000, "report": 3330}  # the height of a picture, in pixels
 WIDE, NARROW = 1280, 390
 CHOSEN = "#255"  # the token that is chosen on the page
 
