@@ -95,7 +95,7 @@ def read_hostfile(path: Path) -> tuple[list[Host], dict[str, str]]:
         ) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is no list of hosts with `ssh` and `ips` ({type(error).__name__}: {error})".replace("`", ""),
+            f"{path} is no list of hosts with ssh and ips ({type(error).__name__}: {error})",
             "let mlx.distributed_config write it",
         ) from error
     if backend not in (None, "", "ring"):
