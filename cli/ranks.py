@@ -93,7 +93,8 @@ def followed_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
 
 
 def _end(verdict: Verdict, go_on: str = "") -> NoReturn:
-    """End this process at once, and name the command to `go_on` if it is known. Its main thread may wait for another rank, and no signal reaches it there."""
+    """End this process at once, and name the command to `go_on` if it is known. Its main thread may wait for another rank, and no
+    signal reaches it there."""
     try:
         if console.is_terminal:
             console.show_cursor()
