@@ -20,7 +20,7 @@ def conclude(run: Run, dataset: Dataset) -> None:
     """Print what `run`, whose training has ended, came to."""
     history = run.history()
     console.print()
-    if _is_comparable(run):
+    if is_comparable(run):
         _print_nanolux_table(run, history)
     else:
         _print_totals(history)
@@ -32,7 +32,7 @@ def conclude(run: Run, dataset: Dataset) -> None:
     console.print(f"\nNext: mlx-gpt generate --tokens 500{' --best' if best else ''}{run_option(run)}", soft_wrap=True)
 
 
-def _is_comparable(run: Run) -> bool:
+def is_comparable(run: Run) -> bool:
     """Whether NanoLux's table may hold `run`: its model and its whole training, on characters."""
     same = nanolux_differences(run.gpt_config, run.train_config).keys() <= MAY_DIFFER
     return same and isinstance(run.tokenizer, gpt.CharTokenizer)

@@ -25,9 +25,8 @@ def loss_curve(losses: Sequence[tuple[int, float]], last: int, width: int) -> Te
         counts, np.bincount(column, values, columns) / np.maximum(counts, 1), np.interp(centres, iterations, values)
     )[: column[-1] + 1]
     lowest, highest = means.min(), means.max()
-    levels = 1 + np.round((means - lowest) / max(highest - lowest, 1e-9) * (8 * HEIGHT - 1)).astype(
-        int
-    )  # eighths of a row
+    shares = (means - lowest) / max(highest - lowest, 1e-9)
+    levels = 1 + np.round(shares * (8 * HEIGHT - 1)).astype(int)  # eighths of a row
     rows = ["".join(BLOCKS[level] for level in np.clip(levels - 8 * (HEIGHT - 1 - row), 0, 8)) for row in range(HEIGHT)]
     labels = [f"{highest:.2f}", *[""] * (HEIGHT - 2), f"{lowest:.2f}"]
     lines = [f"{label:>{LABEL - 1}} {row}" for label, row in zip(labels, rows)]

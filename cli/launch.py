@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shlex
-import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from mlx_nanogpt import UserError
 from .consoles import errors
 from .options import PATH
 from .ranks import INTERRUPTED, LAUNCH_WORDS, LOST, RESUME_FILE
-from .stop_request import STOP_SIGNALS
+from .stop_request import stop_signals_handled
 
 HERE = "127.0.0.1"
 RESUME = "resume.json"  # the file in which rank 0 writes how the training goes on
@@ -181,15 +180,8 @@ def _forwarding_signals(processes: Sequence[subprocess.Popen]) -> Iterator[list[
             if process.poll() is None and "ssh" not in process.args[:1]:  # the others stop with them
                 process.send_signal(signum)
 
-    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
-    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
-    try:
-        for each in handlers:
-            signal.signal(each, forward)
+    with stop_signals_handled(forward):
         yield asked
-    finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
 
 
 def free_ports(address: str, count: int) -> int:

@@ -45,12 +45,12 @@ if not select.select([0], [], [], float(sys.argv[1]))[0]:
 @contextmanager
 def joined_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
     """Join the ranks of a launch, started with the options `given`, for the time of the body."""
-    if launched() and STANDARD_INPUT in given.get("data", ()):
-        raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
+    if launched():
+        if STANDARD_INPUT in given.get("data", ()):
+            raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
+        _drop_noise()
     if LAUNCH_WORDS in os.environ:
         threading.Thread(target=_stop_with_the_launcher, daemon=True).start()
-    if launched():
-        _drop_noise()
     options = {name: str(value) for name, value in given.items() if name not in MAY_DIFFER}
     with joined(options, _end, _killed_unless_connected()) as ranks:
         yield ranks
@@ -64,7 +64,8 @@ def described_ranks(ranks: Ranks) -> str:
 
 def command_to_go_on(options: Sequence[str]) -> str:
     """The command that goes on with a run as it was started, with the `options` of mlx-gpt train."""
-    return f"mlx-gpt {os.environ.get(LAUNCH_WORDS, '')} train {shlex.join(options)}".replace("  ", " ")
+    launcher = [os.environ[LAUNCH_WORDS]] if LAUNCH_WORDS in os.environ else []
+    return " ".join(["mlx-gpt", *launcher, "train", shlex.join(options)])
 
 
 def tell_run(ranks: Ranks, run: Run, options: list[str]) -> None:

@@ -3,17 +3,15 @@
 from pathlib import Path
 from typing import Annotated
 
-import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import Dataset, Run, UserError
-from mlx_nanogpt.benchmark import nanolux_differences
 from mlx_nanogpt.page import inside_page
 from mlx_nanogpt.report import Entry, report_page
 from mlx_nanogpt.sources import chosen_run, own_dataset
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
-from .conclusion import MAY_DIFFER
+from .conclusion import is_comparable
 from .consoles import console
 from .describe import chosen_settings, describe_model, describe_packages, describe_training
 from .inspect import EXCERPT, write_page
@@ -46,7 +44,8 @@ def report(
     model = first.load_model(best=True)
     inside = inside_page(model, first.tokenizer, ids, f"{first.path}, weights of the lowest validation loss")
     entries = [Entry(run, _facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
-    write_page(out, report_page(entries, _are_comparable(opened), inside), "out")
+    published = all(run.corpus.sources == (TINYSHAKESPEARE,) and is_comparable(run) for run in opened)
+    write_page(out, report_page(entries, published, inside), "out")
     console.print(f"The report is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True)
 
 
@@ -56,16 +55,6 @@ def _dataset(run: Run) -> Dataset | None:
         return own_dataset(run)
     except UserError:
         return None
-
-
-def _are_comparable(runs: list[Run]) -> bool:
-    """Whether NanoLux's published losses say something beside those of all `runs`."""
-    return all(
-        run.corpus.sources == (TINYSHAKESPEARE,)
-        and isinstance(run.tokenizer, gpt.CharTokenizer)
-        and nanolux_differences(run.gpt_config, run.train_config).keys() <= MAY_DIFFER
-        for run in runs
-    )
 
 
 def _facts(run: Run) -> dict[str, str]:

@@ -20,8 +20,6 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """
     request = threading.Event()
-    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
-    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def ask(signum: int, frame: object) -> None:
         if request.is_set():
@@ -36,10 +34,20 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
         with suppress(OSError):  # standard error may be the terminal that is gone
             os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
 
+    with stop_signals_handled(ask) as handlers:
+        yield request.is_set
+
+
+@contextmanager
+def stop_signals_handled(handle: Callable[[int, object], None]) -> Iterator[dict]:
+    """Let `handle` answer the signals of `STOP_SIGNALS` for the time of the body, but for those that are ignored. Yield the
+    handlers that they had before."""
+    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
+    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
         for each in handlers:
-            signal.signal(each, ask)
-        yield request.is_set
+            signal.signal(each, handle)
+        yield handlers
     finally:
         for each, handler in handlers.items():
             signal.signal(each, handler)

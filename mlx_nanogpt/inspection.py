@@ -34,8 +34,6 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
     A token is predicted from all tokens before it, as far as the context reaches: in a text longer than that, from at least half a
     context. The model's mode stays as it is. Raises `UserError` for a text without tokens.
     """
-    if len(ids) == 0:
-        raise UserError("there is no token to inspect", "give a text")
     tokens = np.concatenate([[start_token], np.asarray(ids)]).astype(np.int64)  # (N + 1,)
     count, top = len(ids), min(top, model.config.vocab_size)
     starts, length = _windows(count, model.config.block_size)
@@ -64,7 +62,10 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
 
 
 def _windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
-    """Where the windows over `count` tokens start, (W,), and their length. Each begins in the middle of the one before."""
+    """Where the windows over `count` tokens start, (W,), and their length. Each begins in the middle of the one before. Raises
+    `UserError` without tokens."""
+    if count == 0:
+        raise UserError("there is no token to inspect", "give a text")
     length = min(block_size, count)
     return np.array([*range(0, count - length, max(length // 2, 1)), count - length]), length
 
@@ -88,8 +89,6 @@ class Inside:
 def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: int = 3) -> Inside:
     """Look inside a model while it reads `start_token` and the tokens `ids`, (N,), in the windows of `inspect`. Raises `UserError`
     for a text without tokens."""
-    if len(ids) == 0:
-        raise UserError("there is no token to inspect", "give a text")
     plain = GPT(model.config)  # `model` may have the layers of a machine, which read rows
     plain.update(model.parameters())
     plain.eval()

@@ -24,9 +24,8 @@ from .ranks import ALONE, Ranks
 JOIN_SECONDS = 60.0  # for all ranks to be there
 ANSWER_SECONDS = 5.0  # for a caller to say who it is
 LONGEST_LINE = 2**20
-HEAD_START = (
-    0.1  # seconds for rank 0 to listen; the last rank calls it first, and after a failure MLX waits a whole second
-)
+# Seconds for rank 0 to listen: the last rank calls it first, and after a failure MLX waits a whole second.
+HEAD_START = 0.1
 
 
 @dataclass(frozen=True)
