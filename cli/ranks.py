@@ -31,7 +31,7 @@ from .texts import read_data
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 LOST = 75  # the exit status when a rank is gone and a restart may help: EX_TEMPFAIL of sysexits.h
-MAY_DIFFER = {"data", "device", "caffeinate"}  # between ranks: the text is compared by itself
+MAY_DIFFER = {"data", "device", "report_to", "caffeinate"}  # between ranks: the text is compared by itself
 # What mlx-gpt launch tells its ranks in their environment: its own words, and a file for the options that go on with the run.
 LAUNCH_WORDS, RESUME_FILE = "MLX_GPT_LAUNCH_WORDS", "MLX_GPT_RESUME_FILE"
 KILL = """

@@ -15,6 +15,7 @@ from mlx_nanogpt.run import MAY_CHANGE
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
+from mlx_nanogpt.trackers import KINDS, TrackerName, Trackers, check_installed
 from mlx_nanogpt.training import check_fits, start_from
 
 from .caffeinate import caffeinated
@@ -29,7 +30,7 @@ from .texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_toke
 from .training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
-MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "caffeinate"}
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate"}
 
 
 # The options of mlx-gpt train that are no settings.
@@ -56,9 +57,27 @@ RunDirOption = Annotated[
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Go on with this run; only --num-iter, --patience, --target-loss, --data and --device may change.",
+        help="Go on with this run; only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
         rich_help_panel=RUN,
         **PATH,
+    ),
+]
+
+
+def _tracker_name(name: str) -> str:
+    if name not in KINDS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(KINDS)}.")
+    return name
+
+
+ReportToOption = Annotated[
+    list[str],
+    typer.Option(
+        parser=_tracker_name,
+        metavar="TRACKER",
+        help=f"A tracker that follows the training: {', '.join(KINDS)}; each takes its package. Give it again to add another.",
+        show_default="none",
+        rich_help_panel=RUN,
     ),
 ]
 CaffeinateOption = Annotated[
@@ -79,6 +98,7 @@ def train(
     init_from: StartOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = None,
+    report_to: ReportToOption = [],
     caffeinate: CaffeinateOption = True,
     **settings: Any,
 ) -> None:
@@ -94,6 +114,7 @@ def train(
         if not ranks.is_first:
             follow_silently(*followed_run(ranks, given), ranks)
         else:
+            check_installed(report_to)
             if resume:
                 run, dataset = _resumed_run(resume, given)
             else:
@@ -103,7 +124,7 @@ def train(
             if ranks.size > 1:
                 tell_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
             _print_header(run, dataset, ranks, given, sleep)
-            run, done = _train(run, dataset, ranks)
+            run, done = _train(run, dataset, ranks, report_to)
     if not ranks.is_first:
         return  # the status of the training is that of the first
     if done.end == "interrupted":
@@ -133,6 +154,10 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
         lines["Run"] += ", from its beginning, for it has no checkpoint"
     if ranks.size > 1:
         lines["Ranks"] = described_ranks(ranks)
+    if "report_to" in given:
+        lines["Trackers"] = ", ".join(given["report_to"])
+        if "tensorboard" in given["report_to"]:
+            lines["Trackers"] += f" (look with tensorboard --logdir {shlex.quote(str(run.path.parent))})"
     header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
 
 
@@ -219,10 +244,13 @@ def _check_unchanged(run: Run, given: dict) -> None:
             )
 
 
-def _train(run: Run, dataset: Dataset, ranks: Ranks) -> tuple[Run, gpt.Done]:
+def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName]) -> tuple[Run, gpt.Done]:
     """Train `run`; return it, with the path that it has by then, and how the training ended."""
     try:
-        done = follow(run, dataset, ranks)
+        with ranks.busy():
+            trackers = Trackers(report_to, run, _tell_failure)
+        with trackers:
+            done = follow(run, dataset, ranks, trackers)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
             errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
@@ -230,6 +258,10 @@ def _train(run: Run, dataset: Dataset, ranks: Ranks) -> tuple[Run, gpt.Done]:
     if done.path != run.path:
         console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
     return replace(run, path=done.path), done
+
+
+def _tell_failure(name: str, reason: str) -> None:
+    console.print(f"{name} failed, so the training goes on without it: {reason}", style="yellow", soft_wrap=True)
 
 
 def _print_target(run: Run) -> None:
@@ -259,4 +291,5 @@ def _options_to_go_on(run: Run, given: dict) -> list[str]:
     again = [("resume", str(run.path))]
     again += [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
     again += [("device", given["device"])] if "device" in given else []
+    again += [("report-to", name) for name in given.get("report_to", ())]
     return [word for name, value in again for word in (f"--{name}", value)]

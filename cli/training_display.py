@@ -9,6 +9,7 @@ from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.errors import printable
+from mlx_nanogpt.trackers import Trackers
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -30,8 +31,8 @@ def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> None:
             pass
 
 
-def follow(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
-    """Train, and show what happens. Return how the training ended."""
+def follow(run: Run, dataset: Dataset, ranks: Ranks, trackers: Trackers) -> gpt.Done:
+    """Train, show what happens, and tell the trackers. Return how the training ended."""
     history = run.history()
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
@@ -46,6 +47,7 @@ def follow(run: Run, dataset: Dataset, ranks: Ranks) -> gpt.Done:
         display = _Display(run, history, losses, bar)
         for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks):
             display.show(event)
+            trackers.note(event)
             if isinstance(event, gpt.Done):
                 break
     if console.is_terminal:

@@ -13,7 +13,7 @@ import numpy as np
 
 from .benchmark import PUBLISHED
 from .config import tokens_per_step
-from .exchange.hub import import_extra
+from .extras import import_extra
 from .log import Excerpt, Measurement
 from .run import Run
 

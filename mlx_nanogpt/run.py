@@ -6,6 +6,7 @@
     log.jsonl               loss, rate, gradient norm and speed of every few steps; what the model wrote at each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
+    tracked.json            the name in trackers, if one was asked to follow
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it. If a crash comes in
 between, the history has one line too many, the log some, and the next process drops them. The best weights are written after it. If a crash
@@ -18,10 +19,12 @@ its content, and a checkpoint holds one of the history.
 import hashlib
 import json
 import os
+import re
 import shlex
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +60,8 @@ from .text.tokenizer import Tokenizer, tokenizer_from_json
 RUNS = Path("runs")  # where runs are, unless `run_dir` says otherwise
 CONFIG, TOKENIZER, HISTORY, LOG = "config.json", "tokenizer.json", "history.jsonl", "log.jsonl"
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
-FILES = (CONFIG, TOKENIZER, HISTORY, LOG, CHECKPOINT, BEST)
+TRACKED = "tracked.json"
+FILES = (CONFIG, TOKENIZER, HISTORY, LOG, CHECKPOINT, BEST, TRACKED)
 MAY_CHANGE = ("num_iter", "patience", "target_loss")  # settings that a resumed run may change
 
 
@@ -239,6 +243,17 @@ class Writer:
         """Write tokenizer.json. Raises `UserError` if that fails."""
         with _explaining_write(self.run.path, "make room or make the directory writable"):
             self.folder.write(TOKENIZER, self.run.tokenizer.to_json())
+
+    def tracked_name(self) -> str:
+        """The name of the run in trackers: made once and kept, so that a training that goes on has the same, wherever the run
+        is by then. Raises `UserError` if it cannot be written."""
+        with suppress(OSError, *DAMAGE):
+            if isinstance(name := json.loads(_read_text(self.run.path / TRACKED))["name"], str):
+                return name
+        name = f"{re.sub('[^A-Za-z0-9]+', '-', self.run.path.name)}-{uuid.uuid4().hex[:8]}"
+        with _explaining_write(self.run.path, "make room or make the directory writable"):
+            self.folder.write(TRACKED, json.dumps({"name": name}) + "\n")
+        return name
 
     def save(
         self,

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
 atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
 os.environ["XDG_CACHE_HOME"] = SESSION_CACHE
+os.environ["TRACKIO_DIR"] = f"{SESSION_CACHE}/trackio"  # trackio reads it once
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # with TF32 a GPU rounds more than NumPy does
 for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer use colours in a pipe
     os.environ.pop(name, None)

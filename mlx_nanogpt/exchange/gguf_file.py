@@ -12,11 +12,11 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
+from ..extras import import_extra
 from ..files import check_name, replacing
 from ..run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .export import StoredModel, explaining_write, stored_model
-from .hub import import_extra
 from .layouts import NORM_EPS, QWEN3, ROPE_BASE
 
 # Our part of a model -> the name of its tensor; of queries, keys and values in QKV.

@@ -1,31 +1,19 @@
-"""The Hugging Face hub, and the optional packages that reach it."""
+"""The Hugging Face hub."""
 
-import importlib
 import textwrap
 from pathlib import Path
-from types import ModuleType
 
 from ..errors import UserError
+from ..extras import import_extra
 
 HUB = "https://huggingface.co"
-
-
-def import_extra(package: str, extra: str = "gpt2") -> ModuleType:
-    """`package`, of the optional `extra`. Raises `UserError` if it is not installed."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(
-            f"this takes the package {package}, which cannot be imported ({error})",
-            f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt',
-        ) from error
 
 
 def fetched(name: str, files: list[str], otherwise: str) -> Path:
     """The folder in the cache of the hub's library with `files` of the model `name`, downloaded if necessary. Raises `UserError`,
     which says what to do `otherwise`, if that fails."""
     try:
-        hub = import_extra("huggingface_hub")
+        hub = import_extra("huggingface_hub", "gpt2")
     except UserError as error:
         raise UserError(f"{error}, to fetch from {HUB}/{name}", f"or {otherwise}") from error
     try:

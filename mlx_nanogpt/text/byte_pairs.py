@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import MOST_TOKENS
 from ..errors import UserError
-from ..exchange.hub import import_extra
+from ..extras import import_extra
 from .characters import id_type, listed
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
@@ -45,7 +45,7 @@ class BPETokenizer:
         Raises `UserError` if `vocab_size` does not even hold the bytes, or if `tokenizers` is not installed.
         """
         check_vocab_size(vocab_size)
-        tokenizers = import_extra("tokenizers")
+        tokenizers = import_extra("tokenizers", "gpt2")
         byte_level = tokenizers.pre_tokenizers.ByteLevel
         library = tokenizers.Tokenizer(tokenizers.models.BPE())
         library.pre_tokenizer = byte_level(add_prefix_space=False)
@@ -145,7 +145,7 @@ class BPETokenizer:
 
 def _library_of(text: str):
     """The tokenizer of the library that the tokenizer.json `text` describes; it neither truncates nor pads."""
-    tokenizers = import_extra("tokenizers")
+    tokenizers = import_extra("tokenizers", "gpt2")
     try:
         library = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # it has no type of its own
