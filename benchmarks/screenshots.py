@@ -1,22 +1,35 @@
-"""Pictures of the pages on a run, wide and narrow, light and dark: what `mlx-gpt inspect --html` and `mlx-gpt report` write.
+"""Pictures of the pages on a run, wide and narrow, light and dark (what `mlx-gpt inspect --html` and `mlx-gpt report` write), and
+of the terminal while another one trains.
 
     python benchmarks/screenshots.py runs/1 [FOLDER]
 
-Takes Chromium, and the extra `report`. A narrow picture is that of a frame, for a window of Chromium is 500 pixels wide or more.
+Takes Chromium, tmux and the extra `report`. A narrow picture is that of a frame, for a window of Chromium is 500 pixels wide or
+more.
 """
 
 import html
+import os
+import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
 PAGES = {"inside": 1000, "report": 3330}  # the height of a picture, in pixels
 WIDE, NARROW = 1280, 390
 CHOSEN = "#255"  # the token that is chosen on the page
+MLX_GPT = [sys.executable, "-m", "mlx_nanogpt_cli"]
+COLUMNS, LINES = 100, 34  # of the terminal
+FONT, WIDTH, HEIGHT = "14px/17px monospace", 8.43, 17  # and the pixels of a character
+TRAINED_SECONDS = 45  # when its picture is taken
 
 
 def shot(page: Path, picture: Path, width: int, height: int, dark: bool) -> None:
@@ -30,19 +43,45 @@ def shot(page: Path, picture: Path, width: int, height: int, dark: bool) -> None
     subprocess.run([CHROMIUM, *options, page.absolute().as_uri() + CHOSEN], check=True, stderr=subprocess.DEVNULL)
 
 
+def screen(work: Path) -> str:
+    """What the terminal shows while the preset minute trains, with the sequences of its colours."""
+    command = shlex.join([*MLX_GPT, "train", "--preset", "minute"])
+    tmux = ["tmux", "-L", f"pictures-{os.getpid()}"]
+    size = ["-x", str(COLUMNS), "-y", str(LINES)]
+    subprocess.run([*tmux, "new-session", "-d", *size, "-c", work, f"COLORTERM=truecolor {command}"], check=True)
+    time.sleep(TRAINED_SECONDS)
+    shown = subprocess.run([*tmux, "capture-pane", "-p", "-e"], check=True, capture_output=True, text=True).stdout
+    subprocess.run([*tmux, "kill-server"], check=True)
+    return shown
+
+
+def terminal_page(shown: str) -> str:
+    with open(os.devnull, "w") as nowhere:
+        console = Console(record=True, width=COLUMNS, file=nowhere)
+        console.print(Text.from_ansi(shown), soft_wrap=True)
+    style = "margin:0; padding:16px; background:{background}; color:{foreground}"
+    code_format = f'<meta charset="utf-8"><body style="{style}"><pre style="margin:0; font:{FONT}">{{code}}</pre>'
+    return console.export_html(theme=MONOKAI, inline_styles=True, code_format=code_format)
+
+
 def main(run: str, folder: Path) -> None:
     with TemporaryDirectory() as work:
         pages = {name: Path(work, f"{name}.html") for name in PAGES}
-        mlx_gpt = [sys.executable, "-m", "mlx_nanogpt_cli"]
-        inspect = [*mlx_gpt, "inspect", "--best", "--run", run, "--html", pages["inside"]]
+        inspect = [*MLX_GPT, "inspect", "--best", "--run", run, "--html", pages["inside"]]
         subprocess.run(inspect, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([*mlx_gpt, "report", run, "--out", pages["report"]], check=True)
+        subprocess.run([*MLX_GPT, "report", run, "--out", pages["report"]], check=True)
         for name, height in PAGES.items():
             for width in (WIDE, NARROW):
                 for dark in (False, True):
                     picture = folder / f"{name}-{width}-{'dark' if dark else 'light'}.png"
                     shot(pages[name], picture, width, height, dark)
                     print(picture)
+        page = Path(work, "terminal.html")
+        shown = screen(Path(work)).rstrip()
+        page.write_text(terminal_page(shown), encoding="utf-8")
+        size = int(COLUMNS * WIDTH) + 32, (shown.count("\n") + 1) * HEIGHT + 32
+        shot(page, folder / "terminal.png", *size, dark=True)
+        print(folder / "terminal.png")
 
 
 if __name__ == "__main__":
