@@ -6,6 +6,7 @@ from typing import Annotated
 import numpy as np
 import typer
 from mlx_nanogpt import Dataset, Run, UserError
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.page import inside_page
 from mlx_nanogpt.report import Entry, report_page
 from mlx_nanogpt.sources import chosen_run, own_dataset
@@ -42,7 +43,10 @@ def report(
     else:
         raise UserError(f"the text of the run {first.path} is not where it was", "give another with `text`")
     model = first.load_model(best=True)
-    inside = inside_page(model, first.tokenizer, ids, f"{first.path}, weights of the lowest validation loss")
+    shown = "this text" if text is not None else f"the beginning of the validation text of {first.corpus.name}"
+    inside = inside_page(
+        model, first.tokenizer, ids, f"{first.path}, weights of the lowest validation loss, on {shown}."
+    )
     entries = [Entry(run, _facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
     published = all(run.corpus.sources == (TINYSHAKESPEARE,) and is_comparable(run) for run in opened)
     write_page(out, report_page(entries, published, inside), "out")
@@ -58,14 +62,14 @@ def _dataset(run: Run) -> Dataset | None:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    history = run.history()
+    history, steps = run.history(), run.position().iteration
     facts = {
         "Text": run.corpus.name,
         "Model": describe_model(run.gpt_config),
         "Training": describe_training(run.gpt_config, run.train_config),
         "Settings": ", ".join(chosen_settings(run)) or "the defaults",
         "Versions": describe_packages(run.versions()),
-        "Steps done": f"{run.position().iteration:,}",
+        "Steps done": f"{steps:,}, {steps * tokens_per_step(run.gpt_config, run.train_config):,} tokens",
     }
     if history:
         best, seconds = min(history, key=lambda each: each.valid_loss), sum(each.train_seconds for each in history)
@@ -74,6 +78,6 @@ def _facts(run: Run) -> dict[str, str]:
             "Last losses": f"{history[-1].train_loss:.4f} training, {history[-1].valid_loss:.4f} validation",
             "Time": f"{seconds:,.0f} s of training, {sum(each.eval_seconds for each in history):,.0f} s of evaluation, on a "
             f"{history[-1].device.upper()}",
-            "Speed": f"{np.sum([each.train_tokens for each in history]) / seconds:,.0f} tokens/s",
+            "Speed": f"{np.sum([each.train_tokens for each in history]) / seconds:,.0f} tokens/s on average",
         }
     return facts

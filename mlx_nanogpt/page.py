@@ -10,6 +10,7 @@ import numpy as np
 
 from .inspection import Inspection, inspect, look_inside
 from .model import GPT
+from .text.characters import CharTokenizer
 from .text.tokenizer import Tokenizer, token_pieces
 
 TEMPLATE = Path(__file__).with_name("inside.html")
@@ -35,7 +36,7 @@ def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarra
 
     layers, heads, _, width = inside.attention.shape
     data = {
-        "about": _introduction(model, ids, found),
+        "about": _introduction(model, tokenizer, ids, found),
         "origin": origin,
         "ids": [int(id) for id in ids],
         "pieces": token_pieces(tokenizer, ids),
@@ -55,10 +56,11 @@ def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarra
     return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", said)
 
 
-def _introduction(model: GPT, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:
+def _introduction(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:
     config, right = model.config, np.mean(found.expected[:, 0] == np.asarray(ids))
+    characters = " (here each is a character)" if isinstance(tokenizer, CharTokenizer) else ""
     return (
-        f"A GPT of {model.num_parameters():,} parameters reads this text token by token, and guesses the next: {config.n_layer} layers, "
+        f"A GPT of {model.num_parameters():,} parameters reads this text token by token{characters}, and guesses the next: {config.n_layer} layers, "
         f"{config.n_head} heads in each, up to {config.block_size:,} tokens in view. Its first guess was right in {right:.0%} of the "
         f"places. A token cost it {found.bits / len(ids):.2f} bits on average; a blind guess among {config.vocab_size:,} costs "
         f"{math.log2(config.vocab_size):.2f}."

@@ -5,8 +5,9 @@ The curves are plotly's, which carries its script inside the file.
 
 import html
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from .log import Excerpt, Measurement
 from .run import Run
 
 TEMPLATE = Path(__file__).with_name("report.html")
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe & Ito: also for the colour-blind
+# Okabe & Ito's, also for the colour-blind; the page has their light blue for the first where it is dark.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 GREY = "rgba(128, 128, 128, 0.25)"
 MOST_EXCERPTS = 12  # of a run, spread over its training
 
@@ -40,7 +42,8 @@ def report_page(entries: Sequence[Entry], published: bool, inside: str) -> str:
     parts = {
         "PLOTLY": script,
         "FIGURES": _as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
-        "TITLE": html.escape(", ".join(str(each.run.path) for each in entries)),
+        "TITLE": html.escape(f"Report on {', '.join(str(each.run.path) for each in entries)}"),
+        "VERDICT": html.escape(_verdict([each.run for each in entries])),
         "FACTS": _facts(entries),
         "EXCERPTS": "".join(map(_excerpts, entries)),
         "INSIDE": html.escape(inside),
@@ -56,23 +59,53 @@ def _as_script(value: object) -> str:
 
 
 def _best(run: Run) -> float:
-    return min((each.valid_loss for each in run.history()), default=float("inf"))
+    return min((each.valid_loss for each in run.history()), default=math.inf)
+
+
+def _comparable(runs: Sequence[Run]) -> bool:
+    """Whether the losses of `runs` are of the same text, cut into the same tokens and splits."""
+    return len({(run.corpus.sha256, run.tokenizer.to_json(), run.train_config.train_fraction) for run in runs}) == 1
+
+
+def _verdict(runs: Sequence[Run]) -> str:
+    """What came out, in a few sentences."""
+    if not _comparable(runs):
+        return "The runs learned from different texts, tokens or splits, so their losses do not compare."
+    first, *others = sorted(runs, key=_best)
+    if (loss := _best(first)) == math.inf:
+        return "No evaluation is recorded yet."
+    symbols = first.gpt_config.vocab_size
+    verdict = (
+        f"{'The best is ' + str(first.path) if others else 'At its best'}: a token of text that the model never learned from costs it "
+        f"{loss:.4f} nats, or {loss / math.log(2):.2f} bits. A blind guess among {symbols:,} costs {math.log(symbols):.2f} nats."
+    )
+    if not others:
+        return verdict
+    behind = [f"{each.path} is {_best(each) - loss:.4f} nats behind." for each in others if _best(each) < math.inf]
+    settings = [asdict(run.gpt_config) | asdict(run.train_config) for run in runs]
+    differing = [
+        f"{name} ({', '.join(str(each[name]) for each in settings)})"
+        for name in settings[0]
+        if any(each[name] != settings[0][name] for each in settings)
+    ]
+    return " ".join([verdict, *behind, f"The settings that differ: {', '.join(differing) or 'none'}."])
 
 
 def _facts(entries: Sequence[Entry]) -> str:
-    """A table with a row for each fact and a column for each run; the best validation loss is bold."""
-    names = list(dict.fromkeys(name for each in entries for name in each.facts))
-    losses = [_best(each.run) for each in entries]
-    best = [loss == min(losses) and len(entries) > 1 for loss in losses]
-    rows = [("", [str(each.run.path) for each in entries])] if len(entries) > 1 else []
-    rows += [(name, [each.facts.get(name, "-") for each in entries]) for name in names]
+    """A table with a row for each fact and a column for each run; the name of the best one is bold."""
+    runs = [entry.run for entry in entries]
+    if len(runs) == 1:
+        heads, starts = [], ["<td>"]
+    else:
+        best = min(map(_best, runs)) if _comparable(runs) else None
+        heads = [f"<td{' class=best' if _best(run) == best else ''}>{html.escape(str(run.path))}" for run in runs]
+        starts = [f'<td data-run="{html.escape(str(run.path))}">' for run in runs]  # its name, for a narrow screen
+    rows = [("", heads)] if heads else []
+    for name in dict.fromkeys(name for entry in entries for name in entry.facts):
+        rows.append((name, [start + html.escape(entry.facts.get(name, "-")) for start, entry in zip(starts, entries)]))
     return "".join(
-        f"<tr><th scope=row>{html.escape(name)}</th>"
-        + "".join(
-            f"<td{' class=best' if marked else ''}>{html.escape(value)}</td>" for value, marked in zip(values, best)
-        )
-        + "</tr>"
-        for name, values in rows
+        f"<tr><th scope=row>{html.escape(name)}</th>{''.join(f'{cell}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
     )
 
 
@@ -91,14 +124,28 @@ def _excerpts(entry: Entry) -> str:
 
 def _axes(run: Run) -> dict[str, Callable[[Sequence[int]], list[float]]]:
     """What iterations are in other units, by the name of the axis."""
-    history, tokens = run.history(), tokens_per_step(run.gpt_config, run.train_config)
-    at = [0, *(each.iteration for each in history)]
-    seconds = np.cumsum([0.0, *(each.train_seconds for each in history)])
+    tokens = tokens_per_step(run.gpt_config, run.train_config)
+    at, seconds = np.array(_times(run)).T
     return {
         "Steps": lambda iterations: list(iterations),
         "Tokens": lambda iterations: [each * tokens for each in iterations],
         "Seconds of training": lambda iterations: np.interp(iterations, at, seconds).round(2).tolist(),
     }
+
+
+def _times(run: Run) -> list[tuple[int, float]]:
+    """Iterations, and the seconds of training up to each: measured at evaluations, and in between as the speeds of the log say."""
+    measured = [line for line in run.log() if isinstance(line, Measurement) and line.tokens_per_second > 0]
+    found = [(0, 0.0)]
+    for each in run.history():
+        start, total = found[-1]
+        lines = [line for line in measured if start < line.iteration < each.iteration]
+        steps = np.diff([start, *(line.iteration for line in lines), each.iteration])
+        speeds = [line.tokens_per_second for line in lines]
+        times = np.cumsum(steps / [*speeds, np.mean(speeds or 1)])
+        found += zip((line.iteration for line in lines), total + times[:-1] / times[-1] * each.train_seconds)
+        found.append((each.iteration, total + each.train_seconds))
+    return found
 
 
 def _layout(figure, **more) -> None:
@@ -126,7 +173,7 @@ def _losses(entries: Sequence[Entry], published: bool):
         name = f"{run.path}: " if len(entries) > 1 else ""
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
-            ("a step", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.5, "lines"),
+            ("one batch", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.6, "lines"),
             ("training", [(each.iteration, each.train_loss) for each in history], {"dash": "dot"}, 1, "lines+markers"),
             ("validation", [(each.iteration, each.valid_loss) for each in history], {}, 1, "lines+markers"),
             ("best", [(best.iteration, best.valid_loss)] if best else [], {}, 1, "markers"),
@@ -142,10 +189,14 @@ def _losses(entries: Sequence[Entry], published: bool):
                 opacity=opacity,
                 line=line | {"color": colour},
                 marker=marker | {"color": colour},
+                legendgroup=str(run.path),
+                showlegend=kind == "validation" or len(entries) == 1,
             )
             places.append((_axes(run), iterations))
-        if entry.floor is not None:
-            figure.add_hline(entry.floor, line={"color": colour, "dash": "dash"}, annotation_text="floor of the text")
+    for floor in {entry.floor for entry in entries} - {None}:
+        figure.add_hline(
+            floor, line={"color": "#888", "dash": "dash"}, annotation_text="no model gets below this text's entropy"
+        )
     if published:
         for name, metrics in PUBLISHED.items():
             figure.add_hline(
@@ -183,5 +234,7 @@ def _steps(entries: Sequence[Entry]):
                 col=1,
             )
     _layout(figure, height=620)
+    rates = [rate for trace in figure.data if trace.yaxis == "y" for rate in trace.y]
+    figure.update_yaxes(range=[0, 1.1 * max(rates, default=1)], row=1, col=1)  # plotly would draw one rate as 0
     figure.update_xaxes(title_text="Steps", row=len(kinds), col=1)
     return figure

@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlx_nanogpt as gpt
+import numpy as np
 import pytest
-from conftest import DATA, finish, tiny_run
+from conftest import DATA, TEXT, finish, tiny_run
 from mlx_nanogpt.benchmark import PUBLISHED
+from mlx_nanogpt.log import to_text
 from mlx_nanogpt.report import MOST_EXCERPTS, Entry, report_page
 from test_page import CHROMIUM
 
@@ -40,8 +43,8 @@ def without_plotly(page: str) -> str:
 def test_the_curves_are_the_records(trained):
     traces = {trace["name"]: trace for trace in figures_of(page_of(trained))["losses"]["data"]}
     history, log = trained.history(), [line for line in trained.log() if isinstance(line, gpt.Measurement)]
-    assert traces["a step"]["x"] == [10, 20, 30, 40]
-    assert traces["a step"]["y"] == pytest.approx([line.loss for line in log], abs=1e-5)
+    assert traces["one batch"]["x"] == [10, 20, 30, 40]
+    assert traces["one batch"]["y"] == pytest.approx([line.loss for line in log], abs=1e-5)
     assert traces["training"]["y"] == pytest.approx([each.train_loss for each in history], abs=1e-5)
     assert traces["validation"]["y"] == pytest.approx([each.valid_loss for each in history], abs=1e-5)
     assert traces["best"]["y"] == pytest.approx([min(each.valid_loss for each in history)], abs=1e-5)
@@ -60,6 +63,27 @@ def test_the_buttons_show_tokens_and_time(trained):
     assert validation[2] == pytest.approx([sum(seconds[:n]) for n in range(1, 5)], abs=0.01)
 
 
+def test_between_evaluations_time_passes_as_the_speeds_of_the_log_say():
+    run = tiny_run(num_iter=40, eval_interval=40)
+    finish(run)
+    speeds = [1.0, 10.0, 10.0, 10.0]  # compiling makes the first steps slow
+    log = [replace(line, tokens_per_second=speed) for line, speed in zip(run.log(), speeds)]
+    (run.path / "log.jsonl").write_text(to_text(log))
+    button = figures_of(page_of(run))["losses"]["layout"]["updatemenus"][0]["buttons"][2]
+    seconds, whole = button["args"][0]["x"][0], run.history()[0].train_seconds
+    # the last ten steps have the mean speed of the lines before
+    times = np.cumsum([10, 1, 1, 10 / 7])
+    assert seconds == pytest.approx(times / times[-1] * whole, abs=0.01)
+
+
+def test_a_rate_that_never_changes_is_not_drawn_as_nothing():
+    run = tiny_run(num_iter=20)
+    finish(run)
+    steps = figures_of(page_of(run))["steps"]
+    assert steps["data"][0]["y"] == [0.001, 0.001]
+    assert steps["layout"]["yaxis"]["range"] == pytest.approx([0, 0.0011])
+
+
 def test_lines_for_what_others_reached_are_drawn_where_they_are_known(trained):
     assert figures_of(page_of(trained))["losses"]["layout"].get("shapes") is None
     layout = figures_of(page_of(trained, published=True, floor=0.5))["losses"]["layout"]
@@ -71,9 +95,34 @@ def test_several_runs_stand_beside_each_other_and_the_best_is_marked(trained):
     finish(other, sample_tokens=6)
     page = page_of(trained, other)
     names = [trace["name"] for trace in figures_of(page)["losses"]["data"]]
-    assert names[0] == "runs/1: a step" and names[-1] == "runs/2: best"
+    assert names[0] == "runs/1: one batch" and names[-1] == "runs/2: best"
     assert re.findall(r"<td( class=best)?>(runs/\d)</td>", page) == [("", "runs/1"), (" class=best", "runs/2")]
     assert page.count("<h3>") == 2
+
+
+def test_the_verdict_names_the_best_run_and_what_differs(trained):
+    other = tiny_run(num_iter=4, n_layer=1)
+    finish(other)
+    losses = [min(each.valid_loss for each in run.history()) for run in (trained, other)]
+    page = page_of(other, trained)
+    assert (
+        f"The best is runs/1: a token of text that the model never learned from costs it {losses[0]:.4f} nats" in page
+    )
+    assert f"runs/2 is {losses[1] - losses[0]:.4f} nats behind." in page
+    (differing,) = re.findall("The settings that differ: (.*?)\\.<", page)
+    assert sorted(re.split(r"(?<=\)), ", differing)) == [
+        "eval_interval (4, 10)",
+        "n_layer (1, 2)",
+        "num_iter (4, 40)",
+        "warmup_iters (0, 20)",
+    ]
+    assert "At its best: a token" in page_of(trained)
+
+
+def test_runs_on_different_texts_are_not_compared(trained):
+    other = gpt.create_run(trained.gpt_config, trained.train_config, gpt.tokenize(gpt.Corpus(("x",), TEXT[::-1])))
+    page = page_of(trained, other)
+    assert "so their losses do not compare" in page and "class=best" not in page and "The best is" not in page
 
 
 def test_a_long_training_shows_some_samples_from_its_beginning_to_its_end():
@@ -137,3 +186,4 @@ def test_a_browser_draws_it_without_a_complaint(trained):
     result = subprocess.run([*command, "--dump-dom", address], capture_output=True, text=True, timeout=90, check=True)
     assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
     assert result.stdout.count('class="main-svg"') >= 2
+    assert int(re.search(r'<iframe[^>]*style="height: (\d+)px', result.stdout).group(1)) > 500  # all of the inside
