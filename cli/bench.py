@@ -14,8 +14,8 @@ from rich.table import Table
 
 from .consoles import console, header, progress
 from .describe import versions
-from .json_file import JsonOption, check_replaceable, write_json
 from .options import NAME, DeviceOption, given_options, use_device
+from .output_file import JsonOption, check_replaceable, write_json
 from .tables import loss_notes, nanolux_table
 from .texts import load_corpus
 
@@ -36,7 +36,7 @@ def bench(
     A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
-    check_replaceable(json_file)  # before the measurement, which takes long
+    check_replaceable(json_file, "json")  # before the measurement, which takes long
     corpus = load_corpus([data], explicit="data" in given_options(ctx))
     header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
     result = _follow(gpt.bench(corpus, quick))

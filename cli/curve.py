@@ -28,7 +28,11 @@ def loss_curve(losses: Sequence[tuple[int, float]], last: int, width: int) -> Te
     shares = (means - lowest) / max(highest - lowest, 1e-9)
     levels = 1 + np.round(shares * (8 * HEIGHT - 1)).astype(int)  # eighths of a row
     rows = ["".join(BLOCKS[level] for level in np.clip(levels - 8 * (HEIGHT - 1 - row), 0, 8)) for row in range(HEIGHT)]
-    labels = [f"{highest:.2f}", *[""] * (HEIGHT - 2), f"{lowest:.2f}"]
+    labels = [_label(highest), *[""] * (HEIGHT - 2), _label(lowest)]
     lines = [f"{label:>{LABEL - 1}} {row}" for label, row in zip(labels, rows)]
     axis = f"{'':{LABEL}}0{f'training loss, to iteration {last:,}':>{columns - 1}}"
     return Text("\n".join([*(line.rstrip() for line in lines), axis]), style="cyan", no_wrap=True)
+
+
+def _label(loss: float) -> str:
+    return f"{loss:.2f}" if loss < 99 else f"{loss:.0e}"

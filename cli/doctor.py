@@ -11,8 +11,8 @@ from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from .consoles import console, folded, header, progress
 from .describe import versions
-from .json_file import JsonOption, check_replaceable, write_json
 from .options import DeviceOption, use_device
+from .output_file import JsonOption, check_replaceable, write_json
 
 MARKS = {True: ("\N{CHECK MARK}", "ok", "green"), False: ("\N{BALLOT X}", "FAILED", "bold red")}
 
@@ -23,7 +23,7 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
     The exit status is 1 if a check fails. Please report a failure, and a Mac of any kind, with the last line.
     """
     use_device(device)
-    check_replaceable(json_file)
+    check_replaceable(json_file, "json")
     header("mlx-gpt doctor", {"Device": describe_device(), "Versions": versions()})
     console.print()
     checks = []

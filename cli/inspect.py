@@ -7,7 +7,6 @@ import numpy as np
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
-from mlx_nanogpt.files import replacing
 from mlx_nanogpt.inspection import Inspection, inspect
 from mlx_nanogpt.page import inside_page, most_tokens
 from mlx_nanogpt.sources import chosen_model
@@ -18,6 +17,7 @@ from rich.text import Text
 from .consoles import ESCAPES, console
 from .describe import describe_weights
 from .options import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from .output_file import check_replaceable, write_page
 from .texts import own_dataset
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
@@ -51,6 +51,7 @@ def inspect_text(
     A surprise is the cost of a token in bits: 1 for a token of probability 1/2, 2 for 1/4, and so on.
     """
     use_device(device)
+    check_replaceable(html, "html")
     model, tokenizer, source = chosen_model(run, best, init_from)
     if text is not None:
         ids = tokenizer.encode(text)
@@ -64,7 +65,8 @@ def inspect_text(
     console.print(about, style="dim")
     console.print(_coloured(pieces, found), soft_wrap=True)
     console.print()
-    console.print(_legend())
+    if console.is_terminal:
+        console.print(_legend())
     console.print(
         f"{found.bits / len(ids):.2f} bits a token, {found.bits / max(sum(map(len, pieces)), 1):.2f} a character."
     )
@@ -74,15 +76,6 @@ def inspect_text(
         write_page(html, inside_page(model, tokenizer, ids, about), "html")
         cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
         console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
-
-
-def write_page(file: Path, page: str, option: str) -> None:
-    """Write `page` to the file that the `option` names. Raises `UserError` if that fails."""
-    try:
-        with replacing(file) as written:
-            written.write(page.encode())
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror})", f"choose another `{option}`") from error
 
 
 def _coloured(pieces: list[str], found: Inspection) -> Text:

@@ -14,9 +14,10 @@ from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from .conclusion import is_comparable
 from .consoles import console
-from .describe import chosen_settings, describe_model, describe_packages, describe_training
-from .inspect import EXCERPT, write_page
+from .describe import chosen_settings, describe_model, describe_packages, describe_training, describe_weights
+from .inspect import EXCERPT
 from .options import PATH, DeviceOption, use_device
+from .output_file import check_replaceable, write_page
 
 
 def report(
@@ -33,24 +34,31 @@ def report(
 ) -> None:
     """Write a page on a run, or on several beside each other: losses, what they wrote, and the inside of the model."""
     use_device(device)
+    check_replaceable(out, "out")
     opened = [chosen_run(path) for path in runs or [None]]
-    first = opened[0]
     datasets = [_dataset(run) for run in opened]
-    if text is not None:
-        ids = first.tokenizer.encode(text)
-    elif datasets[0]:
-        ids = datasets[0].valid_tokens[:EXCERPT]
-    else:
-        raise UserError(f"the text of the run {first.path} is not where it was", "give another with `text`")
-    model = first.load_model(best=True)
-    shown = "this text" if text is not None else f"the beginning of the validation text of {first.corpus.name}"
-    inside = inside_page(
-        model, first.tokenizer, ids, f"{first.path}, weights of the lowest validation loss, on {shown}."
-    )
+    inside = _inside(opened[0], datasets[0], text)
     entries = [Entry(run, _facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
     published = all(run.corpus.sources == (TINYSHAKESPEARE,) and is_comparable(run) for run in opened)
     write_page(out, report_page(entries, published, inside), "out")
-    console.print(f"The report is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True)
+    names = ", ".join(str(run.path) for run in opened)
+    console.print(
+        f"The report on {names} is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True
+    )
+
+
+def _inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
+    """The page on the inside of the run's model, or None if it has no weights yet."""
+    if not run.checkpoint.exists() and run.position().iteration == 0:
+        return None
+    if text is not None:
+        ids, shown = run.tokenizer.encode(text), "a text of your choice"
+    elif data:
+        ids, shown = data.valid_tokens[:EXCERPT], f"the beginning of the validation text of {run.corpus.name}"
+    else:
+        raise UserError(f"the text of the run {run.path} is not where it was", "give another with `text`")
+    best = bool(run.history())
+    return inside_page(run.load_model(best), run.tokenizer, ids, f"{describe_weights(run, best)}, on {shown}.")
 
 
 def _dataset(run: Run) -> Dataset | None:

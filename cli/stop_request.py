@@ -15,7 +15,8 @@ STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops uns
 
 @contextmanager
 def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a signal has come, which a message answers unless `silent`. The second Ctrl-C or kill stops the process at once.
+    """Yield a function that says whether a signal has come, which a message answers unless `silent`. The second Ctrl-C or kill stops
+    the process at once.
 
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """

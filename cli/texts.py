@@ -8,6 +8,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import Corpus, Dataset, Run, UserError, sources
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
+from mlx_nanogpt.text import tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
 from mlx_nanogpt.text.corpus import PASTICHE
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
@@ -26,7 +27,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
         if explicit:
             raise
         reason = f"{error.problem[0].upper()}{error.problem[1:]}"
-        notice = f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE."
+        notice = f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}."
         console.print(f"{reason}. {notice}\n", style="yellow")
         return gpt.load_corpus(PASTICHE)
 

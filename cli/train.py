@@ -1,6 +1,7 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
 import shlex
+from contextlib import ExitStack
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,6 +111,8 @@ def train(
     """
     use_device(device)
     given = given_options(ctx)
+    if "report_to" in given:
+        given["report_to"] = report_to = list(dict.fromkeys(report_to))
     with joined_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
         if not ranks.is_first:
             follow_silently(*followed_run(ranks, given), ranks)
@@ -247,9 +250,9 @@ def _check_unchanged(run: Run, given: dict) -> None:
 def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName]) -> tuple[Run, gpt.Done]:
     """Train `run`; return it, with the path that it has by then, and how the training ended."""
     try:
-        with ranks.busy():
-            trackers = Trackers(report_to, run, _tell_failure)
-        with trackers:
+        with ExitStack() as until_closed:
+            with ranks.busy():
+                trackers = until_closed.enter_context(Trackers(report_to, run, _tell_failure))
             done = follow(run, dataset, ranks, trackers)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():

@@ -9,6 +9,7 @@ from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.errors import printable
+from mlx_nanogpt.log import measurements
 from mlx_nanogpt.trackers import Trackers
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -21,6 +22,7 @@ from .stop_request import stop_request
 
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fewer than a line has characters
+ECHO = len("^C")  # which a terminal writes behind the curve: on a new line, the bar would be drawn anew below
 INDENT = " " * 11  # of a short sample, which stands below the losses of its row
 
 
@@ -38,10 +40,10 @@ def follow(run: Run, dataset: Dataset, ranks: Ranks, trackers: Trackers) -> gpt.
     console.print(f"\n{titles}", style="bold")
     for evaluation in history:
         console.print(_row(evaluation))
-    losses = [(line.iteration, line.loss) for line in run.log() if isinstance(line, gpt.Measurement)]
+    losses = [(line.iteration, line.loss) for line in measurements(run.log())]
 
     def curve() -> Text:
-        return loss_curve(losses, run.train_config.num_iter, console.width)
+        return loss_curve(losses, run.train_config.num_iter, console.width - ECHO)
 
     with stop_request() as should_stop, progress(*_columns(), below=curve) as bar:
         display = _Display(run, history, losses, bar)
@@ -72,7 +74,7 @@ class _Display:
     def show(self, event: gpt.Event) -> None:
         if isinstance(event, gpt.Measurement):
             self.losses.append((event.iteration, event.loss))
-            return  # a Progress follows at once
+            return
         now = time.monotonic()
         self.forecast.note(event, now - self.last_event)
         self.last_event = now

@@ -10,8 +10,8 @@ def import_extra(package: str, extra: str) -> ModuleType:
     """`package`, of the optional `extra`. Raises `UserError` if it is not installed."""
     try:
         return importlib.import_module(package)
-    except ImportError as error:
+    except Exception as error:  # not ImportError alone: packages that do not fit together raise anything
         raise UserError(
-            f"this takes the package {package}, which cannot be imported ({error})",
+            f"this takes the package {package.partition('.')[0]}, which cannot be imported ({error})",
             f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt',
         ) from error

@@ -13,7 +13,7 @@ from .files import DAMAGE, check_counts, check_measures
 @dataclass(frozen=True)
 class Measurement:
     """A step: its loss in nats per token, its learning rate, the norm of its gradients before they are clipped, and tokens per
-    second since the line before. Raises `ValueError` for impossible values."""
+    second since the line or the evaluation before. Raises `ValueError` for impossible values."""
 
     iteration: int
     loss: float
@@ -37,9 +37,14 @@ class Excerpt:
         check_counts(self.iteration)
         if not isinstance(self.text, str):
             raise ValueError(f"{self.text!r} is no text")
+        self.text.encode()  # half a pair of surrogates is none, either
 
 
 Line = Measurement | Excerpt
+
+
+def measurements(lines: Iterable[Line]) -> list[Measurement]:
+    return [line for line in lines if isinstance(line, Measurement)]
 
 
 def is_logged(iteration: int, interval: int) -> bool:

@@ -3,7 +3,7 @@
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,9 +51,18 @@ def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarra
         # square roots, so that a byte tells small weights apart
         "attention": base64.b64encode((np.sqrt(inside.attention) * 255).round().astype(np.uint8).tobytes()).decode(),
     }
-    # in a script, "<" could end it
-    said = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("/*DATA*/", said)
+    return filled(TEMPLATE, {"DATA": as_script(data)})
+
+
+def as_script(value: object) -> str:
+    """JSON that can stand in a script, which "<" could end."""
+    return json.dumps(value).replace("<", "\\u003c")
+
+
+def filled(template: Path, parts: Mapping[str, str]) -> str:
+    """The page of `template`, which has a `/*NAME*/` where a part belongs."""
+    before, *rest = template.read_text(encoding="utf-8").split("/*")
+    return before + "".join(parts[name] + text for name, text in (each.split("*/", 1) for each in rest))
 
 
 def _introduction(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:

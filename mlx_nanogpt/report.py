@@ -15,7 +15,8 @@ import numpy as np
 from .benchmark import PUBLISHED
 from .config import tokens_per_step
 from .extras import import_extra
-from .log import Excerpt, Measurement
+from .log import Excerpt, measurements
+from .page import as_script, filled
 from .run import Run
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -34,28 +35,21 @@ class Entry:
     floor: float | None = None
 
 
-def report_page(entries: Sequence[Entry], published: bool, inside: str) -> str:
+def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -> str:
     """The page on the runs of `entries`; the best validation loss is marked. `published` adds NanoLux's losses to the curves, and
-    `inside` is the page of `inside_page`. Raises `UserError` if plotly is not installed."""
+    `inside` is the page of `inside_page`, if there is a model yet. Raises `UserError` if plotly is not installed."""
     script = import_extra("plotly.offline", "report").get_plotlyjs()
     figures = {"losses": _losses(entries, published), "steps": _steps(entries)}
     parts = {
         "PLOTLY": script,
-        "FIGURES": _as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
+        "FIGURES": as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
         "TITLE": html.escape(f"Report on {', '.join(str(each.run.path) for each in entries)}"),
         "VERDICT": html.escape(_verdict([each.run for each in entries])),
         "FACTS": _facts(entries),
         "EXCERPTS": "".join(map(_excerpts, entries)),
-        "INSIDE": html.escape(inside),
+        "INSIDE": html.escape(inside or "<p>The first run has no weights yet."),
     }
-    page = TEMPLATE.read_text(encoding="utf-8")
-    before, *rest = page.split("/*")
-    return before + "".join(parts[name] + text for name, text in (each.split("*/", 1) for each in rest))
-
-
-def _as_script(value: object) -> str:
-    """JSON that can stand in a script, which "<" could end."""
-    return json.dumps(value).replace("<", "\\u003c")
+    return filled(TEMPLATE, parts)
 
 
 def _best(run: Run) -> float:
@@ -135,7 +129,7 @@ def _axes(run: Run) -> dict[str, Callable[[Sequence[int]], list[float]]]:
 
 def _times(run: Run) -> list[tuple[int, float]]:
     """Iterations, and the seconds of training up to each: measured at evaluations, and in between as the speeds of the log say."""
-    measured = [line for line in run.log() if isinstance(line, Measurement) and line.tokens_per_second > 0]
+    measured = [line for line in measurements(run.log()) if line.tokens_per_second > 0]
     found = [(0, 0.0)]
     for each in run.history():
         start, total = found[-1]
@@ -169,8 +163,8 @@ def _losses(entries: Sequence[Entry], published: bool):
     places: list[tuple[dict, list[int]]] = []  # the axes and the iterations of each trace
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
         run, history = entry.run, entry.run.history()
-        measured = [line for line in run.log() if isinstance(line, Measurement)]
-        name = f"{run.path}: " if len(entries) > 1 else ""
+        measured, axes = measurements(run.log()), _axes(run)
+        name = f"{html.escape(str(run.path))}: " if len(entries) > 1 else ""  # plotly reads tags
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
             ("one batch", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.6, "lines"),
@@ -192,7 +186,7 @@ def _losses(entries: Sequence[Entry], published: bool):
                 legendgroup=str(run.path),
                 showlegend=kind == "validation" or len(entries) == 1,
             )
-            places.append((_axes(run), iterations))
+            places.append((axes, iterations))
     for floor in {entry.floor for entry in entries} - {None}:
         figure.add_hline(
             floor, line={"color": "#888", "dash": "dash"}, annotation_text="no model gets below this text's entropy"
@@ -222,12 +216,12 @@ def _steps(entries: Sequence[Entry]):
         rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*kinds.values()]
     )
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        lines = [line for line in entry.run.log() if isinstance(line, Measurement)]
+        lines = measurements(entry.run.log())
         for row, kind in enumerate(kinds, start=1):
             figure.add_scatter(
                 x=[line.iteration for line in lines],
                 y=[float(f"{getattr(line, kind):.5g}") for line in lines],
-                name=str(entry.run.path),
+                name=html.escape(str(entry.run.path)),
                 showlegend=row == 1 and len(entries) > 1,
                 line={"color": colour, "width": 1.5},
                 row=row,

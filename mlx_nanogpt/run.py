@@ -9,8 +9,8 @@
     tracked.json            the name in trackers, if one was asked to follow
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it. If a crash comes in
-between, the history has one line too many, the log some, and the next process drops them. The best weights are written after it. If a crash
-comes in between, the next process that trains writes them.
+between, the history has one line too many, the log some, and the next process drops them. The best weights are written after
+it. If a crash comes in between, the next process that trains writes them.
 
 Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
 its content, and a checkpoint holds one of the history.
@@ -248,9 +248,10 @@ class Writer:
         """The name of the run in trackers: made once and kept, so that a training that goes on has the same, wherever the run
         is by then. Raises `UserError` if it cannot be written."""
         with suppress(OSError, *DAMAGE):
-            if isinstance(name := json.loads(_read_text(self.run.path / TRACKED))["name"], str):
+            if re.fullmatch("[A-Za-z0-9-]+", name := json.loads(_read_text(self.run.path / TRACKED))["name"]):
                 return name
-        name = f"{re.sub('[^A-Za-z0-9]+', '-', self.run.path.name)}-{uuid.uuid4().hex[:8]}"
+        words = re.findall("[A-Za-z0-9]+", self.run.path.name) or ["run"]
+        name = "-".join([*words, uuid.uuid4().hex[:8]])
         with _explaining_write(self.run.path, "make room or make the directory writable"):
             self.folder.write(TRACKED, json.dumps({"name": name}) + "\n")
         return name
@@ -263,8 +264,8 @@ class Writer:
         history: Sequence[Evaluation] = (),
         log: Sequence[Line] | None = None,
     ) -> None:
-        """Replace the log, if one is given, and then the checkpoint. At an evaluation, the last one of `history`, write the history before it, and
-        after it the weights as the best ones if the validation loss is the lowest.
+        """Replace the log, if one is given, and then the checkpoint. At an evaluation, the last one of `history`, write the history
+        before it, and after it the weights as the best ones if the validation loss is the lowest.
 
         Raises `UserError` if that fails. If the checkpoint fails, the older one is untouched.
         """
@@ -402,9 +403,14 @@ def newest_run() -> Run:
     return open_run(checkpoints[0].parent)
 
 
-def run_folders() -> list[Path]:
-    """The folders of `runs/` that hold a run, also a damaged one; the one that was written last comes first."""
-    return list(dict.fromkeys(file.parent for file in _newest_first(*FILES)))
+def run_folders() -> dict[Path, float]:
+    """The folders of `runs/` that hold a run, also a damaged one, and when each was written (seconds since 1970); the one that was
+    written last comes first."""
+    found: dict[Path, float] = {}
+    for file in _newest_first(*FILES):
+        with suppress(FileNotFoundError):  # another process may replace it right now
+            found.setdefault(file.parent, file.stat().st_mtime)
+    return found
 
 
 def _newest_first(*names: str) -> list[Path]:

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
+from .errors import UserError
 from .evaluation import Evaluation
 from .extras import import_extra
-from .log import Line, Measurement
-from .run import Run
+from .log import Measurement, measurements
+from .run import Run, Writer
 from .training import Event
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the packages, and of the extras
@@ -23,78 +24,83 @@ PROJECT = "mlx-nanogpt"  # where trackio and wandb keep the runs
 
 
 class Tracker(Protocol):
-    """What follows `run`, which it knows by `name`. It has all values up to the iteration `told` already."""
+    """What follows `run`, whose `writer` knows its name. It has all values up to the iteration `told` already."""
 
     told: int
 
-    def __init__(self, run: Run, name: str): ...
+    def __init__(self, run: Run, writer: Writer): ...
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None: ...
 
 
 class TensorBoard:
     """Event files in the run's directory: `tensorboard --logdir runs` shows all runs."""
 
-    told = -1
-
-    def __init__(self, run: Run, name: str):
+    def __init__(self, run: Run, writer: Writer):
         writing = import_extra("tensorboard.summary.writer.record_writer", "tensorboard")
         self.proto = import_extra("tensorboard.compat.proto.event_pb2", "tensorboard")
+        reading = import_extra("tensorboard.backend.event_processing.event_file_loader", "tensorboard")
+        older = run.path.glob("events.out.tfevents.*")
+        self.told = max(
+            (each.step for file in older for each in reading.LegacyEventFileLoader(str(file)).Load()), default=-1
+        )
         # Readers take the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self.file = open(run.path / name, "xb", buffering=0)
-        self.writer = writing.RecordWriter(self.file)
+        self.records = writing.RecordWriter(self.file)
         self._add(file_version="brain.Event:2")
-        # A START drops what older files have from its step on, so each file tells the whole run.
-        self._add(step=0, session_log={"status": self.proto.SessionLog.START})
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self._add(step=iteration, summary={"value": [{"tag": tag, "simple_value": x} for tag, x in values.items()]})
 
     def _add(self, **content: Any) -> None:
-        self.writer.write(self.proto.Event(wall_time=time.time(), **content).SerializeToString())
+        self.records.write(self.proto.Event(wall_time=time.time(), **content).SerializeToString())
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.file.close()
 
 
 class Trackio:
     """A run of trackio, by default in a database on this machine."""
 
-    def __init__(self, run: Run, name: str):
+    def __init__(self, run: Run, writer: Writer):
         self.trackio = import_extra("trackio", "trackio")
-        self.run = self.trackio.init(PROJECT, name, resume="allow", config=_config(run))
+        self.run = self.trackio.init(PROJECT, writer.tracked_name(), resume="allow", config=_config(run))
         self.told = self.run._next_step - 1  # it has no public name
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.trackio.finish()
 
 
 class WeightsAndBiases:
     """A run of wandb. Offline it knows nothing of earlier trainings, so each of its folders tells the whole run."""
 
-    def __init__(self, run: Run, name: str):
+    def __init__(self, run: Run, writer: Writer):
         wandb = import_extra("wandb", "wandb")
+        if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+            raise UserError(
+                "there is no account at Weights & Biases to send to", "call wandb login, or set WANDB_MODE to offline"
+            )
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=name,
-            name=name,
+            id=writer.tracked_name(),
+            name=writer.tracked_name(),
             resume="allow",
             config=_config(run),
-            settings=wandb.Settings(console="off"),  # it would copy the screen
+            settings=wandb.Settings(console="off", quiet=True),  # it would copy the screen
         )
         self.told = self.run.step - 1
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
 
-    def close(self) -> None:
-        self.run.finish()
+    def close(self, failed: bool) -> None:
+        self.run.finish(exit_code=int(failed))
 
 
 KINDS: dict[TrackerName, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}
@@ -107,30 +113,36 @@ def check_installed(names: Sequence[TrackerName]) -> None:
 
 
 class Trackers:
-    """The trackers `names` of a training of `run`; a context that closes them.
+    """The trackers `names` of a training of `run`, open for the time of a context.
 
     They are told of the past of the run first, as far as they do not know it. If one fails, `on_failure` gets its name and the
-    reason, and it is told no more. Raises `UserError` if another process trains the run, or if its directory cannot be written.
+    reason, and it is told no more. Entering raises `UserError` if another process trains the run.
     """
 
     def __init__(self, names: Sequence[TrackerName], run: Run, on_failure: Callable[[TrackerName, str], None]):
-        self.on_failure = on_failure
+        self.names, self.run, self.on_failure = names, run, on_failure
         self.iteration = 0
         self.values: dict[str, float] = {}  # of this iteration, not told yet
         self.trackers: dict[TrackerName, Tracker] = {}
-        if not names:
-            return
-        with run.locked() as writer:
-            name_of_run = writer.tracked_name()
-        for name in dict.fromkeys(names):
-            with self._survived(name):
-                self.trackers[name] = KINDS[name](run, name_of_run)
-        for event in sorted(
-            [*run.log(), *run.history()], key=lambda each: each.iteration
-        ):  # a step before its evaluation
-            self.note(event)
 
-    def note(self, event: Event | Line) -> None:
+    def __enter__(self) -> "Trackers":
+        if self.names:
+            past: list[Measurement | Evaluation] = [*measurements(self.run.log()), *self.run.history()]
+            with self.run.locked() as writer:
+                for name in self.names:
+                    with self._survived(name):
+                        self.trackers[name] = KINDS[name](self.run, writer)
+            # a step that is evaluated, too, comes before its evaluation
+            for event in sorted(past, key=lambda each: each.iteration):
+                self.note(event)
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        for name, tracker in list(self.trackers.items()):
+            with self._survived(name):
+                tracker.close(failed=kind is not None)
+
+    def note(self, event: Event) -> None:
         """Tell what `event` brings. The values of a step are told together: once it is evaluated, or another one begins."""
         if event.iteration > self.iteration:
             self._tell()
@@ -141,15 +153,6 @@ class Trackers:
             case Evaluation():
                 self.values |= {"eval/loss": event.valid_loss, "eval/train_loss": event.train_loss}
                 self._tell()
-
-    def __enter__(self) -> "Trackers":
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is not KeyboardInterrupt:  # what stops at once does not wait for a network
-            for name, tracker in list(self.trackers.items()):
-                with self._survived(name):
-                    tracker.close()
 
     def _tell(self) -> None:
         if self.values:
@@ -170,4 +173,5 @@ class Trackers:
 
 
 def _config(run: Run) -> dict:
-    return asdict(run.gpt_config) | asdict(run.train_config) | {"corpus": run.corpus.name, "versions": run.versions()}
+    corpus = run.corpus.name.encode(errors="backslashreplace").decode()  # the name of a file may be no UTF-8
+    return asdict(run.gpt_config) | asdict(run.train_config) | {"corpus": corpus, "versions": run.versions()}

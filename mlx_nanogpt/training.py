@@ -6,7 +6,7 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -87,13 +87,13 @@ Event = Progress | Measurement | Evaluating | Evaluation | Saved | Sample | Done
 
 
 class Unread(NamedTuple):
-    """What a step gives, still on the device: its loss and, if it is logged, the norm of its gradients and the tokens per
-    second since the step that was logged before."""
+    """What a step gives, still on the device: its loss and, if it is logged, the norm of its gradients. The speed of a logged step
+    is measured while the device computes it."""
 
     iteration: int
     loss: mx.array
     norm: mx.array | None
-    tokens_per_second: float
+    tokens_per_second: float | None = None
 
 
 class Diverged(UserError):
@@ -281,7 +281,20 @@ def _train(
             yield saved
             if sample and not training.is_over():
                 yield sample
-        yield Done(training.iteration, training.end() or "finished", writer.path)
+        yield Done(training.iteration, end_of(training.history, run.train_config) or "finished", writer.path)
+
+
+def end_of(
+    history: Sequence[Evaluation], config: TrainConfig
+) -> Literal["finished", "out of patience", "at the target"] | None:
+    """Why a training with the evaluations of `history` is over; None if it is not."""
+    if not history:
+        return None
+    if history[-1].iteration >= config.num_iter:
+        return "finished"
+    if history[-1].valid_loss <= config.target_loss and config.target_loss > 0:
+        return "at the target"
+    return "out of patience" if 0 < config.patience <= since_best(history) else None
 
 
 class Training:
@@ -305,7 +318,7 @@ class Training:
         mx.eval(self.state)
         self.loss = math.nan  # the newest one that the host has read
         self.unread: deque[Unread] = deque()
-        self.timed = self.iteration, time.perf_counter()  # the last step that was logged, and when it was started
+        self.timed = self.iteration, time.perf_counter()  # steps that were done, and when
 
     def _restored(self) -> tuple[Position, list[Evaluation], bool]:
         """Load the checkpoint, which the first rank has; return how far it is, the losses up to it, and whether there is one."""
@@ -325,17 +338,7 @@ class Training:
     def is_over(self) -> bool:
         """Whether all iterations are done and evaluated, or no better loss came for `patience` evaluations, or the loss is at
         `target_loss`."""
-        return self.end() is not None
-
-    def end(self) -> Literal["finished", "out of patience", "at the target"] | None:
-        """Why the training is over; None if it is not."""
-        if not self.history:
-            return None
-        if self.evaluated >= self.config.num_iter:
-            return "finished"
-        if self.history[-1].valid_loss <= self.config.target_loss and self.config.target_loss > 0:
-            return "at the target"
-        return "out of patience" if 0 < self.config.patience <= since_best(self.history) else None
+        return end_of(self.history, self.config) is not None
 
     def steps(self, should_stop: Callable[[], bool]) -> Iterator[Progress | Measurement]:
         """Train up to the next evaluation, or until `should_stop` returns true."""
@@ -358,16 +361,18 @@ class Training:
     def _start_step(self, idx: mx.array, targets: mx.array) -> None:
         """Start a step; the host reads later what comes out of it."""
         self.iteration += 1
-        norm, speed = None, 0.0
         if is_logged(self.iteration, REPORT_INTERVAL):
             loss, norm = self.measured_step(idx, targets)
-            steps, (since, now) = self.iteration - self.timed[0], (self.timed[1], time.perf_counter())
-            speed = steps * tokens_per_step(self.run.gpt_config, self.config) / (now - since)
-            self.timed = self.iteration, now
+            mx.async_eval([loss, norm, self.state])
         else:
-            loss = self.step(idx, targets)
-        mx.async_eval([loss, self.state] if norm is None else [loss, norm, self.state])
-        self.unread.append(Unread(self.iteration, loss, norm, speed))
+            loss, norm = self.step(idx, targets), None
+            mx.async_eval([loss, self.state])
+        self.unread.append(Unread(self.iteration, loss, norm))
+
+    def _speed(self, done: int) -> float:
+        """Tokens per second since the call before, or since the interval began; the step `done` has just been done."""
+        (since, then), self.timed = self.timed, (done, time.perf_counter())
+        return (done - since) * tokens_per_step(self.run.gpt_config, self.config) / (self.timed[1] - then)
 
     def evaluate(self) -> Generator[Evaluating, None, Evaluation]:
         """Estimate the losses of both splits, and add them to the history."""
@@ -436,9 +441,14 @@ class Training:
                 # a step with such gradients leaves no weight finite
                 if not math.isfinite(size := norm.item()):
                     raise self._diverged(iteration)
-                line = Measurement(iteration, self.loss, rate_at(self.config, iteration - 1), size, speed)
+                rate, speed = rate_at(self.config, iteration - 1), speed or self._speed(iteration)
+                line = Measurement(iteration, self.loss, rate, size, speed)
                 self.log.append(line)
                 yield line
+        # the step before the newest has just been done
+        if self.unread and self.unread[-1].norm is not None and self.unread[-1].iteration - 1 > self.timed[0]:
+            newest = self.unread.pop()
+            self.unread.append(newest._replace(tokens_per_second=self._speed(newest.iteration - 1)))
 
     def _diverged(self, iteration: int) -> Diverged:
         saved = self.saved.iteration

@@ -1,5 +1,6 @@
 """The promises of a run's log: it has every tenth step and each evaluation's text, exactly once, whatever happened in between."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_nanogpt import training
 from conftest import DATA, arrays, asked, finish, loss_fn, tiny_run, tiny_train
 from mlx.utils import tree_flatten
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.log import Excerpt, Measurement, from_text, is_logged, to_text
 from mlx_nanogpt.optimizer import rate_at
 from mlx_nanogpt.text.batches import training_batch
@@ -45,6 +48,41 @@ def test_a_log_line_is_told_when_its_step_is_known():
     run = tiny_run(num_iter=25)
     told = [event for event in finish(run) if isinstance(event, Measurement)]
     assert told == run.log() and all(line.tokens_per_second > 0 for line in told)
+
+
+class Waited:
+    """A loss on a device for which the host waits: the clock stands at the step that is done."""
+
+    clock = 0.0
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def item(self) -> float:
+        Waited.clock = max(Waited.clock, self.step)
+        return 1.0
+
+
+@pytest.mark.parametrize("eval_interval", [1, 7, 10, 15, 40])
+def test_the_speed_of_a_line_is_that_of_its_steps(eval_interval, monkeypatch):
+    def make_step(model, optimizer, config, ranks, measured):
+        steps = itertools.count(1)
+        shared = monkeypatched.setdefault("steps", steps)
+
+        def step(idx, targets):
+            number = next(shared)
+            return (Waited(number), Waited(0)) if measured else Waited(number)
+
+        return step
+
+    monkeypatched: dict = {}
+    monkeypatch.setattr(Waited, "clock", 0.0)
+    monkeypatch.setattr(training, "make_step", make_step)
+    monkeypatch.setattr(training.mx, "async_eval", lambda *arrays: None)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: Waited.clock)
+    run = tiny_run(num_iter=40, eval_interval=eval_interval)
+    speeds = [event.tokens_per_second for event in finish(run) if isinstance(event, Measurement)]
+    assert speeds == [tokens_per_step(run.gpt_config, run.train_config)] * 4  # a step takes a second
 
 
 def test_a_million_steps_have_a_short_log():
@@ -129,7 +167,7 @@ def test_a_run_without_a_log_goes_on():
 DAMAGED = [
     "", "null", "[]", "{", "\0", "�", '{"iteration": 10}', '{"iteration": 1e999, "text": "x"}', "[" * 100_000,
     '{"iteration": 10, "loss": NaN, "learning_rate": 1, "grad_norm": 1, "tokens_per_second": 1}',
-    '{"iteration": -1, "text": "x"}', '{"iteration": 5, "text": 7}', '{"iteration": ' + "9" * 5000 + ', "text": "x"}',
+    '{"iteration": -1, "text": "x"}', '{"iteration": 5, "text": "\\ud800"}', '{"iteration": 5, "text": 7}', '{"iteration": ' + "9" * 5000 + ', "text": "x"}',
 ]  # fmt: skip
 
 

@@ -62,19 +62,7 @@ def test_a_page_stays_small(preset):
 @pytest.mark.parametrize("place", [0, 5, 22, 29])
 @pytest.mark.slow
 def test_a_browser_shows_the_numbers_of_the_model(place):
-    Path("page.html").write_text(PAGE, encoding="utf-8")
-    command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--virtual-time-budget=2000",
-        "--enable-logging=stderr",
-    ]
-    address = f"{Path('page.html').absolute().as_uri()}#{place}"
-    result = subprocess.run([*command, "--dump-dom", address], capture_output=True, text=True, timeout=60, check=True)
-    assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
-    dom = result.stdout
+    dom = dom_of(PAGE, f"#{place}")
     found, inside = inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
     token = TOKENIZER.decode([int(IDS[place])]).replace("\n", "⏎").replace(" ", "␣")
     chosen = html.unescape(re.sub("<[^>]+>", "", part(dom, "chosen")))
@@ -89,6 +77,17 @@ def test_a_browser_shows_the_numbers_of_the_model(place):
     looked = percents(r"\((\d+)%\)", part(dom, "looked"))
     greatest = 100 * np.sort(inside.attention[-1, 0, place])[::-1][: len(looked)]
     assert looked and looked == pytest.approx(greatest, abs=1)
+
+
+def dom_of(page: str, place: str = "") -> str:
+    """What Chromium makes of `page`, opened at a `place`."""
+    Path("page.html").write_text(page, encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--enable-logging=stderr"]
+    address = f"{Path('page.html').absolute().as_uri()}{place}"
+    command = [CHROMIUM, *options, "--dump-dom", address]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)
+    assert "CONSOLE" not in result.stderr  # no error, and no request that was refused
+    return result.stdout
 
 
 def part(dom: str, name: str) -> str:

@@ -1,7 +1,10 @@
 """The promises of trackers: each has every record of a run exactly once, whatever happened in between, and none can stop a
 training."""
 
+import itertools
+import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -25,15 +28,13 @@ def never(name: str, reason: str) -> None:
 
 def follow(run: gpt.Run, *names: str, events: int | None = None, should_stop=lambda: False, on_failure=never) -> None:
     """Train `run`, followed by trackers. With a number of `events`, the process is gone after them, and closes nothing."""
-    told = Trackers(names, run, on_failure)
+    told = Trackers(names, run, on_failure).__enter__()
     stream = gpt.train(run, DATA, should_stop)
-    for number, event in enumerate(stream, 1):
+    for event in itertools.islice(stream, events):
         told.note(event)
-        if number == events:
-            stream.close()
-            return
-    with told:
-        pass
+    stream.close()
+    if events is None:
+        told.__exit__(None)
 
 
 def recorded(run: gpt.Run) -> dict[int, dict[str, float]]:
@@ -74,18 +75,22 @@ def trackios_rows(run: gpt.Run) -> dict[int, dict[str, float]]:
 
 
 def wandbs_history(run: gpt.Run) -> dict[int, dict[str, float]]:
-    """The history of `run` in the file that wandb wrote last, by wandb's own protocol."""
-    messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
-    name, found = name_of(run), {}
-    folders = Path("wandb").glob(f"offline-run-*-{name}")
-    file = max(folders, key=lambda folder: folder.stat().st_mtime_ns) / f"run-{name}.wandb"
-    for bytes_of_record in records(file.read_bytes()):
-        record = messages.Record.FromString(bytes_of_record)
+    """The history of `run` in the file that wandb wrote last."""
+    found = {}
+    for record in wandbs_records(run):
         if record.WhichOneof("record_type") == "history":
             values = {"/".join(item.nested_key) or item.key: float(item.value_json) for item in record.history.item}
             assert int(values["_step"]) not in found
             found[int(values["_step"])] = {name: value for name, value in values.items() if "/" in name}
     return found
+
+
+def wandbs_records(run: gpt.Run) -> list:
+    """The newest file of wandb's on `run`, by wandb's own protocol."""
+    messages, name = pytest.importorskip("wandb.proto.wandb_internal_pb2"), name_of(run)
+    folders = Path("wandb").glob(f"offline-run-*-{name}*")
+    file = max(folders, key=lambda folder: folder.stat().st_mtime_ns) / f"run-{name}.wandb"
+    return [messages.Record.FromString(record) for record in records(file.read_bytes())]
 
 
 def records(data: bytes) -> Iterator[bytes]:
@@ -111,6 +116,16 @@ def name_of(run: gpt.Run) -> str:
 STORES = {"tensorboard": events_in, "trackio": trackios_rows, "wandb": wandbs_history}
 
 
+def trackios_config(run: gpt.Run) -> dict:
+    storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
+    return storage.get_run_config(PROJECT, name_of(run))
+
+
+def wandbs_run(run: gpt.Run):
+    """What wandb keeps of `run` beside its history."""
+    return next(record.run for record in wandbs_records(run) if record.WhichOneof("record_type") == "run")
+
+
 def check_store(name: str, run: gpt.Run) -> None:
     """Check that a tracker has all that the run recorded, and that alone."""
     found, wanted = STORES[name](run), recorded(run)
@@ -126,6 +141,7 @@ def check_store(name: str, run: gpt.Run) -> None:
 def test_a_tracker_has_all_records_of_a_run_once_also_of_one_that_goes_on(name, monkeypatch):
     pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
     run = tiny_run(**LONG)
     follow(run, should_stop=asked(7))  # before the tracker was asked for
     follow(run, name, should_stop=asked(9))
@@ -134,6 +150,13 @@ def test_a_tracker_has_all_records_of_a_run_once_also_of_one_that_goes_on(name, 
     follow(run, name)
     assert run.position().iteration == 25 and 25 in recorded(run)
     check_store(name, run)
+    if name == "trackio":
+        found = trackios_config(run)
+        assert found["n_layer"] == 1 and found["corpus"] == "play.txt" and "mlx" in found["versions"]
+    if name == "wandb":
+        about = wandbs_run(run)
+        said = {each.key: json.loads(each.value_json) for each in about.config.update}
+        assert about.project == "mine" and said["n_layer"] == 1 and said["corpus"] == "play.txt"
 
 
 # ---- whatever happens in between
@@ -143,29 +166,30 @@ class Memory:
     """A tracker that keeps what it is told, and knows later where it was, as trackio does."""
 
     rows: list[tuple[int, dict]]
+    failed: list[bool]  # what it was told at its end
 
-    def __init__(self, run: gpt.Run, name: str):
+    def __init__(self, run: gpt.Run, writer):
         self.told = max((iteration for iteration, _ in self.rows), default=-1)
 
     def log(self, iteration: int, values: dict) -> None:
         self.rows.append((iteration, dict(values)))
 
-    def close(self) -> None:
-        pass
+    def close(self, failed: bool) -> None:
+        self.failed.append(failed)
 
 
 class Forgetful(Memory):
     """A tracker that begins anew each time, as a folder of wandb does."""
 
-    def __init__(self, run: gpt.Run, name: str):
+    def __init__(self, run: gpt.Run, writer):
         self.rows.clear()
-        super().__init__(run, name)
+        super().__init__(run, writer)
 
 
 @pytest.fixture
 def kinds(monkeypatch) -> dict[str, type[Memory]]:
     """Trackers of both kinds, without rows."""
-    found = {kind.__name__: type("Kind", (kind,), {"rows": []}) for kind in (Memory, Forgetful)}
+    found = {kind.__name__: type("Kind", (kind,), {"rows": [], "failed": []}) for kind in (Memory, Forgetful)}
     for name, kind in found.items():
         monkeypatch.setitem(KINDS, name, kind)
     return found
@@ -204,13 +228,15 @@ def test_a_run_keeps_its_name_unless_the_file_is_damaged():
     run = tiny_run("my run")
     name = name_of(run)
     assert name.startswith("my-run-") and name_of(run) == name != name_of(tiny_run("other/my run"))
-    (run.path / "tracked.json").write_text('{"name": 7}')
-    assert name_of(run) not in (name, 7)
+    assert name_of(tiny_run("日本")).startswith("run-")
+    for damaged in ("", "{", '{"name": 7}', '{"name": ""}', '{"name": "a/b"}'):
+        (run.path / "tracked.json").write_text(damaged)
+        assert re.fullmatch("my-run-[0-9a-f]{8}", name_of(run)) and name_of(run) != name
 
 
 def test_a_run_that_another_process_trains_is_not_told(kinds, run):
-    with run.locked(), pytest.raises(gpt.UserError, match="in use by another process"):
-        Trackers([*kinds], run, never)
+    with run.locked(), pytest.raises(gpt.UserError, match="in use by another process"), Trackers([*kinds], run, never):
+        pass
     assert not any(kind.rows for kind in kinds.values())
 
 
@@ -219,7 +245,7 @@ def test_a_run_that_another_process_trains_is_not_told(kinds, run):
 
 @pytest.mark.parametrize("part", ["__init__", "log", "close"])
 def test_a_tracker_that_fails_is_told_once_and_stops_nothing(kinds, part, monkeypatch):
-    def fail(*arguments) -> None:
+    def fail(*arguments, **more) -> None:
         raise OSError("no space\nleft")
 
     monkeypatch.setattr(kinds["Forgetful"], part, fail)
@@ -229,16 +255,22 @@ def test_a_tracker_that_fails_is_told_once_and_stops_nothing(kinds, part, monkey
     assert run.position().iteration == 8 and without_speed(kinds["Memory"].rows) == sorted(recorded(run).items())
 
 
+def test_a_tracker_is_told_whether_the_training_failed(kinds):
+    run = tiny_run()
+    follow(run, *kinds)
+    with pytest.raises(gpt.UserError), Trackers([*kinds], run, never):
+        raise gpt.UserError("the loss is not finite", "try a lower rate")
+    assert all(kind.failed == [False, True] for kind in kinds.values())
+
+
 def test_a_full_disk_stops_no_training():
     pytest.importorskip("tensorboard")
     failures, run = [], tiny_run()
-    with open("/dev/full", "wb") as full:
-        told = Trackers(["tensorboard"], run, lambda *failure: failures.append(failure))
-        tensorboard = told.trackers["tensorboard"]
-        os.dup2(full.fileno(), tensorboard.file.fileno())
-    with told, tensorboard.file:
-        for event in gpt.train(run, DATA):
-            told.note(event)
+    with Trackers(["tensorboard"], run, lambda *failure: failures.append(failure)) as told:
+        with open("/dev/full", "wb") as full, told.trackers["tensorboard"].file as file:
+            os.dup2(full.fileno(), file.fileno())
+            for event in gpt.train(run, DATA):
+                told.note(event)
     assert [name for name, _ in failures] == ["tensorboard"] and "No space left on device" in failures[0][1]
     assert run.position().iteration == 8
 
@@ -277,5 +309,9 @@ def test_train_goes_on_if_wandb_does_not_start(monkeypatch):
     ) as process:
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "wandb failed, so the training goes on without it: No API key configured" in out and "Traceback" not in err
+    assert (
+        "wandb failed, so the training goes on without it: there is no account at Weights & Biases to send to; call wandb login"
+        in out
+        and "Traceback" not in err
+    )
     assert gpt.open_run(Path("runs/1")).position().iteration == 4

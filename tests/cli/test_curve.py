@@ -53,6 +53,12 @@ def test_the_labels_are_the_highest_and_the_lowest_mean():
     assert lines[-1].split() == ["0", "training", "loss,", "to", "iteration", "200"]
 
 
+def test_losses_of_any_size_have_room():
+    for large in (99.999, 150.0, 1e30):
+        lines = loss_curve([(10, 3.0), (20, large)], 20, 60).plain.splitlines()
+        assert {line[LABEL - 1] for line in lines[:HEIGHT]} == {" "} and max(map(len, lines)) == 60
+
+
 @pytest.mark.parametrize("losses, width", [([], 80), (FALLING, 45)])
 def test_without_losses_or_room_there_is_no_curve(losses, width):
     assert not loss_curve(losses, 200, width)

@@ -93,4 +93,7 @@ def test_a_page_of_a_long_text_says_how_much_it_shows(mlx_gpt, run, monkeypatch)
 
 def test_a_page_that_cannot_be_written_is_a_sentence(mlx_gpt, run):
     result = mlx_gpt("inspect", "to be", "--html=nowhere/inside.html")
-    assert is_a_sentence(result) and "nowhere/inside.html cannot be written (No such file or directory)" in result.err
+    assert (
+        is_a_sentence(result)
+        and "nowhere/inside.html cannot be written (there is no such folder, or no right to)" in result.err
+    )

@@ -1,9 +1,10 @@
 """The promises of `mlx-gpt report`: a file for any run, and a sentence where there can be none."""
 
+import os
 from pathlib import Path
 
 import pytest
-from conftest import TINY, tiny_run, trained_run
+from conftest import TINY, asked, finish, tiny_run, trained_run
 from helpers import is_a_sentence
 
 pytest.importorskip("plotly")
@@ -11,7 +12,7 @@ pytest.importorskip("plotly")
 
 def test_it_writes_a_page_on_the_newest_run(mlx_gpt, run):
     result = mlx_gpt("report")
-    assert result.status == 0 and result.out.startswith("The report is report.html (")
+    assert result.status == 0 and result.out.startswith("The report on runs/1 is report.html (")
     page = Path("report.html").read_text()
     for fact in ("play.txt", "Best validation loss", "8 iterations of 4 x 8 = 32 tokens", "mlx-nanogpt"):
         assert fact in page
@@ -54,7 +55,7 @@ def test_the_floor_of_a_text_is_drawn_where_it_is_known(mlx_gpt, text, floor):
         (["--text=é"], "the model has never seen 'é'"),
         (
             ["--out=nowhere/report.html"],
-            "nowhere/report.html cannot be written (No such file or directory); choose another --out",
+            "nowhere/report.html cannot be written (there is no such folder, or no right to); choose another --out",
         ),
     ],
 )
@@ -63,7 +64,23 @@ def test_what_cannot_be_reported_is_a_sentence(mlx_gpt, run, arguments, reason):
     assert is_a_sentence(result) and reason in result.err and not Path("report.html").exists()
 
 
-def test_a_run_without_a_model_has_no_report_yet(mlx_gpt):
+def test_a_run_without_weights_has_a_report_without_an_inside(mlx_gpt):
     tiny_run()
-    result = mlx_gpt("report", "runs/1")
-    assert is_a_sentence(result) and "has no best weights" in result.err
+    assert mlx_gpt("report", "runs/1").status == 0
+    page = Path("report.html").read_text()
+    assert "No evaluation is recorded yet." in page and "The first run has no weights yet." in page
+
+
+def test_a_run_that_was_stopped_early_shows_its_last_weights(mlx_gpt):
+    finish(tiny_run(), asked(3))
+    assert mlx_gpt("report").status == 0
+    assert "iteration 2 of 8, on the beginning of the validation text of play.txt." in Path("report.html").read_text()
+
+
+@pytest.mark.parametrize("command", [["report"], ["inspect", "--html=report.html"]])
+def test_the_name_of_a_text_may_be_no_utf8(mlx_gpt, command):
+    name = os.fsdecode(b"caf\xe9.txt")
+    Path("play.txt").rename(name)
+    assert mlx_gpt("train", *TINY[:-1], f"--data={name}").status == 0
+    assert mlx_gpt(*command).status == 0
+    assert "caf\\udce9.txt" in Path("report.html").read_text()

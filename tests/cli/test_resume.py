@@ -166,6 +166,14 @@ def test_a_text_that_moved_is_asked_for(mlx_gpt):
     assert mlx_gpt("train", "--resume=runs/1", "--num-iter=6", "--data=moved.txt").status == 0
 
 
+def test_a_run_that_is_stopped_goes_on_with_its_trackers(mlx_gpt, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr(train, "follow", lambda run, *_: Done(4, "interrupted", run.path))
+    out = mlx_gpt("train", *TINY, "--report-to=tensorboard", "--report-to=tensorboard").out
+    assert "  mlx-gpt train --resume runs/1 --report-to tensorboard\n" in out
+    assert "  Trackers  tensorboard (look with tensorboard --logdir runs)\n" in out
+
+
 def test_a_resumed_run_that_is_stopped_goes_on_with_the_options_it_was_given(mlx_gpt, monkeypatch):
     mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
     Path("play.txt").rename("the play.txt")
