@@ -100,7 +100,7 @@ def explaining_damage(path: Path) -> Iterator[None]:
     except DAMAGE as error:
         raise UserError(
             f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error})",
-            "restore it from a copy, or train a new run",
+            "restore it from a copy, name another run, or train a new one",
         ) from error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import numpy as np
 import pytest
+from mlx_nanogpt import training
 from conftest import DATA, TINY, asked, finish, in_a_process, tiny_run
 from mlx_nanogpt.trackers import KINDS, PROJECT, Trackers
 
@@ -201,12 +202,15 @@ def without_speed(rows: list) -> list:
     ]
 
 
-def test_a_tracker_has_no_gap_and_nothing_twice_after_a_kill_at_any_event(kinds):
-    whole = tiny_run(**LONG)
+def test_a_tracker_has_no_gap_and_nothing_twice_after_a_kill_at_any_event(kinds, monkeypatch):
+    monkeypatch.setattr(training, "REPORT_INTERVAL", 2)
+    settings = LONG | {"num_iter": 5, "eval_interval": 2}
+    whole = tiny_run(**settings)
     events = len(finish(whole))
     wanted = sorted(recorded(whole).items())
+    assert [iteration for iteration, _ in wanted] == [2, 4, 5]
     for killed_after in range(1, events):
-        run = tiny_run(**LONG)
+        run = tiny_run(**settings)
         follow(run, *kinds, events=killed_after)
         follow(run, *kinds)
         for kind in kinds.values():

@@ -15,6 +15,7 @@ from mlx_nanogpt import GPTConfig, TrainConfig, benchmark, open_run
 from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_gpt, tiny_run, trained_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
 from mlx_nanogpt.text.identity import CorpusIdentity
+from mlx_nanogpt_cli.consoles import console
 from mlx_nanogpt_cli.describe import describe_data, describe_run
 from mlx_nanogpt_cli.training_display import short_sample
 
@@ -182,7 +183,7 @@ def trained_run_of(iterations: int) -> gpt.GPT:
 
 
 def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(type(console), "width", 40)
     line = short_sample(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
     assert line.plain == " " * 11 + "To be / \\u0009or \\u001B[31mn\u2026"
 
