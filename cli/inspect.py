@@ -8,7 +8,7 @@ import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.inspection import Inspection, inspect
-from mlx_nanogpt.page import inside_page, most_tokens
+from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.sources import chosen_model
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table

@@ -7,8 +7,8 @@ import numpy as np
 import typer
 from mlx_nanogpt import Dataset, Run, UserError
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.page import inside_page
-from mlx_nanogpt.report import Entry, report_page
+from mlx_nanogpt.pages.inside import inside_page
+from mlx_nanogpt.pages.report import Entry, report_page
 from mlx_nanogpt.sources import chosen_run, own_dataset
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 

@@ -44,6 +44,7 @@ Line = Measurement | Excerpt
 
 
 def measurements(lines: Iterable[Line]) -> list[Measurement]:
+    """The steps among `lines`."""
     return [line for line in lines if isinstance(line, Measurement)]
 
 

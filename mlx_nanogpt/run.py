@@ -6,7 +6,7 @@
     log.jsonl               loss, rate, gradient norm and speed of every few steps; what the model wrote at each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and how far they are
     best.safetensors        the weights of the lowest validation loss so far
-    tracked.json            the name in trackers, if one was asked to follow
+    tracked.json            the name that trackio and wandb know, if one of them followed
 
 A checkpoint is one file, so it is replaced as a whole or not at all. The history is written before it. If a crash comes in
 between, the history has one line too many, the log some, and the next process drops them. The best weights are written after
@@ -397,34 +397,36 @@ def _parsed(path: Path, config: Mapping, text: str) -> Run:
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
-    checkpoints = _newest_first(CHECKPOINT)
+    checkpoints = _written(CHECKPOINT)
     if not checkpoints:
         raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
-    return open_run(checkpoints[0].parent)
+    return open_run(next(iter(checkpoints)).parent)
 
 
 def run_folders() -> dict[Path, float]:
-    """The folders of `runs/` that hold a run, also a damaged one, and when each was written (seconds since 1970); the one that was
-    written last comes first."""
+    """The folders of `runs/` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
+    first."""
     found: dict[Path, float] = {}
-    for file in _newest_first(*FILES):
-        with suppress(FileNotFoundError):  # another process may replace it right now
-            found.setdefault(file.parent, file.stat().st_mtime)
+    for file, written in _written(*FILES).items():
+        found.setdefault(file.parent, written)
     return found
 
 
-def _newest_first(*names: str) -> list[Path]:
-    """The files in the folders of `runs/` that have one of `names`."""
-    files = [file for name in names for file in RUNS.glob(f"*/{name}")]
-    return sorted(files, key=lambda file: file.stat().st_mtime_ns, reverse=True)
+def _written(*names: str) -> dict[Path, float]:
+    """The files in the folders of `runs/` that have one of `names`, and when each was written, the newest first."""
+    found = {}
+    for file in (file for name in names for file in RUNS.glob(f"*/{name}")):
+        with suppress(FileNotFoundError):  # another process may have removed it meanwhile
+            found[file] = file.stat().st_mtime
+    return dict(sorted(found.items(), key=lambda each: each[1], reverse=True))
 
 
 def _runs_to_name() -> str:
     """A remedy: the newest runs in `runs/`."""
-    runs = _newest_first(CONFIG)
+    runs = [file.parent for file in _written(CONFIG)]
     if not runs:
         return "train one first"
-    return f"name one that does: {', '.join(_quoted(file.parent) for file in runs[:5])}"
+    return f"name one that does: {', '.join(map(_quoted, runs[:5]))}"
 
 
 def _next_numbered() -> Path:

@@ -92,7 +92,7 @@ class WeightsAndBiases:
             name=writer.tracked_name(),
             resume="allow",
             config=_config(run),
-            settings=wandb.Settings(console="off", quiet=True),  # it would copy the screen
+            settings=wandb.Settings(console="off", quiet=True),  # the screen is ours
         )
         self.told = self.run.step - 1
 

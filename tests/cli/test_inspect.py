@@ -4,10 +4,10 @@ from pathlib import Path
 
 import mlx_nanogpt as gpt
 import numpy as np
-from mlx_nanogpt import page
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
 from mlx_nanogpt.inspection import Inspection, inspect
+from mlx_nanogpt.pages import inside
 from mlx_nanogpt.text.tokenizer import token_pieces
 from mlx_nanogpt_cli.inspect import COLOURS, _coloured
 
@@ -86,7 +86,7 @@ def test_a_page_is_written_and_nothing_else(mlx_gpt, run):
 
 
 def test_a_page_of_a_long_text_says_how_much_it_shows(mlx_gpt, run, monkeypatch):
-    monkeypatch.setattr(page, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
+    monkeypatch.setattr(inside, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
     result = mlx_gpt("inspect", "to be or not to be that is", "--html=inside.html", "--surprises=0")
     assert "inside.html, on the first 20 tokens: open it" in result.out
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import DATA, TEXT, finish, tiny_run
 from mlx_nanogpt.benchmark import PUBLISHED
 from mlx_nanogpt.log import to_text
-from mlx_nanogpt.page import inside_page
-from mlx_nanogpt.report import MOST_EXCERPTS, Entry, report_page
-from test_page import CHROMIUM, dom_of
+from mlx_nanogpt.pages.inside import inside_page
+from mlx_nanogpt.pages.report import MOST_EXCERPTS, Entry, report_page
+from test_inside import CHROMIUM, dom_of
 
 pytest.importorskip("plotly")
 INSIDE = "<p>the inside</p>"

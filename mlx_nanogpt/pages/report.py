@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from .benchmark import PUBLISHED
-from .config import tokens_per_step
-from .extras import import_extra
-from .log import Excerpt, measurements
-from .page import as_script, filled
-from .run import Run
+from ..benchmark import PUBLISHED
+from ..config import tokens_per_step
+from ..extras import import_extra
+from ..log import Excerpt, measurements
+from ..run import Run
+from .inside import as_script, filled
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Okabe & Ito's, also for the colour-blind; the page has their light blue for the first where it is dark.

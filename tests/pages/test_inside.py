@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import TOKENIZER, byte_pairs, lively_model, tiny_gpt
 from mlx_nanogpt.inspection import inspect, look_inside
-from mlx_nanogpt.page import MOST_WEIGHTS, inside_page, most_tokens
+from mlx_nanogpt.pages.inside import MOST_WEIGHTS, inside_page, most_tokens
 
 MODEL = lively_model(tiny_gpt()).eval()
 IDS = TOKENIZER.encode("to be or not, question\nthat is")
