@@ -23,7 +23,7 @@ from rich.text import Text
 
 HERE = Path(__file__).parent
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-PAGES = {"inside": 1000, "report": 3330}  # the height of a picture, in pixels
+PAGES = {"inside": 1210, "report": 3560}  # the height of a picture, in pixels
 WIDE, NARROW = 1280, 390
 CHOSEN = "#255"  # the token that is chosen on the page
 MLX_GPT = [sys.executable, "-m", "mlx_nanogpt_cli"]

@@ -183,7 +183,7 @@ def _losses(entries: Sequence[Entry], published: bool):
                 opacity=opacity,
                 line=line | {"color": colour},
                 marker=marker | {"color": colour},
-                legendgroup=str(run.path),
+                legendgroup=str(run.path) if len(entries) > 1 else None,
                 showlegend=kind == "validation" or len(entries) == 1,
             )
             places.append((axes, iterations))
