@@ -26,11 +26,11 @@ from mlx_nanogpt.text.identity import STANDARD_INPUT
 
 from .consoles import console, errors
 from .setting_options import with_options
-from .stop_request import CLEAR_LINE
 from .texts import read_data
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 LOST = 75  # the exit status when a rank is gone and a restart may help: EX_TEMPFAIL of sysexits.h
+CLEAR_LINE = "\r\x1b[K"  # of the progress bar
 MAY_DIFFER = {"data", "device", "report_to", "caffeinate"}  # between ranks: the text is compared by itself
 # What mlx-gpt launch tells its ranks in their environment: its own words, and a file for the options that go on with the run.
 LAUNCH_WORDS, RESUME_FILE = "MLX_GPT_LAUNCH_WORDS", "MLX_GPT_RESUME_FILE"

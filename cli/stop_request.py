@@ -6,11 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from .consoles import console
-
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-CLEAR_LINE = "\r\x1b[K"  # of the progress bar
-STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops unsaved.\n"
+STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops unsaved."
 
 
 @contextmanager
@@ -33,7 +30,7 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
             return
         # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
         with suppress(OSError):  # standard error may be the terminal that is gone
-            os.write(2, (CLEAR_LINE if console.is_terminal else "").encode() + STOPPING.encode())
+            os.write(2, f"{STOPPING}\n".encode())
 
     with stop_signals_handled(ask) as handlers:
         yield request.is_set

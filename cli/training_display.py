@@ -18,7 +18,7 @@ from .consoles import console, progress
 from .curve import loss_curve
 from .forecast import Forecast
 from .slowdown import Slowdown
-from .stop_request import stop_request
+from .stop_request import STOPPING, stop_request
 
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fewer than a line has characters
@@ -45,7 +45,11 @@ def follow(run: Run, dataset: Dataset, ranks: Ranks, trackers: Trackers) -> gpt.
     def curve() -> Text:
         return loss_curve(losses, run.train_config.num_iter, console.width - ECHO)
 
-    with stop_request() as should_stop, progress(*_columns(), below=curve) as bar:
+    def below() -> Text:
+        return Text("\n").join(each for each in (Text(STOPPING if should_stop() else ""), curve()) if each)
+
+    # a terminal has the answer to Ctrl-C below the bar; printed, it would displace the bar
+    with stop_request(silent=console.is_terminal) as should_stop, progress(*_columns(), below=below) as bar:
         display = _Display(run, history, losses, bar)
         for event in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks):
             display.show(event)

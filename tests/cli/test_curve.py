@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import termios
 import pytest
 from conftest import SESSION_CACHE, TINY, in_a_process
 from mlx_nanogpt_cli.curve import BLOCKS, HEIGHT, LABEL, loss_curve
+from mlx_nanogpt_cli.stop_request import STOPPING
 
 FALLING = [(i, 4.0 - i / 100) for i in range(10, 210, 10)]
 
@@ -71,23 +73,41 @@ def test_equal_losses_are_a_line():
 OPTIONS = ["train", *TINY, "--num-iter=40"]
 
 
-def test_a_terminal_shows_the_curve_while_it_trains_and_at_the_end():
+def on_a_terminal(*options: str, stop_at: str | None = None) -> tuple[int, str]:
+    """Train on a terminal of 80 columns, and send Ctrl-C's signal once it shows `stop_at`; return the exit status and all that
+    it was sent."""
     terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 70, 0, 0))
-    command = [sys.executable, "-m", "mlx_nanogpt_cli", *OPTIONS]
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
+    command = [sys.executable, "-m", "mlx_nanogpt_cli", *OPTIONS, *options]
     with subprocess.Popen(
         command, env=os.environ | {"XDG_CACHE_HOME": SESSION_CACHE, "TERM": "xterm"}, stdin=end, stdout=end, stderr=end
     ) as process:
         os.close(end)
-        seen = b""
+        seen, stopped = b"", False
         while True:
             try:
                 seen += os.read(terminal, 4096)
             except OSError:  # the other end is closed
                 break
+            if stop_at and not stopped and stop_at.encode() in seen:
+                process.send_signal(signal.SIGINT)
+                stopped = True
     os.close(terminal)
-    text = seen.decode()
-    assert process.returncode == 0, text
+    return process.returncode, seen.decode()
+
+
+def test_ctrl_c_is_answered_below_the_bar():
+    status, text = on_a_terminal("--num-iter=1000000", "--eval-interval=1000000", stop_at="training loss, to")
+    assert status == 130
+    answered = text[text.index(STOPPING) :]
+    assert answered.index("training loss, to") < answered.index("Stopped at iteration")  # the curve is below it
+    before, after = text.split(STOPPING, 1)
+    assert before.endswith("\n") and after.startswith(("\r\n", "\n"))
+
+
+def test_a_terminal_shows_the_curve_while_it_trains_and_at_the_end():
+    status, text = on_a_terminal()
+    assert status == 0, text
     assert text.count("training loss, to iteration 40") > 1
     last = text[text.rindex("training loss, to iteration 40") :]
     assert "Final loss" in last and "\x1b[2K" not in last  # it stays on the screen

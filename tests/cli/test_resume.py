@@ -21,7 +21,7 @@ def test_ctrl_c_saves_and_prints_a_command_that_goes_on(mlx_gpt):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == STOPPING.strip()
+    assert err == f"{STOPPING}\n"
     stopped_at = int(re.search(r"Stopped at iteration (\d+); everything is kept in a run\.", out).group(1))
     run = open_run(Path("a run"))
     assert 50 <= run.position().iteration == stopped_at < 100_000
