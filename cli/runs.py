@@ -19,7 +19,7 @@ INDENT = "     "
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedRun:
     """A run, when it was written, and what it came to."""
 
     run: Run
@@ -34,7 +34,7 @@ class Listed:
 
     @property
     def more(self) -> str:
-        """The option without which it would not go on."""
+        """The option that lets it go on, if it takes one."""
         longer = f" --num-iter {2 * self.run.train_config.num_iter}"
         return {"finished": longer, "out of patience": " --patience 0", "at the target": " --target-loss 0"}.get(
             self.end, ""
@@ -43,12 +43,12 @@ class Listed:
 
 def runs() -> None:
     """List the runs in runs/, the one that was written last first, and below each the settings that are no defaults."""
-    listed: list[Listed] = []
+    listed: list[ListedRun] = []
     damaged = []
     for path, written in run_folders().items():
         try:
             run = gpt.open_run(path)
-            listed.append(Listed(run, written, run.history(), run.position().iteration))
+            listed.append(ListedRun(run, written, run.history(), run.position().iteration))
         except UserError as error:
             damaged.append(f"{path} cannot be listed: {error.problem}")
     if not listed and not damaged:
@@ -66,7 +66,7 @@ def runs() -> None:
         _print_commands(listed[0])
 
 
-def _row(listed: Listed) -> tuple[str, ...]:
+def _row(listed: ListedRun) -> tuple[str, ...]:
     run, history = listed.run, listed.history
     seconds, text = sum(each.train_seconds for each in history), run.corpus.name
     return (
@@ -80,14 +80,14 @@ def _row(listed: Listed) -> tuple[str, ...]:
     )
 
 
-def _remarks(listed: Listed) -> str:
+def _remarks(listed: ListedRun) -> str:
     """How many steps are left, or why the training stopped before, and what the user chose."""
     left, end = listed.run.train_config.num_iter - listed.iteration, listed.end
     remarks = [end if end and end != "finished" else f"{left:,} steps left"] if left > 0 else []
     return ", ".join([*remarks, *chosen_settings(listed.run)])
 
 
-def _print_commands(listed: Listed) -> None:
+def _print_commands(listed: ListedRun) -> None:
     """The commands that use the newest run."""
     name = shlex.quote(str(listed.run.path))
     console.print(

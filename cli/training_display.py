@@ -22,7 +22,7 @@ from .stop_request import STOPPING, stop_request
 
 ROW = "{:>9}  {:>10}  {:>10}  {:>10}  {:>10}  {:>10}"
 SHORT_SAMPLE_TOKENS = 60  # fewer than a context, where tokens are cheap, and fewer than a line has characters
-ECHO = len("^C")  # which a terminal writes behind the curve: on a new line, the bar would be drawn anew below
+ECHO = len("^C")  # which a terminal writes behind the curve; if it wrapped to a new line, the bar would be drawn twice
 INDENT = " " * 11  # of a short sample, which stands below the losses of its row
 
 

@@ -8,7 +8,7 @@ import socket
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
@@ -17,14 +17,14 @@ from .evaluation import Evaluation
 from .extras import import_extra
 from .log import Measurement, measurements
 from .run import Run, Writer
-from .training import Event
+from .training import Diverged, Event
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the packages, and of the extras
 PROJECT = "mlx-nanogpt"  # where trackio and wandb keep the runs
 
 
 class Tracker(Protocol):
-    """What follows `run`, whose `writer` knows its name. It has all values up to the iteration `told` already."""
+    """What follows `run`, whose `writer` knows its name. `told` is the last iteration that it already has, or -1."""
 
     told: int
 
@@ -115,8 +115,8 @@ def check_installed(names: Sequence[TrackerName]) -> None:
 class Trackers:
     """The trackers `names` of a training of `run`, open for the time of a context.
 
-    They are told of the past of the run first, as far as they do not know it. If one fails, `on_failure` gets its name and the
-    reason, and it is told no more. Entering raises `UserError` if another process trains the run.
+    Each is first told what it missed. If one fails, `on_failure` gets its name and the reason, and it is told no more. Entering
+    raises `UserError` if another process trains the run.
     """
 
     def __init__(self, names: Sequence[TrackerName], run: Run, on_failure: Callable[[TrackerName, str], None]):
@@ -126,6 +126,13 @@ class Trackers:
         self.trackers: dict[TrackerName, Tracker] = {}
 
     def __enter__(self) -> "Trackers":
+        with ExitStack() as if_stopped:
+            if_stopped.push(self)
+            self._open()
+            if_stopped.pop_all()
+        return self
+
+    def _open(self) -> None:
         if self.names:
             past: list[Measurement | Evaluation] = [*measurements(self.run.log()), *self.run.history()]
             with self.run.locked() as writer:
@@ -135,9 +142,10 @@ class Trackers:
             # a step that is evaluated, too, comes before its evaluation
             for event in sorted(past, key=lambda each: each.iteration):
                 self.note(event)
-        return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind and issubclass(kind, Diverged):
+            self._tell()  # no evaluation of this step will come
         for name, tracker in list(self.trackers.items()):
             with self._survived(name):
                 tracker.close(failed=kind is not None)
@@ -168,7 +176,9 @@ class Trackers:
         try:
             yield
         except Exception as error:  # any, for it is another's code
-            self.trackers.pop(name, None)
+            if tracker := self.trackers.pop(name, None):
+                with suppress(Exception):
+                    tracker.close(failed=True)
             self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 

@@ -87,8 +87,8 @@ Event = Progress | Measurement | Evaluating | Evaluation | Saved | Sample | Done
 
 
 class Unread(NamedTuple):
-    """What a step gives, still on the device: its loss and, if it is logged, the norm of its gradients. The speed of a logged step
-    is measured while the device computes it."""
+    """What a step gives, still on the device: its loss and, if it is logged, the norm of its gradients; and its speed, if that is
+    known already."""
 
     iteration: int
     loss: mx.array
@@ -318,7 +318,7 @@ class Training:
         mx.eval(self.state)
         self.loss = math.nan  # the newest one that the host has read
         self.unread: deque[Unread] = deque()
-        self.timed = self.iteration, time.perf_counter()  # steps that were done, and when
+        self.timed = self.iteration, time.perf_counter()  # the last step whose time is known, and that time
 
     def _restored(self) -> tuple[Position, list[Evaluation], bool]:
         """Load the checkpoint, which the first rank has; return how far it is, the losses up to it, and whether there is one."""
@@ -351,8 +351,10 @@ class Training:
             batch = training_batch(self.data.train_tokens, config.seed, self.iteration, *shape, self.ranks.share)
             self._start_step(*map(mx.array, batch))
             if self.iteration % REPORT_INTERVAL == 0:
-                # one loss stays unread where possible: the device works on that step while the host reports
-                yield from self._read_losses(leave=0 if math.isnan(self.loss) else 1)
+                # one loss stays unread where possible: the device works on that step while the host reports; but only now can
+                # the speed of a step be measured that begins an interval
+                begins = self.iteration == self.timed[0] + 1
+                yield from self._read_losses(leave=0 if math.isnan(self.loss) or begins else 1)
                 yield Progress(self.iteration, self.loss, time.perf_counter() - started)
         yield from self._read_losses(leave=0)
         mx.eval(self.state)

@@ -1,8 +1,8 @@
 """The promises of a run's log: it has every tenth step and each evaluation's text, exactly once, whatever happened in between."""
 
-import itertools
 import json
 from dataclasses import replace
+from typing import NamedTuple
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -50,39 +50,42 @@ def test_a_log_line_is_told_when_its_step_is_known():
     assert told == run.log() and all(line.tokens_per_second > 0 for line in told)
 
 
-class Waited:
-    """A loss on a device for which the host waits: the clock stands at the step that is done."""
+class Device:
+    """A device that takes a second for a step. By the time that the host reads a loss, it has done all steps but the newest."""
 
-    clock = 0.0
+    def __init__(self):
+        self.started, self.clock = 0, 0.0
 
-    def __init__(self, step: int):
-        self.step = step
-
-    def item(self) -> float:
-        Waited.clock = max(Waited.clock, self.step)
-        return 1.0
-
-
-@pytest.mark.parametrize("eval_interval", [1, 7, 10, 15, 40])
-def test_the_speed_of_a_line_is_that_of_its_steps(eval_interval, monkeypatch):
-    def make_step(model, optimizer, config, ranks, measured):
-        steps = itertools.count(1)
-        shared = monkeypatched.setdefault("steps", steps)
-
+    def make_step(self, measured: bool):
         def step(idx, targets):
-            number = next(shared)
-            return (Waited(number), Waited(0)) if measured else Waited(number)
+            self.started += 1
+            return (Loss(self, self.started), Loss(self, 0)) if measured else Loss(self, self.started)
 
         return step
 
-    monkeypatched: dict = {}
-    monkeypatch.setattr(Waited, "clock", 0.0)
-    monkeypatch.setattr(training, "make_step", make_step)
+
+class Loss(NamedTuple):
+    device: Device
+    step: int
+
+    def item(self) -> float:
+        self.device.clock = max(self.device.clock, self.device.started - 1, self.step)
+        return 1.0
+
+
+@pytest.mark.parametrize("eval_interval", [1, 7, 9, 10, 15, 19, 40])
+@pytest.mark.parametrize("stop", [None, 30])
+def test_the_speed_of_a_line_is_that_of_its_steps(eval_interval, stop, monkeypatch):
+    device = Device()
+    monkeypatch.setattr(training, "make_step", lambda *arguments: device.make_step(arguments[-1]))
     monkeypatch.setattr(training.mx, "async_eval", lambda *arrays: None)
-    monkeypatch.setattr(training.time, "perf_counter", lambda: Waited.clock)
+    monkeypatch.setattr(training.time, "perf_counter", lambda: device.clock)
     run = tiny_run(num_iter=40, eval_interval=eval_interval)
-    speeds = [event.tokens_per_second for event in finish(run) if isinstance(event, Measurement)]
-    assert speeds == [tokens_per_step(run.gpt_config, run.train_config)] * 4  # a step takes a second
+    if stop:
+        finish(run, asked(stop))
+    finish(run)
+    speeds = [line.tokens_per_second for line in run.log()]
+    assert speeds == [tokens_per_step(run.gpt_config, run.train_config)] * 4
 
 
 def test_a_million_steps_have_a_short_log():

@@ -218,6 +218,27 @@ def test_a_tracker_has_no_gap_and_nothing_twice_after_a_kill_at_any_event(kinds,
             kind.rows.clear()
 
 
+@pytest.mark.parametrize("size", [0, 5, 40, 300])
+def test_an_event_file_that_was_cut_is_completed(size):
+    pytest.importorskip("tensorboard")
+    run = tiny_run(**LONG)
+    follow(run, "tensorboard", should_stop=asked(22))
+    (file,) = run.path.glob("events.out.tfevents.*")
+    os.truncate(file, size)
+    follow(run, "tensorboard")
+    check_store("tensorboard", run)
+
+
+def test_the_last_step_before_the_loss_is_not_finite_is_told(kinds):
+    run = tiny_run(num_iter=40, eval_interval=40)
+    with pytest.raises(training.Diverged), Trackers([*kinds], run, never) as told:
+        for event in gpt.train(run, DATA):
+            told.note(event)
+            if isinstance(event, gpt.Measurement):
+                raise training.Diverged("the loss is not finite", "try a lower rate")
+    assert all([step for step, _ in kind.rows] == [10] for kind in kinds.values())
+
+
 @pytest.mark.parametrize("call", [10, 11])  # an evaluation follows iteration 10, a step that is logged
 def test_a_tracker_has_an_evaluation_that_a_stop_put_off(kinds, call):
     run = tiny_run(**LONG)
@@ -256,6 +277,7 @@ def test_a_tracker_that_fails_is_told_once_and_stops_nothing(kinds, part, monkey
     failures, run = [], tiny_run()
     follow(run, *reversed(kinds), on_failure=lambda *failure: failures.append(failure))
     assert failures == [("Forgetful", "no space left")]
+    assert kinds["Forgetful"].failed == ([True] if part == "log" else [])
     assert run.position().iteration == 8 and without_speed(kinds["Memory"].rows) == sorted(recorded(run).items())
 
 

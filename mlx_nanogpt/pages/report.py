@@ -70,7 +70,7 @@ def _verdict(runs: Sequence[Run]) -> str:
         return "No evaluation is recorded yet."
     symbols = first.gpt_config.vocab_size
     verdict = (
-        f"{'The best is ' + str(first.path) if others else 'At its best'}: a token of text that the model never learned from costs it "
+        f"{'The best is ' + str(first.path) if others else 'At its best'}: in text that the model has never seen, a token costs it "
         f"{loss:.4f} nats, or {loss / math.log(2):.2f} bits. A blind guess among {symbols:,} costs {math.log(symbols):.2f} nats."
     )
     if not others:
@@ -82,7 +82,9 @@ def _verdict(runs: Sequence[Run]) -> str:
         for name in settings[0]
         if any(each[name] != settings[0][name] for each in settings)
     ]
-    return " ".join([verdict, *behind, f"The settings that differ: {', '.join(differing) or 'none'}."])
+    return " ".join(
+        [verdict, *behind, f"The settings that differ, in the order of the table: {', '.join(differing) or 'none'}."]
+    )
 
 
 def _facts(entries: Sequence[Entry]) -> str:
@@ -91,8 +93,9 @@ def _facts(entries: Sequence[Entry]) -> str:
     if len(runs) == 1:
         heads, starts = [], ["<td>"]
     else:
-        best = min(map(_best, runs)) if _comparable(runs) else None
-        heads = [f"<td{' class=best' if _best(run) == best else ''}>{html.escape(str(run.path))}" for run in runs]
+        best = min(map(_best, runs)) if _comparable(runs) else math.inf
+        marks = [" class=best" if _best(run) == best < math.inf else "" for run in runs]
+        heads = [f"<td{mark}>{html.escape(str(run.path))}" for mark, run in zip(marks, runs)]
         starts = [f'<td data-run="{html.escape(str(run.path))}">' for run in runs]  # its name, for a narrow screen
     rows = [("", heads)] if heads else []
     for name in dict.fromkeys(name for entry in entries for name in entry.facts):
@@ -164,7 +167,7 @@ def _losses(entries: Sequence[Entry], published: bool):
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
         run, history = entry.run, entry.run.history()
         measured, axes = measurements(run.log()), _axes(run)
-        name = f"{html.escape(str(run.path))}: " if len(entries) > 1 else ""  # plotly reads tags
+        name = f"{_legend(run)}: " if len(entries) > 1 else ""
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
             ("one batch", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.6, "lines"),
@@ -187,10 +190,10 @@ def _losses(entries: Sequence[Entry], published: bool):
                 showlegend=kind == "validation" or len(entries) == 1,
             )
             places.append((axes, iterations))
-    for floor in {entry.floor for entry in entries} - {None}:
-        figure.add_hline(
-            floor, line={"color": "#888", "dash": "dash"}, annotation_text="no model gets below this text's entropy"
-        )
+    floors = {entry.run.corpus.name: entry.floor for entry in entries if entry.floor is not None}
+    for text, floor in floors.items():
+        label = f"floor of {html.escape(text, quote=False)}"
+        figure.add_hline(floor, line={"color": "#888", "dash": "dash"}, annotation_text=label)
     if published:
         for name, metrics in PUBLISHED.items():
             figure.add_hline(
@@ -209,6 +212,11 @@ def _losses(entries: Sequence[Entry], published: bool):
     return figure
 
 
+def _legend(run: Run) -> str:
+    """The name of `run` for plotly, which reads tags, and shows &quot; as it is."""
+    return html.escape(str(run.path), quote=False)
+
+
 def _steps(entries: Sequence[Entry]):
     """The rate, the norm of the gradients and the speed of all runs, one below the other."""
     kinds = {"learning_rate": "Learning rate", "grad_norm": "Norm of the gradients", "tokens_per_second": "Tokens/s"}
@@ -221,7 +229,7 @@ def _steps(entries: Sequence[Entry]):
             figure.add_scatter(
                 x=[line.iteration for line in lines],
                 y=[float(f"{getattr(line, kind):.5g}") for line in lines],
-                name=html.escape(str(entry.run.path)),
+                name=_legend(entry.run),
                 showlegend=row == 1 and len(entries) > 1,
                 line={"color": colour, "width": 1.5},
                 row=row,

@@ -104,18 +104,25 @@ def test_the_verdict_names_the_best_run_and_what_differs(trained):
     finish(other)
     losses = [min(each.valid_loss for each in run.history()) for run in (trained, other)]
     page = page_of(other, trained)
-    assert (
-        f"The best is runs/1: a token of text that the model never learned from costs it {losses[0]:.4f} nats" in page
-    )
+    assert f"The best is runs/1: in text that the model has never seen, a token costs it {losses[0]:.4f} nats" in page
     assert f"runs/2 is {losses[1] - losses[0]:.4f} nats behind." in page
-    (differing,) = re.findall("The settings that differ: (.*?)\\.<", page)
+    (differing,) = re.findall("in the order of the table: (.*?)\\.<", page)
     assert sorted(re.split(r"(?<=\)), ", differing)) == [
         "eval_interval (4, 10)",
         "n_layer (1, 2)",
         "num_iter (4, 40)",
         "warmup_iters (0, 20)",
     ]
-    assert "At its best: a token" in page_of(trained)
+    assert "At its best: in text" in page_of(trained)
+
+
+def test_without_an_evaluation_no_run_is_the_best():
+    assert "class=best" not in page_of(tiny_run(), tiny_run())
+
+
+def test_the_names_of_runs_are_no_tags():
+    names = [trace["name"] for trace in figures_of(page_of(tiny_run('a<b>"c'), tiny_run()))["losses"]["data"]]
+    assert names[0] == 'a&lt;b&gt;"c: one batch'  # plotly shows &quot; as it is
 
 
 def test_runs_on_different_texts_are_not_compared(trained):
