@@ -347,14 +347,15 @@ class Training:
         shape = config.batch_size, block_size, config.gradient_accumulation_steps
         started = time.perf_counter() - self.train_seconds
         self.timed = self.iteration, time.perf_counter()
+        # One loss stays unread: the device works on that step while the host reports. The first time in an interval the host
+        # waits for it, for only so is there a loss to report, and the speed of a first step.
+        leave = 0
         while self.iteration < target and not should_stop():
             batch = training_batch(self.data.train_tokens, config.seed, self.iteration, *shape, self.ranks.share)
             self._start_step(*map(mx.array, batch))
             if self.iteration % REPORT_INTERVAL == 0:
-                # one loss stays unread where possible: the device works on that step while the host reports; but only now can
-                # the speed of a step be measured that begins an interval
-                begins = self.iteration == self.timed[0] + 1
-                yield from self._read_losses(leave=0 if math.isnan(self.loss) or begins else 1)
+                yield from self._read_losses(leave)
+                leave = 1
                 yield Progress(self.iteration, self.loss, time.perf_counter() - started)
         yield from self._read_losses(leave=0)
         mx.eval(self.state)
