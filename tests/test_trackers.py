@@ -114,9 +114,6 @@ def name_of(run: gpt.Run) -> str:
         return writer.tracked_name()
 
 
-STORES = {"tensorboard": events_in, "trackio": trackios_rows, "wandb": wandbs_history}
-
-
 def trackios_config(run: gpt.Run) -> dict:
     storage = pytest.importorskip("trackio.sqlite_storage").SQLiteStorage
     return storage.get_run_config(PROJECT, name_of(run))
@@ -125,6 +122,9 @@ def trackios_config(run: gpt.Run) -> dict:
 def wandbs_run(run: gpt.Run):
     """What wandb keeps of `run` beside its history."""
     return next(record.run for record in wandbs_records(run) if record.WhichOneof("record_type") == "run")
+
+
+STORES = {"tensorboard": events_in, "trackio": trackios_rows, "wandb": wandbs_history}
 
 
 def check_store(name: str, run: gpt.Run) -> None:

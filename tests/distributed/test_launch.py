@@ -59,6 +59,13 @@ def test_other_machines_are_reached_by_ssh(hostfile, ssh):
     assert open_run(Path("runs/1")).position().iteration == 4 and not Path("runs/2").exists()
 
 
+def test_the_first_rank_alone_reports_to_a_tracker():
+    pytest.importorskip("tensorboard")
+    result = launched("-n", "2", *TRAIN, "--report-to=tensorboard")
+    assert result.status == 0, result.err
+    assert len(list(Path("runs/1").glob("events.out.tfevents.*"))) == 1
+
+
 def test_the_exit_status_is_that_of_the_training():
     result = launched("-n2", "--restarts=3", *TRAIN, "--num-iter=none")
     assert result.status == 2 and "Restart" not in result.err
