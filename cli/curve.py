@@ -35,4 +35,5 @@ def loss_curve(losses: Sequence[tuple[int, float]], last: int, width: int) -> Te
 
 
 def _label(loss: float) -> str:
+    """A loss in `LABEL - 1` characters at most."""
     return f"{loss:.2f}" if loss < 99 else f"{loss:.0e}"

@@ -49,7 +49,7 @@ def report(
 
 def _inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
     """The page on the inside of the run's model, or None if it has no weights yet."""
-    if not run.checkpoint.exists() and run.position().iteration == 0:
+    if not run.checkpoint.exists():
         return None
     if text is not None:
         ids, shown = run.tokenizer.encode(text), "a text of your choice"

@@ -27,7 +27,10 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
         if explicit:
             raise
         reason = f"{error.problem[0].upper()}{error.problem[1:]}"
-        notice = f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}."
+        notice = (
+            f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE, or "
+            f"put tiny Shakespeare at {tinyshakespeare.cached()}."
+        )
         console.print(f"{reason}. {notice}\n", style="yellow")
         return gpt.load_corpus(PASTICHE)
 

@@ -449,7 +449,7 @@ class Training:
                 self.log.append(line)
                 yield line
         # the step before the newest has just been done
-        if self.unread and self.unread[-1].norm is not None and self.unread[-1].iteration - 1 > self.timed[0]:
+        if self.unread and self.unread[-1].norm is not None:
             newest = self.unread.pop()
             self.unread.append(newest._replace(tokens_per_second=self._speed(newest.iteration - 1)))
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import training
 from conftest import DATA, TINY, asked, finish, in_a_process, tiny_run
+from mlx_nanogpt.log import measurements
 from mlx_nanogpt.trackers import KINDS, PROJECT, Trackers
 
 NAMES = {"loss": "train/loss", "learning_rate": "train/learning_rate", "grad_norm": "train/grad_norm"}
@@ -40,10 +41,9 @@ def follow(run: gpt.Run, *names: str, events: int | None = None, should_stop=lam
 
 def recorded(run: gpt.Run) -> dict[int, dict[str, float]]:
     """The values of each iteration that trackers should have, as the run's files have them; without the speed."""
-    found: dict[int, dict[str, float]] = {}
-    for line in run.log():
-        if isinstance(line, gpt.Measurement):
-            found[line.iteration] = {name: getattr(line, ours) for ours, name in NAMES.items()}
+    found: dict[int, dict[str, float]] = {
+        line.iteration: {name: getattr(line, ours) for ours, name in NAMES.items()} for line in measurements(run.log())
+    }
     for each in run.history():
         found.setdefault(each.iteration, {}).update({"eval/loss": each.valid_loss, "eval/train_loss": each.train_loss})
     return found

@@ -8,14 +8,16 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from ..benchmark import PUBLISHED
 from ..config import tokens_per_step
+from ..evaluation import Evaluation
 from ..extras import import_extra
-from ..log import Excerpt, measurements
+from ..log import Excerpt, Line, measurements
 from ..run import Run
 from .inside import as_script, filled
 
@@ -28,11 +30,34 @@ MOST_EXCERPTS = 12  # of a run, spread over its training
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a report, what is said of it, by name, and the lowest loss that its text allows, if that is known."""
+    """A run in a report, what is said of it, by name, and the lowest loss that its text allows, if that is known. The run's files are
+    read once."""
 
     run: Run
     facts: Mapping[str, str]
     floor: float | None = None
+
+    @cached_property
+    def history(self) -> list[Evaluation]:
+        return self.run.history()
+
+    @cached_property
+    def log(self) -> list[Line]:
+        return self.run.log()
+
+    @property
+    def name(self) -> str:
+        return str(self.run.path)
+
+    @property
+    def legend(self) -> str:
+        """The name for plotly, which reads tags, and shows &quot; as it is."""
+        return html.escape(self.name, quote=False)
+
+    @property
+    def best(self) -> float:
+        """The lowest validation loss; infinite before the first evaluation."""
+        return min((each.valid_loss for each in self.history), default=math.inf)
 
 
 def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -> str:
@@ -43,8 +68,8 @@ def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -
     parts = {
         "PLOTLY": script,
         "FIGURES": as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
-        "TITLE": html.escape(f"Report on {', '.join(str(each.run.path) for each in entries)}"),
-        "VERDICT": html.escape(_verdict([each.run for each in entries])),
+        "TITLE": html.escape(f"Report on {', '.join(each.name for each in entries)}"),
+        "VERDICT": html.escape(_verdict(entries)),
         "FACTS": _facts(entries),
         "EXCERPTS": "".join(map(_excerpts, entries)),
         "INSIDE": html.escape(inside or "<p>The first run has no weights yet."),
@@ -52,31 +77,28 @@ def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -
     return filled(TEMPLATE, parts)
 
 
-def _best(run: Run) -> float:
-    return min((each.valid_loss for each in run.history()), default=math.inf)
-
-
-def _comparable(runs: Sequence[Run]) -> bool:
-    """Whether the losses of `runs` are of the same text, cut into the same tokens and splits."""
+def _comparable(entries: Sequence[Entry]) -> bool:
+    """Whether the losses of the runs are of the same text, cut into the same tokens and splits."""
+    runs = [entry.run for entry in entries]
     return len({(run.corpus.sha256, run.tokenizer.to_json(), run.train_config.train_fraction) for run in runs}) == 1
 
 
-def _verdict(runs: Sequence[Run]) -> str:
+def _verdict(entries: Sequence[Entry]) -> str:
     """What came out, in a few sentences."""
-    if not _comparable(runs):
+    if not _comparable(entries):
         return "The runs learned from different texts, tokens or splits, so their losses do not compare."
-    first, *others = sorted(runs, key=_best)
-    if (loss := _best(first)) == math.inf:
+    first, *others = sorted(entries, key=lambda each: each.best)
+    if (loss := first.best) == math.inf:
         return "No evaluation is recorded yet."
-    symbols = first.gpt_config.vocab_size
+    symbols = first.run.gpt_config.vocab_size
     verdict = (
-        f"{'The best is ' + str(first.path) if others else 'At its best'}: in text that the model has never seen, a token costs it "
+        f"{'The best is ' + first.name if others else 'At its best'}: in text that the model has never seen, a token costs it "
         f"{loss:.4f} nats, or {loss / math.log(2):.2f} bits. A blind guess among {symbols:,} costs {math.log(symbols):.2f} nats."
     )
     if not others:
         return verdict
-    behind = [f"{each.path} is {_best(each) - loss:.4f} nats behind." for each in others if _best(each) < math.inf]
-    settings = [asdict(run.gpt_config) | asdict(run.train_config) for run in runs]
+    behind = [f"{each.name} is {each.best - loss:.4f} nats behind." for each in others if each.best < math.inf]
+    settings = [asdict(each.run.gpt_config) | asdict(each.run.train_config) for each in entries]
     differing = [
         f"{name} ({', '.join(str(each[name]) for each in settings)})"
         for name in settings[0]
@@ -89,14 +111,13 @@ def _verdict(runs: Sequence[Run]) -> str:
 
 def _facts(entries: Sequence[Entry]) -> str:
     """A table with a row for each fact and a column for each run; the name of the best one is bold."""
-    runs = [entry.run for entry in entries]
-    if len(runs) == 1:
+    if len(entries) == 1:
         heads, starts = [], ["<td>"]
     else:
-        best = min(map(_best, runs)) if _comparable(runs) else math.inf
-        marks = [" class=best" if _best(run) == best < math.inf else "" for run in runs]
-        heads = [f"<td{mark}>{html.escape(str(run.path))}" for mark, run in zip(marks, runs)]
-        starts = [f'<td data-run="{html.escape(str(run.path))}">' for run in runs]  # its name, for a narrow screen
+        best = min(entry.best for entry in entries) if _comparable(entries) else math.inf
+        marks = [" class=best" if entry.best == best < math.inf else "" for entry in entries]
+        heads = [f"<td{mark}>{html.escape(entry.name)}" for mark, entry in zip(marks, entries)]
+        starts = [f'<td data-run="{html.escape(entry.name)}">' for entry in entries]  # for a narrow screen
     rows = [("", heads)] if heads else []
     for name in dict.fromkeys(name for entry in entries for name in entry.facts):
         rows.append((name, [start + html.escape(entry.facts.get(name, "-")) for start, entry in zip(starts, entries)]))
@@ -108,21 +129,21 @@ def _facts(entries: Sequence[Entry]) -> str:
 
 def _excerpts(entry: Entry) -> str:
     """What the model wrote after some evaluations, side by side."""
-    texts = [line for line in entry.run.log() if isinstance(line, Excerpt)]
+    texts = [line for line in entry.log if isinstance(line, Excerpt)]
     if not texts:
-        return f"<p>{html.escape(str(entry.run.path))} kept no samples.</p>"
+        return f"<p>{html.escape(entry.name)} kept no samples.</p>"
     chosen = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MOST_EXCERPTS).round().astype(int))]
     boxes = "".join(
         f"<figure><figcaption>after {each.iteration:,} steps</figcaption><pre>{html.escape(each.text.strip())}</pre></figure>"
         for each in chosen
     )
-    return f"<h3>{html.escape(str(entry.run.path))}</h3><div class=excerpts tabindex=0>{boxes}</div>"
+    return f"<h3>{html.escape(entry.name)}</h3><div class=excerpts tabindex=0>{boxes}</div>"
 
 
-def _axes(run: Run) -> dict[str, Callable[[Sequence[int]], list[float]]]:
+def _axes(entry: Entry) -> dict[str, Callable[[Sequence[int]], list[float]]]:
     """What iterations are in other units, by the name of the axis."""
-    tokens = tokens_per_step(run.gpt_config, run.train_config)
-    at, seconds = np.array(_times(run)).T
+    tokens = tokens_per_step(entry.run.gpt_config, entry.run.train_config)
+    at, seconds = np.array(_times(entry)).T
     return {
         "Steps": lambda iterations: list(iterations),
         "Tokens": lambda iterations: [each * tokens for each in iterations],
@@ -130,11 +151,11 @@ def _axes(run: Run) -> dict[str, Callable[[Sequence[int]], list[float]]]:
     }
 
 
-def _times(run: Run) -> list[tuple[int, float]]:
+def _times(entry: Entry) -> list[tuple[int, float]]:
     """Iterations, and the seconds of training up to each: measured at evaluations, and in between as the speeds of the log say."""
-    measured = [line for line in measurements(run.log()) if line.tokens_per_second > 0]
+    measured = [line for line in measurements(entry.log) if line.tokens_per_second > 0]
     found = [(0, 0.0)]
-    for each in run.history():
+    for each in entry.history:
         start, total = found[-1]
         lines = [line for line in measured if start < line.iteration < each.iteration]
         steps = np.diff([start, *(line.iteration for line in lines), each.iteration])
@@ -165,9 +186,8 @@ def _losses(entries: Sequence[Entry], published: bool):
     figure = import_extra("plotly.graph_objects", "report").Figure()
     places: list[tuple[dict, list[int]]] = []  # the axes and the iterations of each trace
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        run, history = entry.run, entry.run.history()
-        measured, axes = measurements(run.log()), _axes(run)
-        name = f"{_legend(run)}: " if len(entries) > 1 else ""
+        history, measured, axes = entry.history, measurements(entry.log), _axes(entry)
+        name = f"{entry.legend}: " if len(entries) > 1 else ""
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
             ("one batch", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.6, "lines"),
@@ -186,7 +206,7 @@ def _losses(entries: Sequence[Entry], published: bool):
                 opacity=opacity,
                 line=line | {"color": colour},
                 marker=marker | {"color": colour},
-                legendgroup=str(run.path) if len(entries) > 1 else None,
+                legendgroup=entry.name if len(entries) > 1 else None,
                 showlegend=kind == "validation" or len(entries) == 1,
             )
             places.append((axes, iterations))
@@ -212,11 +232,6 @@ def _losses(entries: Sequence[Entry], published: bool):
     return figure
 
 
-def _legend(run: Run) -> str:
-    """The name of `run` for plotly, which reads tags, and shows &quot; as it is."""
-    return html.escape(str(run.path), quote=False)
-
-
 def _steps(entries: Sequence[Entry]):
     """The rate, the norm of the gradients and the speed of all runs, one below the other."""
     kinds = {"learning_rate": "Learning rate", "grad_norm": "Norm of the gradients", "tokens_per_second": "Tokens/s"}
@@ -224,12 +239,12 @@ def _steps(entries: Sequence[Entry]):
         rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*kinds.values()]
     )
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        lines = measurements(entry.run.log())
+        lines = measurements(entry.log)
         for row, kind in enumerate(kinds, start=1):
             figure.add_scatter(
                 x=[line.iteration for line in lines],
                 y=[float(f"{getattr(line, kind):.5g}") for line in lines],
-                name=_legend(entry.run),
+                name=entry.legend,
                 showlegend=row == 1 and len(entries) > 1,
                 line={"color": colour, "width": 1.5},
                 row=row,

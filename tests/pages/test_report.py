@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DATA, TEXT, finish, tiny_run
 from mlx_nanogpt.benchmark import PUBLISHED
-from mlx_nanogpt.log import to_text
+from mlx_nanogpt.log import measurements, to_text
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import MOST_EXCERPTS, Entry, report_page
 from test_inside import CHROMIUM, dom_of
@@ -41,7 +41,7 @@ def without_plotly(page: str) -> str:
 
 def test_the_curves_are_the_records(trained):
     traces = {trace["name"]: trace for trace in figures_of(page_of(trained))["losses"]["data"]}
-    history, log = trained.history(), [line for line in trained.log() if isinstance(line, gpt.Measurement)]
+    history, log = trained.history(), measurements(trained.log())
     assert traces["one batch"]["x"] == [10, 20, 30, 40]
     assert traces["one batch"]["y"] == pytest.approx([line.loss for line in log], abs=1e-5)
     assert traces["training"]["y"] == pytest.approx([each.train_loss for each in history], abs=1e-5)
