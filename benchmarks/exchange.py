@@ -16,11 +16,11 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
-from mlx_nanogpt.benchmark import flops_per_token
 from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device, package_versions
-from mlx_nanogpt.roofline import BEST, CHIPS, MAC_OPERATIONS, WORST
-from mlx_nanogpt_cli.launch import HERE, free_ports
+from mlx_nanogpt.measure.benchmark import flops_per_token
+from mlx_nanogpt.measure.roofline import BEST, CHIPS, MAC_OPERATIONS, WORST
+from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 PRESETS = ("nanolux", "baby", "gpt2")
 ROUNDS, SECONDS = 30, 20  # at most, of each model

@@ -17,7 +17,7 @@ import mlx.nn as nn
 import mlx_lm
 import numpy as np
 import typer
-from mlx_nanogpt.sources import own_dataset
+from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text.batches import consecutive_windows
 
 WINDOWS = 256  # at once

@@ -21,8 +21,9 @@ from typing import Annotated, Literal
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.config import PRESETS, tokens_per_step
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.machine import chip
+from mlx_nanogpt.presets import PRESETS
 from peers.record import RESULTS, circumstances, slug
 from rich.console import Console
 

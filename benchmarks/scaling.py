@@ -25,7 +25,7 @@ import mlx.core as mx
 import numpy as np
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.benchmark import Rounds
+from mlx_nanogpt.measure.benchmark import Rounds
 from peers import record
 from rich.console import Console
 from rich.markdown import Markdown

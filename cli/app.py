@@ -16,23 +16,23 @@ from mlx_nanogpt.machine import machine
 from rich.text import Text
 from typer.core import TyperCommand
 
-from .bench import bench
-from .config import config
-from .consoles import errors
-from .doctor import doctor
-from .eval import evaluate
-from .export import export
-from .generate import generate
-from .inspect import inspect_text
-from .launch import launch
-from .plan import plan
-from .prepare import prepare
-from .presets import presets
-from .ranks import LOST
-from .report import report
-from .runs import runs
-from .setting_options import with_options
-from .train import train
+from .commands.bench import bench
+from .commands.config import config
+from .commands.doctor import doctor
+from .commands.eval import evaluate
+from .commands.export import export
+from .commands.generate import generate
+from .commands.inspect import inspect_text
+from .commands.launch import launch
+from .commands.plan import plan
+from .commands.prepare import prepare
+from .commands.presets import presets
+from .commands.report import report
+from .commands.runs import runs
+from .commands.train import train
+from .options.settings import with_options
+from .process.ranks import LOST
+from .screen.consoles import errors
 
 app = typer.Typer(
     help="NanoGPT native to Apple silicon: train a small GPT on a text, let it write, measure the machine.",

@@ -13,21 +13,21 @@ Here are the names for users; what is more special is in its module.
 """
 
 # First: what these load and set has to be there before mlx.core.
-from .linux_cpu import blas as _blas  # isort: skip
-from .gpu import metal as _metal  # isort: skip
+from . import machine as _machine  # isort: skip
 
-from .benchmark import bench
-from .config import PRESETS, GPTConfig, TrainConfig, configurations
+from .config import GPTConfig, TrainConfig, configurations
 from .errors import UserError
 from .evaluation import Evaluation, evaluate_split, make_evaluate
 from .exchange.export import export_run
 from .exchange.gguf_file import export_gguf
 from .exchange.pretrained import load_pretrained
 from .generation import generate, make_sampler
-from .log import Excerpt, Measurement
+from .measure.benchmark import bench
 from .model import GPT
 from .optimizer import make_optimizer
-from .run import Run, create_run, newest_run, open_run
+from .presets import PRESETS
+from .runs.log import Excerpt, Measurement
+from .runs.run import Run, create_run, newest_run, open_run
 from .text.byte_pairs import BPETokenizer
 from .text.characters import CharTokenizer
 from .text.corpus import load_corpus

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import PRESETS, SETTINGS, TEXT, check_choice, configurations
+from .config import SETTINGS, TEXT, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
+from .presets import PRESETS
 from .text.byte_pairs import check_vocab_size
 from .text.tokenizer import TokenizerName
 

@@ -1,4 +1,7 @@
-"""The error that a user can cause and put right, and how foreign text is shown. Imports nothing of this project."""
+"""The error that a user can cause and correct, how foreign text is shown, and optional packages. Imports nothing of this project."""
+
+import importlib
+from types import ModuleType
 
 # What moves a terminal's cursor or starts a command to it (C0, DEL, C1), ends a line, or turns the direction of one.
 CONTROLS = {
@@ -23,3 +26,14 @@ class UserError(Exception):
     def __init__(self, problem: str, remedy: str):
         self.problem, self.remedy = printable(problem), printable(remedy)
         super().__init__(f"{self.problem}; {self.remedy}")
+
+
+def import_extra(package: str, extra: str) -> ModuleType:
+    """`package`, of the optional `extra`. Raises `UserError` if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except Exception as error:  # not ImportError alone: packages that do not fit together raise anything
+        raise UserError(
+            f"this takes the package {package.partition('.')[0]}, which cannot be imported ({error})",
+            f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt',
+        ) from error

@@ -18,18 +18,18 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
-from .checkpoint import Position
 from .config import GPTConfig, TrainConfig, tokens_per_step
 from .distributed.ranks import ALONE, Ranks
 from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
-from .log import Excerpt, Line, Measurement, is_logged
 from .machine import machine
-from .memory import estimated_memory, largest_array
+from .machine.memory import estimated_memory, largest_array
 from .model import GPT
 from .optimizer import clipped, make_optimizer, norm_of, rate_at
-from .run import NoWriter, Run, Writer, since_best
+from .runs.checkpoint import Position
+from .runs.log import Excerpt, Line, Measurement, is_logged
+from .runs.run import NoWriter, Run, Writer, since_best
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
 from .text.loss import SplitLoss

@@ -31,12 +31,12 @@ import mlx.nn as nn
 import mlx_nanogpt_cli
 import numpy as np
 import pytest
-from mlx_nanogpt import benchmark
 from mlx_nanogpt import machine as hardware
 from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
-from mlx_nanogpt.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.linux_cpu import operations
+from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.machine.linux_cpu import operations
+from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text import tinyshakespeare
 
 only_here = pytest.mark.skipif(

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import pytest
 from mlx_nanogpt import GPT, PRESETS, GPTConfig, TrainConfig, UserError, configurations
-from mlx_nanogpt.benchmark import NANOLUX_TRAIN
 from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.measure.benchmark import NANOLUX_TRAIN
 
 
 def test_the_defaults_are_nanoluxs():

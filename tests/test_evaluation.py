@@ -22,7 +22,7 @@ from conftest import (
     trained_run,
 )
 from mlx_nanogpt.config import Backend
-from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.model import token_losses
 from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 

@@ -23,7 +23,7 @@ from conftest import (
     tiny_gpt,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.linux_cpu import operations
+from mlx_nanogpt.machine.linux_cpu import operations
 from mlx_nanogpt.model import attention
 
 CONFIG = tiny_gpt(vocab_size=11)

@@ -36,7 +36,7 @@ from conftest import (
     trained_run,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.optimizer import Muon, orthogonal
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import check_fits

@@ -26,7 +26,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import typer
-from mlx_nanogpt.benchmark import NANOLUX_GPT, NANOLUX_TRAIN, PUBLISHED
+from mlx_nanogpt.measure.benchmark import NANOLUX_GPT, NANOLUX_TRAIN, PUBLISHED
 from mlx_nanogpt.text.batches import windows
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 

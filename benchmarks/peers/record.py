@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt.benchmark import describe_measurement
+from mlx_nanogpt.measure.benchmark import describe_measurement
 from mlx_nanogpt.model import INIT_STD
 
 from . import Settings

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 from ..errors import UserError
 from ..files import appearing
 from ..model import GPT
-from ..run import Run
+from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card

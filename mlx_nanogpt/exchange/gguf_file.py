@@ -11,10 +11,9 @@ from tempfile import TemporaryDirectory
 import mlx.core as mx
 import numpy as np
 
-from ..errors import UserError
-from ..extras import import_extra
+from ..errors import UserError, import_extra
 from ..files import check_name, replacing
-from ..run import Run
+from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .export import StoredModel, explaining_write, stored_model
 from .layouts import NORM_EPS, QWEN3, ROPE_BASE

@@ -3,8 +3,7 @@
 import textwrap
 from pathlib import Path
 
-from ..errors import UserError
-from ..extras import import_extra
+from ..errors import UserError, import_extra
 
 HUB = "https://huggingface.co"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import printable
 from ..model import GPT
-from ..run import Run
+from ..runs.run import Run
 from ..text.characters import CharTokenizer
 from .layouts import WEIGHTS, Layout
 

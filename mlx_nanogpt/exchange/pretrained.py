@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 from ..config import GPTConfig
 from ..errors import UserError
 from ..model import GPT
-from ..run import CHECKPOINT, open_run
+from ..runs.run import CHECKPOINT, open_run
 from ..text.tokenizer import Tokenizer
 from .hub import HUB, fetched
 from .layouts import CONFIG, DTYPES, INDEX, LAYOUTS, PREFIXES, WEIGHTS, Layout, OtherModel

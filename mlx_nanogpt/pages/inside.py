@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..inspection import Inspection, inspect, look_inside
 from ..model import GPT
 from ..text.characters import CharTokenizer
 from ..text.tokenizer import Tokenizer, token_pieces
+from .inspection import Inspection, inspect, look_inside
 
 TEMPLATE = Path(__file__).with_name("inside.html")
 MOST_WEIGHTS = 4_000_000  # of attention, a byte each: a file of some 6 MB

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..benchmark import PUBLISHED
 from ..config import tokens_per_step
+from ..errors import import_extra
 from ..evaluation import Evaluation
-from ..extras import import_extra
-from ..log import Excerpt, Line, measurements
-from ..run import Run
+from ..measure.benchmark import PUBLISHED
+from ..runs.log import Excerpt, Line, measurements
+from ..runs.run import Run
 from .inside import as_script, filled
 
 TEMPLATE = Path(__file__).with_name("report.html")

@@ -11,8 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ..config import MOST_TOKENS
-from ..errors import UserError
-from ..extras import import_extra
+from ..errors import UserError, import_extra
 from .characters import id_type, listed
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from mlx_nanogpt import benchmark
-from mlx_nanogpt_cli import tables
+from mlx_nanogpt.measure import benchmark
+from mlx_nanogpt_cli.screen import tables
 
 
 def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, open_run
-from mlx_nanogpt import run as run_module
 from conftest import TEXT, TINY, TOKENIZER, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same, tiny_run
 from helpers import HOST, NO_CORPUS, is_a_sentence, recorded
-from mlx_nanogpt.config import Preset
 from mlx_nanogpt.config_file import KEYS, read_config_file, write_config_file
+from mlx_nanogpt.presets import Preset
+from mlx_nanogpt.runs import run as run_module
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import termios
 
 import pytest
 from conftest import SESSION_CACHE, TINY, in_a_process
-from mlx_nanogpt_cli.curve import BLOCKS, HEIGHT, LABEL, loss_curve
-from mlx_nanogpt_cli.stop_request import STOPPING
+from mlx_nanogpt_cli.process.stop_request import STOPPING
+from mlx_nanogpt_cli.screen.curve import BLOCKS, HEIGHT, LABEL, loss_curve
 
 FALLING = [(i, 4.0 - i / 100) for i in range(10, 210, 10)]
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt import doctor
 from helpers import is_a_sentence
-from mlx_nanogpt_cli import doctor as command
+from mlx_nanogpt.measure import doctor
+from mlx_nanogpt_cli.commands import doctor as command
 
 
 @pytest.fixture

@@ -59,14 +59,14 @@ def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
     names = [line.split("\u2502")[1].strip() for line in mlx_gpt("eval").out.splitlines() if line.startswith("\u2502")]
     assert sorted(names) == ["> this model", "bigram", "uniform guess", "unigram", "xz -9e"]
     console = Console(force_terminal=True, width=80)
-    monkeypatch.setattr("mlx_nanogpt_cli.eval.console", console)
+    monkeypatch.setattr("mlx_nanogpt_cli.commands.eval.console", console)
     bold = [line for line in mlx_gpt("eval").out.splitlines() if "\x1b[1m" in line and "\u2502" in line]
     assert len(bold) == 1 and "> this model" in bold[0]
 
 
 @pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
 def test_eval_shows_the_models_loss_before_it_counts_and_compresses(mlx_gpt, run, monkeypatch, slow):
-    monkeypatch.setattr(f"mlx_nanogpt_cli.eval.{slow}", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(f"mlx_nanogpt_cli.commands.eval.{slow}", Mock(side_effect=KeyboardInterrupt))
     result = mlx_gpt("eval")
     loss, _, perplexity = expected_rows(run, DATA.valid_tokens, None)["this model"]
     assert result.status == 130 and "validation split: " in result.out

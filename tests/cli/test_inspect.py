@@ -6,10 +6,10 @@ import mlx_nanogpt as gpt
 import numpy as np
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
-from mlx_nanogpt.inspection import Inspection, inspect
 from mlx_nanogpt.pages import inside
+from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.text.tokenizer import token_pieces
-from mlx_nanogpt_cli.inspect import COLOURS, _coloured
+from mlx_nanogpt_cli.commands.inspect import COLOURS, _coloured
 
 
 def test_it_shows_the_text_and_the_greatest_surprises(mlx_gpt, run):

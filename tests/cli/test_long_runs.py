@@ -8,8 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
-from mlx_nanogpt_cli import caffeinate, train, training_display
-from mlx_nanogpt_cli.slowdown import Slowdown
+from mlx_nanogpt_cli.commands import train
+from mlx_nanogpt_cli.process import caffeinate
+from mlx_nanogpt_cli.screen import training_display
+from mlx_nanogpt_cli.screen.slowdown import Slowdown
 
 # ---- sleep
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from mlx_nanogpt import PRESETS
-from mlx_nanogpt import plan as planning
 from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
-from mlx_nanogpt_cli.plan import duration
+from mlx_nanogpt.measure import plan as planning
+from mlx_nanogpt_cli.commands.plan import duration
 
 
 @pytest.fixture(autouse=True)

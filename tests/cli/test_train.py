@@ -11,13 +11,14 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_nanogpt import GPTConfig, TrainConfig, benchmark, open_run
+from mlx_nanogpt import GPTConfig, TrainConfig, open_run
 from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_gpt, tiny_run, trained_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
+from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text.identity import CorpusIdentity
-from mlx_nanogpt_cli.consoles import console
-from mlx_nanogpt_cli.describe import describe_data, describe_run
-from mlx_nanogpt_cli.training_display import short_sample
+from mlx_nanogpt_cli.screen.consoles import console
+from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
+from mlx_nanogpt_cli.screen.training_display import short_sample
 
 # ---- options and texts
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same, until
-from mlx_nanogpt_cli.ranks import LOST
+from mlx_nanogpt_cli.process.ranks import LOST
 from ring import IMPATIENT, start_ring
 
 ENDLESS = ["train", *TINY, "--num-iter=1000000"]
@@ -76,7 +76,7 @@ def test_ten_kills_lose_nothing():
     assert same(*(checkpoint_arrays(gpt.open_run(Path(name))) for name in ("killed", "never-killed")))
 
 
-LAUNCHER = "from mlx_nanogpt_cli import launch, main; launch.GRACE_SECONDS = 0.05; main()"  # after each kill
+LAUNCHER = "from mlx_nanogpt_cli import main; from mlx_nanogpt_cli.commands import launch; launch.GRACE_SECONDS = 0.05; main()"  # after each kill
 
 
 def ranks_of(launcher: int) -> set[int]:
@@ -147,7 +147,7 @@ SLOW_DISK = """
 import os, time
 if "MLX_RANK" in os.environ:
     import mlx_nanogpt
-    from mlx_nanogpt.run import Writer
+    from mlx_nanogpt.runs.run import Writer
 
     real = Writer.save
     Writer.save = lambda *state: (time.sleep(0.7), real(*state))

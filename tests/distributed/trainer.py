@@ -18,7 +18,7 @@ from mlx_nanogpt import machine, training
 from mlx.utils import tree_flatten
 from mlx_nanogpt.distributed.joining import joined
 from mlx_nanogpt.distributed.ranks import Ranks
-from mlx_nanogpt.run import described_run
+from mlx_nanogpt.runs.run import described_run
 
 
 def trained(ranks: Ranks, folder: str, settings: dict, resume: bool = False, plain: bool = False) -> dict:

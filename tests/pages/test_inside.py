@@ -11,8 +11,8 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from conftest import TOKENIZER, byte_pairs, lively_model, tiny_gpt
-from mlx_nanogpt.inspection import inspect, look_inside
 from mlx_nanogpt.pages.inside import MOST_WEIGHTS, inside_page, most_tokens
+from mlx_nanogpt.pages.inspection import inspect, look_inside
 
 MODEL = lively_model(tiny_gpt()).eval()
 IDS = TOKENIZER.encode("to be or not, question\nthat is")

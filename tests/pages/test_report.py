@@ -9,10 +9,10 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from conftest import DATA, TEXT, finish, tiny_run
-from mlx_nanogpt.benchmark import PUBLISHED
-from mlx_nanogpt.log import measurements, to_text
+from mlx_nanogpt.measure.benchmark import PUBLISHED
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import MOST_EXCERPTS, Entry, report_page
+from mlx_nanogpt.runs.log import measurements, to_text
 from test_inside import CHROMIUM, dom_of
 
 pytest.importorskip("plotly")

@@ -1,0 +1,52 @@
+"""`mlx-gpt config`: all settings of a run or a preset as a TOML file. Standard output carries nothing else."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import mlx_nanogpt as gpt
+import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.config_file import preset_settings, write_config_file
+from mlx_nanogpt.runs.find import chosen_run
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+
+from ..options.shared import RunOption
+from ..screen.consoles import check_output
+from ..screen.describe import describe_packages, versions
+
+
+def config(
+    run: RunOption = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Print this preset and no run: mlx-gpt presets lists them.")
+    ] = None,
+) -> None:
+    """Print all settings of a run as TOML, to repeat it or to start from: mlx-gpt train --config FILE.
+
+    On the same machine, with the same versions and text, the new run has the same weights bit for bit.
+    """
+    check_output()
+    if run and preset:
+        raise UserError("`run` and `preset` exclude each other", "leave out one of them")
+    if preset:
+        settings = preset_settings(preset)
+        gpt_config, train_config = gpt.configurations(settings)
+        sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
+        origin = [f"Versions: {versions()}"]
+    else:
+        source = chosen_run(run)
+        gpt_config, train_config, sources = source.gpt_config, source.train_config, source.corpus.sources
+        made_by = describe_packages(source.versions())
+        about = f"The settings of {source.path}"
+        origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
+        if source.init_from:
+            settings = {"init_from": source.init_from}
+        else:
+            settings = {"tokenizer": source.tokenizer.kind}
+    settings |= {"data": sources} | asdict(gpt_config) | asdict(train_config)
+    if settings.get("tokenizer") != "bpe":
+        del settings["vocab_size"]  # the text or the tokenizer says it
+    text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
+    sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
+    sys.stdout.write(text)

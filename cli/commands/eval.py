@@ -1,0 +1,167 @@
+"""`mlx-gpt eval`: the loss of a model on a whole split or text, beside the losses of simple methods."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import mlx_nanogpt as gpt
+import numpy as np
+import typer
+from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
+from mlx_nanogpt.machine import describe_device
+from mlx_nanogpt.runs.find import chosen_model, is_own
+from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
+from mlx_nanogpt.text.tokenizer import Tokenizer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ..options.settings import with_options
+from ..options.shared import NAME, BestOption, DeviceOption, InitFromOption, RunOption, given_options, use_device
+from ..options.texts import own_dataset, read_data
+from ..screen.consoles import console, header, progress
+from ..screen.describe import describe_weights
+
+MODEL = "> this model"  # its row is bold; the sign marks it in a pipe, too
+SPLITS = {"train": "training split", "valid": "validation split"}
+
+
+def evaluate(
+    ctx: typer.Context,
+    run: RunOption = None,
+    best: BestOption = False,
+    init_from: InitFromOption = None,
+    split: Annotated[
+        Literal["train", "valid", "both"], typer.Option(help="The part of the run's own text to measure.")
+    ] = "valid",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure all of another text, named as in mlx-gpt train, or a folder of tokens by its own splits; or find "
+            "the run's own text here, if it was moved.",
+            show_default="the run's own",
+            **NAME,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a trained run exactly, beside a bigram, a unigram, xz and a uniform guess.
+
+    Every token but the first is predicted once, from windows of --block-size tokens that follow each other.
+
+    The bigram and the unigram learn from the run's training split, and xz first reads its last 64 MiB.
+
+    A folder of tokens of another text has its own splits: --split chooses one, and the simple methods learn from its
+    training split.
+    """
+    use_device(device)
+    if init_from and not data:
+        raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
+    model, tokenizer, source = chosen_model(run, best, init_from)
+    if source:
+        origin = {"Run": describe_weights(source, best)}
+    else:
+        origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
+    text = _text(source, data)
+    if isinstance(text, Dataset):
+        parts = _splits(text, tokenizer, split)
+        train_tokens, problem = text.train_tokens, None
+    else:
+        if "split" in given_options(ctx):
+            raise UserError(
+                f"{text.identity.name} is not the text that the model learned from, so it has no splits",
+                "leave out `split`",
+            )
+        parts = {text.identity.name: tokenizer.encode(text.text)}
+        train_tokens, problem = _training_split(source) if source else (None, f"{init_from} comes without it")
+    header("mlx-gpt eval", {"Device": describe_device()} | origin)
+    for name, tokens in parts.items():
+        console.print(f"\n{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", style="bold")
+        console.print(_table(_measure(model, tokenizer, tokens, train_tokens)))
+    if problem is not None:
+        console.print(f"No bigram, unigram and xz here, for they need the text that the model learned from: {problem}.")
+
+
+def _text(run: Run | None, data: Sequence[str] | None) -> Corpus | Dataset:
+    """The text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run."""
+    if not data:
+        return own_dataset(run)
+    text = read_data(data)
+    return own_dataset(run, text) if run and is_own(run, text) else text
+
+
+def _splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[str, np.ndarray]:
+    """The tokens of the `split` that is chosen, or of both, by their titles."""
+    if dataset.tokenizer != tokenizer:
+        raise UserError(f"{dataset.corpus.name} holds the tokens of another tokenizer", "give a text with `data`")
+    chosen = list(SPLITS) if split == "both" else [split]
+    return {f"{dataset.corpus.name}, {SPLITS[name]}": getattr(dataset, f"{name}_tokens") for name in chosen}
+
+
+def _training_split(run: Run) -> tuple[np.ndarray | None, str | None]:
+    """The tokens that `run` learned from; or None, and why they cannot be had."""
+    try:
+        return own_dataset(run).train_tokens, None
+    except UserError as error:
+        return None, with_options(str(error))
+
+
+class Row(NamedTuple):
+    """What a method reaches on some tokens. xz knows no tokens, so it has no `loss`."""
+
+    loss: SplitLoss | None
+    bits_per_character: float
+
+
+def _measure(
+    model: gpt.GPT, tokenizer: Tokenizer, tokens: np.ndarray, train_tokens: np.ndarray | None
+) -> dict[str, Row]:
+    """What each method reaches on `tokens`, by its name.
+
+    The model's loss is printed before the other methods start, which take long on a large text.
+    """
+    vocab_size = model.config.vocab_size
+    with progress(*_columns()) as bar:
+        task = bar.add_task("Evaluating", total=len(tokens) - 1)
+        for loss in gpt.evaluate_split(model, tokens):  # each is on more of the tokens than the one before
+            bar.update(task, completed=loss.tokens)
+        bar.remove_task(task)
+        console.print(f"This model: {loss.mean:.4f} nats per token, perplexity {loss.perplexity:,.2f}")
+        bar.add_task("Counting and compressing", total=None)
+        losses = {MODEL: loss}
+        if train_tokens is not None:
+            losses["bigram"] = bigram(train_tokens, tokens, vocab_size)
+            losses["unigram"] = unigram(train_tokens, tokens, vocab_size)
+        losses["uniform guess"] = uniform(tokens, vocab_size)
+        characters = count_characters(tokenizer, tokens[1:])
+        rows = {name: Row(loss, loss.bits_per_character(characters)) for name, loss in losses.items()}
+        if train_tokens is not None:
+            before = None if tokens is train_tokens else train_tokens
+            rows["xz -9e"] = Row(None, xz_bits_per_character(tokenizer, tokens, before))
+    return rows
+
+
+def _columns() -> list[ProgressColumn]:
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
+
+
+def _table(rows: dict[str, Row]) -> Table:
+    table = Table()
+    table.add_column("Method", no_wrap=True)
+    for name in ("nats per token", "bits per character", "perplexity"):
+        table.add_column(name, justify="right")
+    for name, row in sorted(rows.items(), key=lambda each: each[1].bits_per_character):
+        mean, perplexity = ("-", "-") if row.loss is None else (f"{row.loss.mean:.4f}", f"{row.loss.perplexity:,.2f}")
+        table.add_row(name, mean, f"{row.bits_per_character:.4f}", perplexity, style="bold" if name == MODEL else None)
+    return table

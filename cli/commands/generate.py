@@ -1,0 +1,68 @@
+"""`mlx-gpt generate`: a run writes text. Standard output carries the text alone; all else goes to standard error."""
+
+import sys
+import time
+from typing import Annotated
+
+import mlx_nanogpt as gpt
+import typer
+from mlx_nanogpt.config import SETTINGS
+from mlx_nanogpt.runs.find import chosen_model
+
+from ..options.settings import setting_option
+from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from ..screen.consoles import check_output, errors
+from ..screen.describe import describe_weights
+
+# The setting of a training, for the random draws of a text; here typer checks it.
+SEED = setting_option(
+    SETTINGS["seed"],
+    help="Of the random draws: the same seed writes the same text.",
+    rich_help_panel=None,
+    min=SETTINGS["seed"].metadata["setting"].least,
+    max=SETTINGS["seed"].metadata["setting"].most,
+)
+
+
+def generate(
+    tokens: Annotated[int, typer.Option(help="Tokens to write, after the prompt.", min=1)] = 500,
+    run: RunOption = None,
+    best: BestOption = False,
+    init_from: InitFromOption = None,
+    prompt: Annotated[str, typer.Option(help="The text to continue; the model must know its characters.")] = "",
+    temperature: Annotated[float, typer.Option(help="Higher is bolder; 0 always takes the likeliest token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", show_default="all")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all"),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
+    seed: Annotated[int, SEED] = gpt.TrainConfig.seed,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write text with a trained run, and print each token as it is drawn.
+
+    A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture.
+    """
+    check_output()
+    use_device(device)
+    sample = gpt.make_sampler(temperature, top_k, top_p)
+    model, tokenizer, source = chosen_model(run, best, init_from)
+    if source:
+        origin = describe_weights(source, best)
+    else:
+        origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
+    ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
+    errors.print(origin, style="dim")
+    for i in range(num_samples):
+        if num_samples > 1:
+            errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")
+        sys.stdout.write(prompt)
+        started = time.perf_counter()
+        for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        if i < num_samples - 1:
+            sys.stdout.write("\n")  # a line between two samples
+        errors.print(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -1,0 +1,115 @@
+"""`mlx-gpt inspect`: a text coloured by how much each token surprises a model, and what the model expected instead."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.errors import printable
+from mlx_nanogpt.pages.inside import inside_page, most_tokens
+from mlx_nanogpt.pages.inspection import Inspection, inspect
+from mlx_nanogpt.runs.find import chosen_model
+from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
+from rich.table import Table
+from rich.text import Text
+
+from ..options.shared import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from ..options.texts import own_dataset
+from ..screen.consoles import ESCAPES, console
+from ..screen.describe import describe_weights
+from ..screen.output_file import check_replaceable, write_page
+
+EXCERPT = 300  # tokens of the run's own text, if no text is given
+SHOWN = 20  # characters of the text before a surprise
+
+# From how many bits on a token has which colours. ColorBrewer's YlOrBr, which the colour-blind can tell apart.
+COLOURS = {1: "black on #fff7bc", 2: "black on #fec44f", 4: "white on #cc4c02", 8: "white on #662506"}
+
+
+def inspect_text(
+    text: Annotated[
+        str | None,
+        typer.Argument(help="The text; without one, the beginning of the run's validation split.", show_default=False),
+    ] = None,
+    run: RunOption = None,
+    best: BestOption = False,
+    init_from: InitFromOption = None,
+    surprises: Annotated[int, typer.Option(help="How many of the greatest surprises to list.", min=0)] = 10,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page for a browser, too: all that the model expected, and where each of its heads looked.",
+            show_default="no page",
+            **PATH,
+        ),
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Show what surprises a trained model in a text, and what it expected there.
+
+    A surprise is the cost of a token in bits: 1 for a token of probability 1/2, 2 for 1/4, and so on.
+    """
+    use_device(device)
+    check_replaceable(html, "html")
+    model, tokenizer, source = chosen_model(run, best, init_from)
+    if text is not None:
+        ids = tokenizer.encode(text)
+    elif source:
+        ids = own_dataset(source).valid_tokens[:EXCERPT]
+    else:
+        raise UserError("a model without a run has no text of its own", "write the text behind mlx-gpt inspect")
+    found = inspect(model, ids, tokenizer.start_token)
+    pieces = token_pieces(tokenizer, ids)
+    about = describe_weights(source, best) if source else init_from
+    console.print(about, style="dim")
+    console.print(_coloured(pieces, found), soft_wrap=True)
+    console.print()
+    if console.is_terminal:
+        console.print(_legend())
+    console.print(
+        f"{found.bits / len(ids):.2f} bits a token, {found.bits / max(sum(map(len, pieces)), 1):.2f} a character."
+    )
+    if surprises:
+        console.print(_table(pieces, found, tokenizer, surprises))
+    if html:
+        write_page(html, inside_page(model, tokenizer, ids, about), "html")
+        cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
+        console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
+
+
+def _coloured(pieces: list[str], found: Inspection) -> Text:
+    return Text.assemble(*((piece.translate(ESCAPES), _style(bits)) for piece, bits in zip(pieces, found.surprise)))
+
+
+def _style(bits: float) -> str:
+    return next((style for least, style in reversed(COLOURS.items()) if bits >= least), "")
+
+
+def _legend() -> Text:
+    parts = [(f" {least} ", style) for least, style in COLOURS.items()]
+    return Text.assemble("Bits from ", *parts, " on; fewer have no colour.")
+
+
+def _table(pieces: list[str], found: Inspection, tokenizer: Tokenizer, count: int) -> Table:
+    """The greatest surprises, the greatest first, and the three likeliest tokens in their places."""
+    table = Table(title="What surprised it most", title_justify="left")
+    for name in ("Bits", "After", "Token", "It expected"):
+        table.add_column(name, justify="right" if name in ("Bits", "After") else "left", overflow="fold")
+    for place in np.argsort(-found.surprise, kind="stable")[:count]:
+        expected = (
+            f"{_quoted(tokenizer.decode([int(token)]))} {probability:.0%}"
+            for token, probability in zip(found.expected[place][:3], found.probabilities[place])
+        )
+        before = _marked("".join(pieces[:place])[-SHOWN:])
+        table.add_row(f"{found.surprise[place]:.1f}", before, _quoted(pieces[place]), ", ".join(expected))
+    return table
+
+
+def _quoted(token: str) -> str:
+    """A token in quotation marks, so that a space can be seen."""
+    return f"“{_marked(token)}”"
+
+
+def _marked(text: str) -> str:
+    return printable(text.replace("\n", "⏎"))

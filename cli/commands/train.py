@@ -1,0 +1,307 @@
+"""`mlx-gpt train`: a text in, a run directory out."""
+
+import shlex
+from contextlib import ExitStack
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import mlx_nanogpt as gpt
+import typer
+from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
+from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.distributed.ranks import Ranks
+from mlx_nanogpt.model import adapted
+from mlx_nanogpt.runs.run import MAY_CHANGE
+from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+from mlx_nanogpt.text.identity import STANDARD_INPUT
+from mlx_nanogpt.text.tokenizer import Tokenizer
+from mlx_nanogpt.training import check_fits, start_from
+
+from ..options.settings import RUN, with_settings
+from ..options.shared import (
+    NAME,
+    PATH,
+    TEXTS,
+    DeviceOption,
+    TokenizerOption,
+    VocabSizeOption,
+    given_options,
+    use_device,
+)
+from ..options.start import ConfigOption, PresetOption, starting_settings
+from ..options.texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
+from ..process.caffeinate import caffeinated
+from ..process.ranks import INTERRUPTED, command_to_go_on, described_ranks, followed_run, joined_ranks, tell_run
+from ..screen.conclusion import conclude
+from ..screen.consoles import console, errors, header
+from ..screen.describe import describe_run
+from ..screen.training_display import follow, follow_silently
+
+OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate"}
+
+
+# The options of mlx-gpt train that are no settings.
+DataOption = Annotated[
+    list[str],
+    typer.Option(
+        help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
+    ),
+]
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from these weights: a run, a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face hub. "
+        "The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
+        show_default="random numbers",
+        rich_help_panel=RUN,
+        **NAME,
+    ),
+]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(help="Where to keep the run.", show_default="the next number in runs/", rich_help_panel=RUN, **PATH),
+]
+ResumeOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Go on with this run; only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
+        rich_help_panel=RUN,
+        **PATH,
+    ),
+]
+
+
+def _tracker_name(name: str) -> str:
+    if name not in KINDS:
+        raise typer.BadParameter(f"{name!r} is not one of {', '.join(KINDS)}.")
+    return name
+
+
+ReportToOption = Annotated[
+    list[str],
+    typer.Option(
+        parser=_tracker_name,
+        metavar="TRACKER",
+        help=f"A tracker that follows the training: {', '.join(KINDS)}; each takes its package. Give it again to add another.",
+        show_default="none",
+        rich_help_panel=RUN,
+    ),
+]
+CaffeinateOption = Annotated[
+    bool,
+    typer.Option("--caffeinate/--no-caffeinate", help="Keep a Mac awake while it trains.", rich_help_panel=MACHINE),
+]
+
+
+@with_settings
+def train(
+    ctx: typer.Context,
+    data: DataOption = [TINYSHAKESPEARE],
+    tokenizer: TokenizerOption = "char",
+    vocab_size: VocabSizeOption = None,
+    device: DeviceOption = "auto",
+    preset: PresetOption = None,
+    config: ConfigOption = None,
+    init_from: StartOption = None,
+    run_dir: RunDirOption = None,
+    resume: ResumeOption = None,
+    report_to: ReportToOption = [],
+    caffeinate: CaffeinateOption = True,
+    **settings: Any,
+) -> None:
+    """Train a GPT on a text and keep it in a run directory.
+
+    The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
+
+    A --preset or a --config replaces the defaults; an option that is given replaces both.
+    """
+    use_device(device)
+    given = given_options(ctx)
+    if "report_to" in given:
+        given["report_to"] = report_to = list(dict.fromkeys(report_to))
+    with joined_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
+        if not ranks.is_first:
+            follow_silently(*followed_run(ranks, given), ranks)
+        else:
+            check_installed(report_to)
+            if resume:
+                run, dataset = _resumed_run(resume, given)
+            else:
+                chosen = _chosen_settings(preset, config, given)
+                defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
+                run, dataset = _new_run(run_dir, defaults | chosen, chosen, given, ranks)
+            if ranks.size > 1:
+                tell_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
+            _print_header(run, dataset, ranks, given, sleep)
+            run, done = _train(run, dataset, ranks, report_to)
+    if not ranks.is_first:
+        return  # the status of the training is that of the first
+    if done.end == "interrupted":
+        _print_how_to_go_on(run, done.iteration, given)
+        raise typer.Exit(INTERRUPTED)
+    if done.end == "out of patience":
+        console.print(
+            f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train_config.patience} evaluations."
+        )
+    if done.end == "at the target":
+        _print_target(run)
+    conclude(run, dataset)
+
+
+def _chosen_settings(preset: str | None, config: Path | None, given: dict) -> dict:
+    """The options that are `given`, and for the rest the settings of the preset or the file."""
+    start = starting_settings(preset, config, given)
+    if "init_from" in given:  # its model is fixed: the preset or the file only says how to train it
+        start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
+    return start | given
+
+
+def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
+    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
+    lines = describe_run(run, dataset)
+    if "resume" in given and not run.checkpoint.exists():
+        lines["Run"] += ", from its beginning, for it has no checkpoint"
+    if ranks.size > 1:
+        lines["Ranks"] = described_ranks(ranks)
+    if "report_to" in given:
+        lines["Trackers"] = ", ".join(given["report_to"])
+        if "tensorboard" in given["report_to"]:
+            lines["Trackers"] += f" (look with tensorboard --logdir {shlex.quote(str(run.path.parent))})"
+    header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
+
+
+def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks) -> tuple[Run, Dataset]:
+    """A new run, and the text that it learns from.
+
+    `values` has all settings; `chosen` are those that are no defaults, and `given` those from the command line.
+    """
+    gpt_config, train_config = gpt.configurations(
+        {**values, "vocab_size": GPTConfig.vocab_size}
+    )  # the tokenizer says it
+    model, tokenizer = _pretrained(values["init_from"], chosen)
+    dataset = _dataset(values, chosen, given, tokenizer)
+    train_config = replace(train_config, train_fraction=dataset.train_fraction)
+    gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
+    check_fits(gpt_config, ranks.own_part(train_config), dataset)
+    run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
+    if model:
+        start_from(run, model)
+    return run, dataset
+
+
+def _pretrained(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, Tokenizer | None]:
+    """The model to start from, changed as `chosen`, and its tokenizer; None and None without `init_from`."""
+    if init_from is None:
+        return None, None
+    for name in ("tokenizer", "vocab_size"):
+        if name in chosen:
+            raise UserError(
+                f"`{name}` and `init_from` exclude each other, for the model has a tokenizer", "leave out one of them"
+            )
+    model, tokenizer = gpt.load_pretrained(init_from)
+    changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
+    return adapted(model, **changes), tokenizer
+
+
+def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | None) -> Dataset:
+    """The text to learn from. A folder of tokens has its own tokenizer; a text gets `tokenizer`, or the chosen kind."""
+    data = read_data(values["data"], explicit="data" in chosen)
+    if not isinstance(data, Dataset):
+        wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(values["tokenizer"], chosen.get("vocab_size"))
+        dataset = gpt.tokenize(data, train_fraction=values["train_fraction"], **wanted)
+        tell_fewer(dataset.tokenizer, wanted)
+        return dataset
+    if "train_fraction" in given:  # that of a preset or a file does not count here
+        raise UserError(
+            f"{data.corpus.name} holds tokens, split already",
+            "leave out `train_fraction`, or prepare the text again with another",
+        )
+    check_tokens(data, chosen)
+    if tokenizer and tokenizer != data.tokenizer:
+        raise UserError(
+            f"{data.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}",
+            "give the text itself",
+        )
+    return data
+
+
+def _resumed_run(path: Path, given: dict) -> tuple[Run, Dataset]:
+    """The run at `path`, extended as `given`, and the text that it learns from."""
+    run = gpt.open_run(path)
+    _check_unchanged(run, given)
+    dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
+    iteration = run.position().iteration
+    num_iter = given.get("num_iter", run.train_config.num_iter)
+    finished = any(evaluation.iteration == num_iter for evaluation in run.history())
+    if finished or num_iter < iteration:
+        raise UserError(
+            f"the run {run.path} is at iteration {iteration} already", f"give a larger `num_iter` than {iteration}"
+        )
+    return run.extended(**{name: given[name] for name in MAY_CHANGE if name in given}), dataset
+
+
+def _check_unchanged(run: Run, given: dict) -> None:
+    """Raise `UserError` if an option that is `given` would change what a run keeps."""
+    settings = asdict(run.gpt_config) | asdict(run.train_config)
+    for name in given.keys() - MAY_CHANGE_ON_RESUME:
+        if name not in settings:
+            raise UserError(f"`{name}` and `resume` exclude each other", "leave out one of them")
+        if given[name] != settings[name]:
+            raise UserError(
+                f"the run {run.path} has {name} {settings[name]} and cannot go on with {given[name]}",
+                "leave the option out, or start a new run without `resume`",
+            )
+
+
+def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName]) -> tuple[Run, gpt.Done]:
+    """Train `run`; return it, with the path that it has by then, and how the training ended."""
+    try:
+        with ExitStack() as until_closed:
+            with ranks.busy():
+                trackers = until_closed.enter_context(Trackers(report_to, run, _tell_failure))
+            done = follow(run, dataset, ranks, trackers)
+    except KeyboardInterrupt:
+        if not run.checkpoint.exists():
+            errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
+        raise
+    if done.path != run.path:
+        console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
+    return replace(run, path=done.path), done
+
+
+def _tell_failure(name: str, reason: str) -> None:
+    console.print(f"{name} failed, so the training goes on without it: {reason}", style="yellow", soft_wrap=True)
+
+
+def _print_target(run: Run) -> None:
+    """How much it took to come to the loss that was asked for."""
+    history = run.history()
+    console.print(
+        f"\nThe validation loss is {history[-1].valid_loss:.4f}, no higher than {run.train_config.target_loss:g}, after "
+        f"{history[-1].iteration:,} iterations, {sum(each.train_tokens for each in history):,} tokens and "
+        f"{sum(each.train_seconds for each in history):.1f} s of training."
+    )
+
+
+def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
+    piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
+    console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
+    console.print(f"  {command_to_go_on(_options_to_go_on(run, given))}", soft_wrap=True)
+
+
+def _changes(given: dict) -> list[str]:
+    """The options in `given` that change a run that goes on, for a start before they are kept."""
+    changed = [f"--{name.replace('_', '-')}={given[name]}" for name in MAY_CHANGE if {name, "resume"} <= given.keys()]
+    return changed + ["--no-caffeinate"] * (not given.get("caffeinate", True))
+
+
+def _options_to_go_on(run: Run, given: dict) -> list[str]:
+    """The options of mlx-gpt train that go on with `run` as it was started."""
+    again = [("resume", str(run.path))]
+    again += [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
+    again += [("device", given["device"])] if "device" in given else []
+    again += [("report-to", name) for name in given.get("report_to", ())]
+    return [word for name, value in again for word in (f"--{name}", value)]

@@ -1,0 +1,1 @@
+"""How settings become options, and what the values of options stand for."""

@@ -1,0 +1,40 @@
+"""Where settings start from: the defaults, a preset or a file, and the options that replace them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from mlx_nanogpt import UserError
+from mlx_nanogpt.config_file import preset_settings, read_config_file
+
+from .settings import RUN
+from .shared import PATH
+
+PresetOption = Annotated[
+    str | None,
+    typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Settings to start from, as a TOML file: mlx-gpt config writes one.", rich_help_panel=RUN, **PATH
+    ),
+]
+
+
+def starting_settings(preset: str | None, config: Path | None, given: dict) -> dict:
+    """The settings of the preset or the file; none without both. An option in `given` may replace a wrong value of the file."""
+    if preset is not None and config is not None:
+        raise UserError("`preset` and `config` exclude each other", "leave out one of them")
+    if preset is None and config is None:
+        return {}
+    start = preset_settings(preset) if preset is not None else read_config_file(config, given)
+    if given.get("tokenizer", start.get("tokenizer")) != "bpe":  # only byte pairs are learned in a chosen number
+        start.pop("vocab_size", None)
+    if given.get("optimizer", "muon") != "muon":
+        start.pop("muon_lr", None)
+    if preset is not None and "num_iter" in given and start.get("lr_decay_iters"):
+        # the rate of a preset falls until its last iteration, however many there are
+        start["lr_decay_iters"] = given["num_iter"]
+        start["warmup_iters"] = min(start.get("warmup_iters", 0), given["num_iter"] // 2)
+    return start

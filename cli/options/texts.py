@@ -1,0 +1,98 @@
+"""Reading the text that an option names, with a notice or a spinner where the user waits or gets another text."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import Corpus, Dataset, Run, UserError
+from mlx_nanogpt.errors import printable
+from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
+from mlx_nanogpt.runs import find
+from mlx_nanogpt.text import tinyshakespeare
+from mlx_nanogpt.text.byte_pairs import check_vocab_size
+from mlx_nanogpt.text.corpus import PASTICHE
+from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
+from mlx_nanogpt.text.tokenizer import Tokenizer
+from rich.text import Text
+
+from ..screen.consoles import console
+from .shared import VOCAB_SIZE
+
+
+def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
+    """The texts called `names`. If they cannot be had and the user did not name them, pastiche, with a notice."""
+    try:
+        return gpt.load_corpus(*names)
+    except CorpusUnavailable as error:
+        if explicit:
+            raise
+        reason = f"{error.problem[0].upper()}{error.problem[1:]}"
+        notice = (
+            f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE, or "
+            f"put tiny Shakespeare at {tinyshakespeare.cached()}."
+        )
+        console.print(f"{reason}. {notice}\n", style="yellow")
+        return gpt.load_corpus(PASTICHE)
+
+
+def read_data(names: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
+    """The texts called `names`, as in `load_corpus`, or the tokens of the only one."""
+    if not find.is_token_folder(names):
+        return load_corpus(names, explicit)
+    with _spinner(names):
+        return find.read_data(names)
+
+
+def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
+    """The text that `run` learned from, as `mlx_nanogpt.runs.find.own_dataset` finds it."""
+    with _spinner(run.corpus.sources) if data is None else nullcontext():
+        return find.own_dataset(run, data)
+
+
+def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
+    """The arguments of `tokenize` and `prepare` for --tokenizer and --vocab-size."""
+    size = wanted_size(name, vocab_size)
+    if size is not None:
+        return {"vocab_size": size}
+    return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
+
+
+def tell_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
+    """Say so if fewer byte pairs were learned than `wanted`, which are arguments of `tokenize`."""
+    if tokenizer.vocab_size < wanted.get("vocab_size", 0):
+        console.print(
+            f"The text gives {tokenizer.vocab_size:,} byte pairs, and not {wanted['vocab_size']:,}: no more of them repeat.\n",
+            style="yellow",
+        )
+
+
+def wanted_size(name: str, vocab_size: int | None) -> int | None:
+    """How many byte pairs to learn; None with another tokenizer, which --vocab-size does not fit."""
+    if name == "bpe":
+        size = VOCAB_SIZE if vocab_size is None else vocab_size
+        check_vocab_size(size)
+        return size
+    if vocab_size is not None:
+        raise UserError(
+            f"`vocab_size` {vocab_size} is for byte pairs that are learned from the text", "give `tokenizer` bpe, too"
+        )
+    return None
+
+
+def check_tokens(data: Dataset, chosen: Mapping) -> None:
+    """Raise `UserError` if other tokens were chosen than those that the folder `data` holds."""
+    own = {"tokenizer": data.tokenizer.kind, "vocab_size": data.tokenizer.vocab_size}
+    for name, value in own.items():
+        if chosen.get(name, value) != value:
+            raise UserError(
+                f"{data.corpus.name} holds tokens with the {name} {value}, and {chosen[name]} was chosen",
+                f"leave out `{name}`, or prepare the text again",
+            )
+
+
+def _spinner(names: Sequence[str]) -> AbstractContextManager:
+    """A spinner while a folder of tokens is checked; nothing for a text."""
+    if not find.is_token_folder(names):
+        return nullcontext()
+    return console.status(Text(f"Checking {printable(names[0])}"))

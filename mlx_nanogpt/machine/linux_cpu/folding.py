@@ -1,0 +1,91 @@
+"""A small model with fewer operations, for evaluation and generation on MLX's CPU backend on Linux. It cannot be trained.
+
+A LayerNorm subtracts the mean, divides by the deviation, multiplies by a weight and adds a bias. Only LayerNorms read the
+residual stream. So all layers that write to it are centred beforehand, and the mean is always 0. Weight and bias move into
+the next linear layer. Only the division is left. An RMSNorm subtracts no mean, so its model is folded without the centring.
+"""
+
+import copy
+from dataclasses import replace
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from ...model import GPT, MLP
+from . import operations
+from .layers import OWN, LayerNorm, Linear, RMSNorm
+
+FOLDABLE = {*OWN.values(), MLP, nn.Embedding, nn.Dropout}
+
+
+class Scale(nn.Module):
+    """A norm without mean, weight and bias: x (N, C) -> x over its root mean square (N, C)."""
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return operations.unit_variance(x, self.eps)[0]
+
+
+class Affine(nn.Module):
+    """A linear layer, (N, I) -> (N, O), with a contiguous copy of `weight` (I, O)."""
+
+    def __init__(self, weight: mx.array, bias: mx.array | None):
+        super().__init__()
+        self.weight = mx.contiguous(weight)  # OpenBLAS has faster forms of small products without a transpose
+        if bias is not None:
+            self.bias = bias
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = x @ self.weight  # (N, O)
+        return operations.unfused(y + operations.broadcast_view(self.bias, y.shape)) if "bias" in self else y
+
+
+def folded(model: GPT) -> GPT:
+    """A model that computes the same up to rounding, from the weights that `model` has now."""
+    result = copy.deepcopy(model)
+    if model.config.tied:  # the embedding is centred, the head is not
+        result.config = replace(model.config, tied=False)
+    head = model.wte if model.config.tied else model.lm_head
+    centred = _centred if model.config.norm == "layernorm" else _unchanged
+    for embedding in ("wte", "wpe"):
+        if embedding in result:
+            result[embedding].weight = centred(model[embedding].weight)
+    for block in result.h:
+        attn, mlp = block.attn, block.mlp
+        attn.c_attn = _absorbing(block.ln_1, attn.c_attn)
+        mlp.c_fc = _absorbing(block.ln_2, mlp.c_fc)
+        if "c_gate" in mlp:
+            mlp.c_gate = _absorbing(block.ln_2, mlp.c_gate)
+        for part in (attn, mlp):
+            bias = part.c_proj.get("bias")
+            part.c_proj = Affine(centred(part.c_proj.weight.T), None if bias is None else centred(bias))
+        block.ln_1, block.ln_2 = Scale(block.ln_1.eps), Scale(block.ln_2.eps)
+    result.lm_head, result.ln_f = _absorbing(model.ln_f, head), Scale(model.ln_f.eps)
+    return result.eval()
+
+
+def foldable(model: GPT) -> bool:
+    """Whether all layers are those that `use_own` puts in, in float32: a quantised model, for example, is not foldable."""
+    kinds = {type(module) for module in model.modules()}
+    return kinds <= FOLDABLE and all(p.dtype == mx.float32 for _, p in tree_flatten(model.parameters()))
+
+
+def _absorbing(norm: LayerNorm | RMSNorm, layer: Linear | nn.Embedding) -> Affine:
+    """`layer`, which takes over the weight and the bias of the norm before it."""
+    bias = layer.get("bias")
+    if "bias" in norm:
+        shift = layer.weight @ norm.bias  # (O,)
+        bias = shift if bias is None else bias + shift
+    return Affine((layer.weight * norm.weight).T, bias)
+
+
+def _unchanged(x: mx.array) -> mx.array:
+    return x
+
+
+def _centred(x: mx.array) -> mx.array:
+    return x - x.mean(axis=-1, keepdims=True)

@@ -1,0 +1,76 @@
+"""How much memory a training takes, how much the machine has, and the errors of MLX when it has no more."""
+
+import os
+from functools import lru_cache
+
+from ..config import GPTConfig, TrainConfig
+from ..errors import UserError
+from ..model import GPT
+
+FAILURES = (
+    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
+    "out of memory",  # CUDA
+    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
+    "bad_alloc",
+)
+
+
+def ram() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
+    """An error of MLX about memory, with the remedy; None for other errors."""
+    if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
+        return None
+    return UserError(
+        f"there is not enough memory ({str(error) or 'Python has no more'})",
+        "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
+    )
+
+
+FLOAT, BFLOAT = 4, 2  # bytes
+
+# What a step holds of each token at its peak, in numbers, as measured: see `estimated_memory`.
+KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
+UNDER_WAY = 1.4  # layers, in what the backward pass has under way
+LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
+BFLOAT_KEPT = 2.75  # bytes of a number with bfloat16, on average: some are kept as float32
+
+
+def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
+    """Bytes that a training takes at its peak.
+
+    Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
+    backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward
+    pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured peak is
+    0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac.
+    """
+    parameters = FLOAT * _num_parameters(gpt)
+    scores = 0 if fused_attention else gpt.n_head * gpt.block_size
+    per_token = (gpt.n_layer + UNDER_WAY) * (KEPT_PER_CHANNEL * gpt.n_embd + scores) + LOGIT_ARRAYS * gpt.vocab_size
+    number = BFLOAT_KEPT if train.dtype == "bfloat16" else FLOAT
+    kept = number * train.batch_size * gpt.block_size * per_token
+    if fused_attention:
+        kept += 3 * number * _scores(gpt, train, fused_attention)
+    starts = 8 * train.eval_iters * train.batch_size  # int64: where the windows of an evaluation begin
+    return round(3 * parameters + max(parameters + kept, 3 * parameters) + starts)
+
+
+def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
+    """Bytes of the largest array of a step: the scores of a layer, the logits, or an embedding."""
+    number = BFLOAT if train.dtype == "bfloat16" else FLOAT
+    logits = train.batch_size * gpt.block_size * gpt.vocab_size
+    return number * max(_scores(gpt, train, fused_attention), logits, gpt.vocab_size * gpt.n_embd)
+
+
+@lru_cache(maxsize=1)  # a plan estimates one shape with many batches
+def _num_parameters(gpt: GPTConfig) -> int:
+    return GPT(gpt).num_parameters()
+
+
+def _scores(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
+    """The numbers in the scores of a layer. A fused attention takes them in tiles of 1,024 tokens."""
+    tile = min(gpt.block_size, 1024) if fused_attention else gpt.block_size
+    return train.batch_size * gpt.n_head * tile**2

@@ -1,0 +1,173 @@
+"""What a training will take: parameters, arithmetic, memory and time. Steps are measured if they fit and do not take too long."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from ..config import GPTConfig, TrainConfig, tokens_per_step
+from ..errors import UserError
+from ..evaluation import make_evaluate
+from ..machine import machine
+from ..machine.memory import estimated_memory
+from ..model import GPT
+from ..training import memory_problem, start_step
+from .benchmark import Rounds, Stage, flops_per_token, measure_matrix
+
+MOST_STEPS = 10  # that are timed
+BUDGET = 20.0  # seconds for them; at least one is timed
+LONGEST_STEP = 30.0  # seconds, at the rate of a matrix product; a longer step is not measured
+FEW_EPOCHS, MANY_EPOCHS = 4, 16
+"""A text that is read up to 4 times teaches about as much as new text, and after 16 times little more (Muennighoff et al. 2023,
+"Scaling Data-Constrained Language Models")."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a step and of a window of an evaluation, seconds of the first step beyond a later one, bytes at the peak."""
+
+    step_seconds: Rounds
+    window_seconds: float
+    compile_seconds: float
+    peak_memory: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training takes. Memory is in bytes; `measured` is None if it does not fit or a step takes too long.
+
+    `problem` is the reason why it does not fit; `train` gives the same one. `least_step_seconds` is the time of a step if all
+    its arithmetic ran at the rate of a matrix product.
+    """
+
+    gpt: GPTConfig
+    train: TrainConfig
+    parameters: int
+    flops_per_token: int
+    estimated_memory: int
+    memory_there: int
+    problem: str | None
+    least_step_seconds: float
+    measured: Measured | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the training reads, each as often as it reads it."""
+        return self.train.num_iter * tokens_per_step(self.gpt, self.train)
+
+    @property
+    def memory(self) -> int:
+        """The measured peak, or the estimate."""
+        return self.measured.peak_memory if self.measured else self.estimated_memory
+
+    @property
+    def fits(self) -> bool:
+        return self.problem is None
+
+    @property
+    def evaluations(self) -> int:
+        return -(-self.train.num_iter // self.train.eval_interval)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of all steps. If none was measured, this is the least that they take."""
+        if self.measured is None:
+            return self.train.num_iter * self.least_step_seconds
+        return self.measured.compile_seconds + self.train.num_iter * self.measured.step_seconds.median
+
+    @property
+    def evaluation_seconds(self) -> float:
+        """Seconds of all evaluations; 0 if none was measured."""
+        if self.measured is None:
+            return 0.0
+        windows = 2 * self.train.eval_iters * self.train.batch_size
+        return self.evaluations * windows * self.measured.window_seconds
+
+    @property
+    def total_seconds(self) -> float:
+        return self.training_seconds + self.evaluation_seconds
+
+
+def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
+    """Yield stages, then the `Plan` of a training. Seeds MLX's global random state."""
+    this_machine = machine()
+    model = GPT(gpt)
+    estimate = estimated_memory(gpt, train, this_machine.fuses_attention(gpt.head_size))
+    flops = flops_per_token(model)
+    yield Stage("matrix product")
+    least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
+    problem = memory_problem(gpt, train)
+    plan = Plan(
+        gpt,
+        train,
+        parameters=model.num_parameters(),
+        flops_per_token=flops,
+        estimated_memory=estimate,
+        memory_there=this_machine.memory(),
+        problem=problem.problem if problem else None,
+        least_step_seconds=least,
+        measured=None,
+    )
+    if plan.fits and least <= LONGEST_STEP:
+        yield Stage("steps")
+        plan = replace(plan, measured=measure(model, train))
+    yield plan
+
+
+def accumulated(plan: Plan) -> TrainConfig | None:
+    """The settings of `plan` with a smaller batch that fits, and as many of them as make up for it, in steps and in
+    evaluations; None if none fits."""
+    train = plan.train
+    for parts in range(2, train.batch_size + 1):
+        if train.batch_size % parts == 0:
+            try:
+                smaller = replace(
+                    train,
+                    batch_size=train.batch_size // parts,
+                    gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
+                    eval_iters=train.eval_iters * parts,
+                )
+            except UserError:  # so many batches a step are out of range
+                return None
+            if memory_problem(plan.gpt, smaller) is None:
+                return smaller
+    return None
+
+
+def measure(model: GPT, train: TrainConfig) -> Measured:
+    """Time steps and windows of an evaluation, on random tokens."""
+    gpt = model.config
+    mx.random.seed(train.seed)
+    step, state = start_step(model, train)
+    count = train.batch_size * train.gradient_accumulation_steps
+    tokens = np.random.default_rng(0).integers(gpt.vocab_size, size=count * gpt.block_size + 1).astype(np.uint16)
+    idx = mx.array(tokens[:-1]).reshape(count, gpt.block_size)  # (A * B, T)
+    targets = mx.array(tokens[1:]).reshape(count, gpt.block_size)
+    mx.eval(state, idx, targets)
+    mx.reset_peak_memory()
+
+    def seconds_of_a_step() -> float:
+        started = time.perf_counter()
+        mx.eval(step(idx, targets), state)
+        return time.perf_counter() - started
+
+    first = seconds_of_a_step()
+    steps = max(1, min(MOST_STEPS, int(BUDGET / first)))
+    later = [seconds_of_a_step() for _ in range(steps)]
+    peak_memory = mx.get_peak_memory()
+    evaluate = make_evaluate(model, train.backend)
+    batches = 2 * len(machine().streams())  # so that none of them waits
+    windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // gpt.block_size, 1))
+    if first < 1:
+        evaluate(tokens, windows)  # the first time compiles, which counts where all is fast
+    started = time.perf_counter()
+    evaluate(tokens, windows)
+    return Measured(
+        step_seconds=Rounds.of(later),
+        window_seconds=(time.perf_counter() - started) / windows,
+        compile_seconds=max(first - statistics.median(later), 0.0),
+        peak_memory=peak_memory,
+    )

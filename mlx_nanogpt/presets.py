@@ -1,0 +1,76 @@
+"""Places to start from: the settings of known models, under short names."""
+
+from typing import NamedTuple
+
+
+class Preset(NamedTuple):
+    """A place to start from: one line on what it is for, and the fields of both configurations that it sets."""
+
+    description: str
+    settings: dict[str, object]
+
+
+# What nanoGPT's configurations have in common, and what those for tiny Shakespeare's characters do. The share of the text
+# is that of its Shakespeare, also for GPT-2: OpenWebText, of which it keeps 0.05%, is a thousand times longer.
+_NANOGPT = {
+    "bias": "none",
+    "tied": True,
+    "activation": "gelu",
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+    "train_fraction": 0.9,
+}
+_SHAKESPEARE_CHAR = _NANOGPT | {"warmup_iters": 100, "min_lr": 1e-4, "beta2": 0.99, "eval_interval": 250}
+
+# What Llama and Qwen changed, trained with Muon.
+_MODERN = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "qk_norm": True,
+    "activation": "swiglu",
+    "bias": "none",
+    "init": "zero",
+    "optimizer": "muon",
+    "learning_rate": 6e-3,
+    "warmup_iters": 100,
+    "lr_decay_iters": 5000,
+    "weight_decay": 0.1,
+    "grad_clip": 1.0,
+}
+
+PRESETS = {
+    "nanolux": Preset("NanoLux's benchmark", {"eval_iters": 1000}),
+    "minute": Preset(
+        "a run of a minute",
+        _MODERN
+        | {"num_iter": 700, "lr_decay_iters": 700, "warmup_iters": 40, "learning_rate": 8e-3, "muon_lr": 0.03}
+        | {"eval_interval": 100, "eval_iters": 50},
+    ),
+    "modern": Preset("NanoLux's, modern", _MODERN),
+    "laptop": Preset(
+        "nanoGPT's, laptop",
+        _SHAKESPEARE_CHAR
+        | {"n_layer": 4, "n_embd": 128, "head_size": 32}
+        | {"num_iter": 2000, "lr_decay_iters": 2000, "batch_size": 12, "eval_iters": 20},
+    ),
+    "baby": Preset(
+        "nanoGPT's baby (GPU)",
+        _SHAKESPEARE_CHAR
+        | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2}
+        | {"lr_decay_iters": 5000, "batch_size": 64},
+    ),
+    "baby-modern": Preset(
+        "the baby, modern",
+        _MODERN
+        | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2, "batch_size": 64}
+        | {"train_fraction": 0.9, "eval_interval": 250},
+    ),
+    "gpt2": Preset(
+        "nanoGPT's GPT-2",
+        _NANOGPT
+        | {"tokenizer": "gpt2", "vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
+        | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}
+        | {"learning_rate": 6e-4, "warmup_iters": 2000, "lr_decay_iters": 600_000, "min_lr": 6e-5, "beta2": 0.95}
+        | {"eval_interval": 1000},
+    ),
+}

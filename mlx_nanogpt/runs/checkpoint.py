@@ -1,0 +1,108 @@
+"""A checkpoint: one file of arrays, how far the training is, and checksums of both."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from ..errors import UserError
+from ..files import DAMAGE, Folder, check_counts, check_measures
+
+MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
+CONTENTS, CHECKSUM = "contents", "checksum"  # the metadata of its file
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a checkpoint is: steps done, and seconds of training since the last evaluation. Raises `ValueError` for
+    values that cannot be."""
+
+    iteration: int = 0
+    train_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_counts(self.iteration)
+        check_measures(self.train_seconds)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The metadata of a file of weights: how far they are, the number of lines in the history by then and their checksum,
+    and the checksum of each part."""
+
+    position: Position
+    evaluations: int
+    history_checksum: int
+    parts: Mapping[str, int]
+
+
+def write_arrays(folder: Folder, name: str, parts: Mapping[str, Mapping[str, mx.array]], contents: Contents) -> None:
+    """Replace the file `name` by `parts`, arrays under their full names, and `contents`."""
+    text = json.dumps(asdict(replace(contents, parts={part: contents.parts[part] for part in parts})))
+    arrays = {name: array for part in parts.values() for name, array in part.items()}
+    with folder.replacing(name) as file:
+        mx.save_safetensors(file, arrays, {CONTENTS: text, CHECKSUM: str(zlib.crc32(text.encode()))})
+
+
+def open_arrays(file: Path) -> tuple[Contents, dict[str, mx.array]]:
+    """The contents of a file of weights, and its arrays under their full names, not read yet."""
+    file.open("rb").close()  # a file that may not be read raises here; MLX would call it damaged
+    arrays, metadata = mx.load(str(file), return_metadata=True)
+    text = metadata[CONTENTS]
+    if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
+        raise ValueError("its metadata is not as it was written")
+    said = json.loads(text)
+    check_counts(said["evaluations"], said["history_checksum"])
+    return Contents(**said | {"position": Position(**said["position"])}), arrays
+
+
+def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, dict]:
+    """The contents of a file of weights, and the parts that are `expected`, as trees of the same shapes. Raises `UserError` if
+    the file is damaged."""
+    with explaining_damage(file):
+        contents, arrays = open_arrays(file)
+        read: dict[str, mx.array] = {}
+        for part, tree in expected.items():
+            wanted = dict(tree_flatten({part: tree}))
+            found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
+            if _shapes(found) != _shapes(wanted):  # first: a name with a huge number in it would become a huge list
+                raise ValueError(f"its {part} is of another shape")
+            if checksum(found) != contents.parts[part]:
+                raise ValueError(f"its {part} is not as it was written")
+            if part == MODEL and not all(np.isfinite(np.asarray(array)).all() for array in found.values()):
+                raise ValueError("its weights are not all finite")
+            read |= found
+        return contents, tree_unflatten(list(read.items()))
+
+
+def checksum(arrays: Mapping[str, mx.array]) -> int:
+    """CRC-32 of the names, types, shapes and numbers of `arrays`."""
+    crc = 0
+    for name, array in sorted(arrays.items()):
+        crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
+        crc = zlib.crc32(np.ascontiguousarray(np.asarray(array)).data, crc)
+    return crc
+
+
+@contextmanager
+def explaining_damage(path: Path) -> Iterator[None]:
+    """Turn an error of reading `path` in the body into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})", "make it readable, or name another run") from error
+    except DAMAGE as error:
+        raise UserError(
+            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error})",
+            "restore it from a copy, name another run, or train a new one",
+        ) from error
+
+
+def _shapes(arrays: Mapping[str, mx.array]) -> dict[str, tuple]:
+    return {name: (array.shape, array.dtype) for name, array in arrays.items()}

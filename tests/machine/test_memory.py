@@ -1,0 +1,55 @@
+"""The promises of the estimate of memory: it is right for the presets, and a training that cannot be held is refused."""
+
+from dataclasses import replace
+
+import mlx_nanogpt as gpt
+import pytest
+from mlx_nanogpt import PRESETS, configurations
+from conftest import only_here, tiny_gpt, tiny_train
+from mlx_nanogpt.machine import machine
+from mlx_nanogpt.machine.memory import estimated_memory, largest_array
+from mlx_nanogpt.measure import plan as planning
+from mlx_nanogpt.training import memory_problem
+
+
+@only_here
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "preset, changes",
+    [
+        ("nanolux", {}),
+        ("nanolux", {"n_layer": 3, "dropout": 0.1}),
+        ("nanolux", {"block_size": 128, "activation": "gelu"}),
+        ("laptop", {}),
+        ("laptop", {"dtype": "bfloat16", "gradient_accumulation_steps": 2}),
+        ("baby", {"batch_size": 4}),  # its own 64 take 4.8 GB and 15 s a step; the estimate is 0.89 of that
+    ],
+)
+def test_the_estimate_is_within_a_quarter_of_what_a_step_takes(monkeypatch, preset, changes):
+    monkeypatch.setattr(planning, "MOST_STEPS", 1)
+    configs = configurations(PRESETS[preset].settings | changes)
+    estimate = estimated_memory(*configs, machine().fuses_attention(configs[0].head_size))
+    measured = planning.measure(gpt.GPT(configs[0]), replace(configs[1], eval_iters=1)).peak_memory
+    assert 1 / 1.25 < measured / estimate < 1.25
+
+
+def test_adam_alone_takes_six_times_the_weights():
+    config = tiny_gpt(vocab_size=50_000)
+    parameters = 4 * gpt.GPT(config).num_parameters()
+    assert estimated_memory(config, tiny_train(batch_size=1), False) == pytest.approx(6 * parameters, rel=0.01)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_largest_array_is_that_of_the_scores_or_the_logits(fused):
+    of_scores, of_logits = tiny_gpt(block_size=2048), tiny_gpt(vocab_size=5000)
+    scores = 4 * 2 * (1024 if fused else 2048) ** 2  # (B, nh) = (4, 2)
+    assert largest_array(of_scores, tiny_train(), fused) == 4 * scores
+    assert largest_array(of_logits, tiny_train(), fused) == 4 * 4 * 8 * 5000
+    assert largest_array(of_logits, tiny_train(dtype="bfloat16"), fused) == 2 * 4 * 8 * 5000
+
+
+def test_an_array_that_is_too_large_for_metal_is_refused(monkeypatch):
+    monkeypatch.setattr(type(machine()), "largest_array", lambda _: 10**6)
+    assert memory_problem(tiny_gpt(), tiny_train()) is None
+    problem = str(memory_problem(tiny_gpt(vocab_size=50_000), tiny_train()))
+    assert "an array of 0.0 GB, and this machine allows 0.0 GB; lower batch_size (4)" in problem

@@ -1,0 +1,54 @@
+"""The promises of a plan: its sums are right, real steps are measured where they can be, and a way out where it does not fit."""
+
+import pytest
+from conftest import tiny_gpt, tiny_train
+from mlx_nanogpt.machine import machine
+from mlx_nanogpt.machine.memory import estimated_memory
+from mlx_nanogpt.measure import plan as planning
+from mlx_nanogpt.measure.plan import Plan, accumulated, make_plan
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(planning, "MOST_STEPS", 3)
+    monkeypatch.setattr(planning, "measure_matrix", lambda rounds: planning.Rounds.of([1e11]))
+
+
+def planned(**changes) -> Plan:
+    *_, plan = make_plan(tiny_gpt(), tiny_train(**changes))
+    return plan
+
+
+def test_a_plan_adds_up():
+    plan = planned(num_iter=10, gradient_accumulation_steps=2)
+    assert plan.tokens == 10 * 2 * 4 * 8 and plan.evaluations == 3  # after 4, 8 and 10 steps
+    assert plan.least_step_seconds == pytest.approx(2 * 4 * 8 * plan.flops_per_token / 1e11)
+    measured = plan.measured
+    assert measured.step_seconds.rounds == 3 and measured.peak_memory == plan.memory > 0 and plan.fits
+    assert plan.training_seconds == measured.compile_seconds + 10 * measured.step_seconds.median
+    assert plan.evaluation_seconds == 3 * 2 * 2 * 4 * measured.window_seconds  # both splits, 2 batches of 4 windows
+    assert plan.total_seconds == plan.training_seconds + plan.evaluation_seconds
+
+
+def test_steps_are_timed_for_a_limited_time(monkeypatch):
+    monkeypatch.setattr(planning, "BUDGET", 0.0)
+    assert planned().measured.step_seconds.rounds == 1
+
+
+def test_a_step_that_takes_too_long_is_not_measured(monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
+    plan = planned()
+    assert plan.measured is None and plan.memory == plan.estimated_memory
+    assert plan.total_seconds == 8 * plan.least_step_seconds
+
+
+def test_what_does_not_fit_is_not_tried_and_gets_a_smaller_batch_that_does(monkeypatch):
+    fitting = tiny_train(batch_size=8, gradient_accumulation_steps=4, eval_iters=8)
+    fused = machine().fuses_attention(tiny_gpt().head_size)
+    monkeypatch.setattr(type(machine()), "memory", lambda _: estimated_memory(tiny_gpt(), fitting, fused))
+    plan = planned(batch_size=32)
+    assert plan.measured is None and not plan.fits
+    assert accumulated(plan) == fitting  # the same tokens a step and an evaluation
+    monkeypatch.setattr(type(machine()), "memory", lambda _: 1)
+    assert accumulated(planned(batch_size=32)) is None
+    assert accumulated(planned(batch_size=2**16)) is None  # 2,048 batches a step are out of range, too

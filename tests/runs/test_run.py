@@ -1,0 +1,649 @@
+"""The promises of a run directory: it is complete, nothing overwrites it, and no accident makes it unreadable."""
+
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+import tracemalloc
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import combinations, islice
+from pathlib import Path
+
+import mlx_nanogpt as gpt
+import mlx.core as mx
+import pytest
+from mlx_nanogpt import UserError, newest_run, open_run
+from mlx_nanogpt.runs import run as run_module
+from conftest import (
+    CORPUS,
+    DATA,
+    TEXT,
+    TINY,
+    arrays,
+    asked,
+    checkpoint_arrays,
+    finish,
+    in_a_process,
+    python,
+    same,
+    tiny_run,
+    trained_run,
+    worsened_run,
+)
+
+PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "log.jsonl", "tokenizer.json"]
+
+
+# ---- what it is
+
+
+def test_a_run_directory_has_all_the_parts_and_no_others():
+    run = trained_run()
+    assert sorted(each.name for each in run.path.iterdir()) == PARTS
+
+
+def test_a_run_says_which_text_and_which_versions_it_comes_from():
+    config = json.loads((tiny_run().path / "config.json").read_text())
+    assert config["corpus"] == asdict(CORPUS.identity) | {"sources": ["play.txt"]}
+    assert config["corpus"]["characters"] == len(TEXT) and len(config["corpus"]["sha256"]) == 64
+    assert config["versions"].keys() == {"mlx-nanogpt", "mlx"}
+
+
+def test_a_run_that_is_opened_is_the_run_that_was_made():
+    run = trained_run(dropout=0.1, learning_rate=0.02)
+    assert open_run(run.path) == run
+
+
+def test_a_loaded_model_is_the_model_that_was_trained():
+    run = trained_run()
+    loaded = {f"model.{name}": array for name, array in arrays(run.load_model().parameters()).items()}
+    kept = checkpoint_arrays(run)
+    assert same(loaded, {name: kept[name] for name in loaded})
+    idx = mx.zeros((1, 8), mx.int32)
+    assert mx.array_equal(run.load_model()(idx), open_run(run.path).load_model()(idx))
+
+
+def test_a_run_knows_how_far_its_best_weights_were():
+    assert tiny_run().position(best=True).iteration == 0
+    run = worsened_run()
+    best = min(run.history(), key=lambda each: each.valid_loss).iteration
+    assert 0 < best < 8 and (run.position(best=True).iteration, run.position().iteration) == (best, 8)
+
+
+# ---- it is never overwritten
+
+
+def test_runs_are_numbered_and_a_new_one_never_overwrites_an_older_one():
+    assert [tiny_run().path for _ in range(3)] == [Path("runs/1"), Path("runs/2"), Path("runs/3")]
+    Path("runs/17").mkdir()
+    Path("runs/notes").mkdir()
+    assert tiny_run().path == Path("runs/18")
+
+
+def test_a_directory_that_holds_a_run_is_refused():
+    run = trained_run("mine")
+    before = checkpoint_arrays(run)
+    with pytest.raises(UserError, match="mine already holds a run; .*`resume` mine"):
+        tiny_run("mine")
+    assert same(before, checkpoint_arrays(run))
+
+
+def test_the_newest_run_is_the_one_whose_checkpoint_was_written_last():
+    first, second = trained_run(), trained_run()
+    tiny_run()  # never trained
+    assert newest_run() == second
+    os.utime(first.checkpoint, (time.time() + 10,) * 2)
+    assert newest_run() == first
+
+
+def test_without_a_run_there_is_a_hint():
+    with pytest.raises(UserError, match="no trained run in .*; train one first"):
+        newest_run()
+
+
+@pytest.mark.parametrize("path", ["play.txt", "play.txt/run"])
+def test_a_directory_that_cannot_be_made_is_refused(path):
+    with pytest.raises(UserError, match=f"{path} cannot be written .*`run_dir`"):
+        tiny_run(path)
+
+
+def test_a_file_in_the_place_of_the_runs_is_refused():
+    Path("runs").write_text("a file")
+    with pytest.raises(UserError, match="runs cannot be written .*`run_dir`"):
+        tiny_run()
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_run_that_is_moved_while_it_trains_goes_on_where_it_is_and_touches_no_new_run():
+    run, undisturbed = tiny_run("mine"), trained_run()
+    events = gpt.train(run, DATA)
+    while not isinstance(next(events), gpt.Saved):
+        pass
+    run.path.rename("moved")
+    other = trained_run("mine", seed=6)
+    before = contents(other.path)
+    *_, done = events
+    assert done == gpt.Done(8, "finished", Path("moved").absolute())
+    assert contents(other.path) == before and open_run(other.path) == other
+    models = (each.load_model() for each in (open_run(done.path), undisturbed))
+    assert same(*(arrays(model.parameters()) for model in models))
+
+
+def test_a_run_that_is_deleted_while_it_trains_touches_no_new_run():
+    run = tiny_run("mine")
+    events = gpt.train(run, DATA)
+    while not isinstance(next(events), gpt.Saved):
+        pass
+    shutil.rmtree(run.path)
+    other = trained_run("mine", seed=6)
+    before = contents(other.path)
+    with pytest.raises(UserError, match="checkpoint of iteration 8 could not be written: mine was deleted"):
+        list(events)
+    assert contents(other.path) == before
+
+
+def test_a_directory_that_holds_another_run_by_now_is_not_trained_in():
+    run = tiny_run("mine")
+    run.path.rename("moved")
+    other = tiny_run("mine", seed=6)
+    with pytest.raises(UserError, match="mine holds another run by now"):
+        finish(run)
+    assert not other.checkpoint.exists()
+
+
+def test_a_run_that_is_being_trained_is_not_changed_by_another_process():
+    run = trained_run()
+    with run.locked():
+        before = contents(run.path)
+        with pytest.raises(UserError, match="runs/1 is in use by another process"):
+            finish(run.extended(num_iter=12))
+        assert contents(run.path) == before
+
+
+CREATE = """
+import sys, time
+import mlx_nanogpt as gpt
+from pathlib import Path
+data = gpt.tokenize(gpt.load_corpus("play.txt"))
+config = gpt.GPTConfig(data.tokenizer.vocab_size)
+sys.stdin.readline()
+try:
+    for i in range(20):
+        gpt.create_run(config, gpt.TrainConfig(seed=int(sys.argv[1])), data, Path(f"new/{i}"))
+        print(i)
+except gpt.UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_nothing():
+    both = [in_a_process("-c", CREATE, seed, stdin=subprocess.PIPE) for seed in (1, 2)]
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    ended = [(*process.communicate(timeout=60), process.returncode) for process in both]
+    assert any(status for *_, status in ended)
+    made = {seed: out.split() for seed, (out, _, _) in zip((1, 2), ended)}
+    for number in {*made[1], *made[2]}:
+        assert open_run(Path("new") / number).train_config.seed == (1 if number in made[1] else 2)
+    assert not {*made[1]} & {*made[2]}
+    for _, errors, status in ended:
+        assert not status or re.search("already holds a run|in use by another process", errors)
+
+
+@pytest.mark.parametrize("init_from", [None, "another"])
+def test_a_run_whose_making_was_stopped_is_made_again(init_from):
+    whole = tiny_run("whole")
+    stopped = gpt.create_run(whole.gpt_config, whole.train_config, DATA, Path("mine"), init_from)
+    if init_from is None:  # otherwise everything but the weights exists
+        (stopped.path / "tokenizer.json").unlink()
+    assert trained_run("mine").position().iteration == 8
+
+
+def test_what_killed_processes_left_aside_is_cleaned_by_the_next_one():
+    run = tiny_run()
+    for name in PARTS:
+        (run.path / f".{name}.123.part").write_text("half")
+    (run.path / ".notes.123.part").write_text("somebody's own")
+    finish(run)
+    assert sorted(contents(run.path)) == [".notes.123.part", *PARTS]
+
+
+def test_rights_of_files_survive():
+    run = tiny_run()
+    finish(run, asked(6))
+    for name in PARTS:
+        (run.path / name).chmod(0o600)
+    finish(run.extended(num_iter=12))
+    assert {oct((run.path / name).stat().st_mode & 0o777) for name in PARTS} == {"0o600"}
+
+
+# ---- accidents
+
+FILL_THE_DISK = """
+import resource, sys
+from pathlib import Path
+import mlx_nanogpt as gpt
+
+run = gpt.open_run(Path(sys.argv[1]))
+try:
+    for event in gpt.train(run, gpt.tokenize(gpt.load_corpus("play.txt"))):
+        if isinstance(event, gpt.Saved):  # from here on no file may grow beyond 4 KiB; Python ignores SIGXFSZ
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+except gpt.UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint():
+    run, undisturbed = tiny_run(), trained_run(num_iter=4)
+    message = python(FILL_THE_DISK, run.path)
+    assert (
+        "the checkpoint of iteration 8 could not be written" in message and "the one before it is untouched" in message
+    )
+    assert sorted(each.name for each in run.path.iterdir()) == PARTS
+    assert run.position().iteration == 4 and [each.iteration for each in run.history()] == [4]
+    assert same(checkpoint_arrays(run), checkpoint_arrays(undisturbed))
+    finish(run)  # there is room again
+    assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run()))
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
+    """An evaluation after every step, so that the kill is likely to fall into the writing of a file."""
+    options, reached = [*TINY, "--num-iter=100000", "--eval-interval=1", "--dropout=0.1", "--run-dir=killed"], 0
+    for command in (options, ["--resume=killed"], ["--resume=killed"]):
+        with in_a_process("-m", "mlx_nanogpt_cli", "train", *command) as process:
+            while (line := process.stdout.readline()) and line.split()[:1] != [str(reached + 1)]:
+                pass  # until the first row of this process
+            time.sleep(random.uniform(0.1, 0.3))
+            process.kill()
+            errors = process.communicate()[1]
+        assert process.returncode == -signal.SIGKILL, errors
+        run = open_run(Path("killed"))
+        reached = run.position().iteration
+        assert [each.iteration for each in run.history()] == list(range(1, reached + 1))
+        run.load_model()
+    finish(run.extended(num_iter=reached + 1))
+    whole = trained_run(n_layer=1, num_iter=reached + 1, eval_interval=1000, eval_iters=1, seed=1337, dropout=0.1)
+    assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
+
+
+def test_a_history_line_that_a_crash_left_without_its_checkpoint_is_dropped():
+    run = tiny_run()
+    finish(run, asked(6))
+    ahead = replace(run.history()[-1], iteration=8, train_loss=0.0)
+    with (run.path / "history.jsonl").open("a") as file:
+        file.write(json.dumps(asdict(ahead)) + "\n")
+    assert [each.iteration for each in run.history()] == [4]
+    finish(run)
+    assert [(each.iteration, each.train_loss > 0) for each in run.history()] == [(4, True), (8, True)]
+    assert len((run.path / "history.jsonl").read_text().splitlines()) == 2
+
+
+# ---- damage
+
+DAMAGED_CHECKPOINTS = {
+    "emptied": lambda raw: b"",
+    "cut in its header": lambda raw: raw[:100],
+    "cut in its weights": lambda raw: raw[: len(raw) // 2],
+    "cut at its end": lambda raw: raw[:-1],
+    "text": lambda raw: b"this is no checkpoint " * 100,
+}
+
+
+def refused(run: gpt.Run, match: str) -> None:
+    """Generating and resuming both refuse the checkpoint, and leave it as it is."""
+    before = run.checkpoint.read_bytes()
+    for use in (run.load_model, lambda: finish(run)):
+        with pytest.raises(UserError, match=match):
+            use()
+    assert run.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", DAMAGED_CHECKPOINTS.values(), ids=DAMAGED_CHECKPOINTS)
+def test_a_damaged_checkpoint_is_refused(damage):
+    run = trained_run()
+    run.checkpoint.write_bytes(damage(run.checkpoint.read_bytes()))
+    refused(run, "checkpoint.safetensors is damaged, or was not written by this program")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"position": "{}"}, {"position": '{"iteration": 1}'}], ids=str)
+def test_a_checkpoint_of_another_program_is_refused(metadata):
+    run = trained_run()
+    mx.save_safetensors(str(run.checkpoint), {"wte.weight": mx.zeros((3, 3))}, metadata)
+    refused(run, "is damaged, or was not written by this program")
+
+
+@pytest.mark.parametrize("other", [{"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3}, {"block_size": 4}], ids=str)
+def test_a_checkpoint_of_another_shape_is_refused(other):
+    run, foreign = trained_run(), trained_run(**other)
+    run.checkpoint.write_bytes(foreign.checkpoint.read_bytes())
+    refused(run, "is damaged, or was not written by this program")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"gpt": {"colour": 1}}', "\0"])
+def test_a_run_with_a_damaged_description_is_refused(file, content):
+    run = trained_run()
+    (run.path / file).write_text(content)
+    with pytest.raises(UserError, match="runs/1 is damaged, or was not written by this program"):
+        open_run(run.path)
+
+
+def test_a_run_without_its_tokenizer_is_refused():
+    run = trained_run()
+    (run.path / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_run(run.path)
+
+
+def test_a_tokenizer_of_another_run_is_refused():
+    run = trained_run()
+    (run.path / "tokenizer.json").write_text('{"symbols": "abc"}')
+    with pytest.raises(UserError, match="tokenizer.json is not as it was written"):
+        open_run(run.path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "history.jsonl", "checkpoint.safetensors"])
+def test_a_directory_that_holds_a_part_of_something_else_is_refused(name):
+    Path("mine").mkdir()
+    (Path("mine") / name).write_text("precious")
+    with pytest.raises(UserError, match=f"mine holds a {name} of something else"):
+        tiny_run("mine")
+    assert (Path("mine") / name).read_text() == "precious"
+
+
+def test_a_run_directory_that_vanishes_while_training_is_a_sentence():
+    run = tiny_run()
+    with pytest.raises(UserError, match="checkpoint of iteration 4 could not be written: runs/1 was deleted"):
+        for event in gpt.train(run, DATA):
+            if isinstance(event, gpt.Evaluating):
+                shutil.rmtree(run.path)
+
+
+def test_an_optimizer_of_another_shape_is_refused():
+    run = trained_run()
+    foreign = mx.load(str(run.checkpoint), return_metadata=True)
+    arrays = {name: mx.zeros((3,)) if name.endswith("wte.weight.m") else array for name, array in foreign[0].items()}
+    mx.save_safetensors(str(run.checkpoint), arrays, foreign[1])
+    with pytest.raises(UserError, match="its optimizer is of another shape"):
+        finish(run.extended(num_iter=12))
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"iteration": 1}'])
+def test_a_damaged_history_is_refused(line):
+    run = trained_run()
+    with (run.path / "history.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(UserError, match="history.jsonl is damaged"):
+        run.history()
+
+
+@pytest.mark.parametrize("path", ["nowhere", "play.txt", "."])
+def test_a_directory_without_a_run_is_refused(path):
+    with pytest.raises(UserError, match="holds no run .*; train one first"):
+        open_run(Path(path))
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are():
+    tiny_run(), tiny_run()
+    with pytest.raises(UserError, match="runs/7 holds no run .*; name one that does: runs/2, runs/1"):
+        open_run(Path("runs/7"))
+
+
+def test_a_run_without_a_checkpoint_says_how_to_get_one():
+    with pytest.raises(UserError, match="no checkpoint: none was written yet, .*`resume` runs/1"):
+        tiny_run().load_model()
+
+
+def test_a_run_of_a_version_without_a_setting_of_today_goes_on_with_its_default():
+    run, never_stopped = trained_run(), trained_run(num_iter=12)
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["checksum"], config["train"]["grad_clip"], config["gpt"]["activation"]
+    file.write_text(json.dumps(config | {"checksum": run_module._seal(config)}))
+    finish(open_run(run.path).extended(num_iter=12))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(never_stopped))
+    assert json.loads(file.read_text())["train"]["grad_clip"] == 0
+
+
+def test_a_description_that_was_edited_is_refused():
+    """A resumed run would continue with other settings."""
+    run = trained_run()
+    file = run.path / "config.json"
+    file.write_text(file.read_text().replace('"learning_rate": 0.001', '"learning_rate": 0.002'))
+    with pytest.raises(UserError, match="config.json is not as it was written"):
+        open_run(run.path)
+
+
+SOMETHING_ELSE = [None, True, -1, 0.5, 10**30, "", "x", "\0", [], [1], {}, {"x": 1}]
+
+
+def with_other_values(said):
+    """`said`, the content of a JSON file, with one value at a time replaced by a value of another type."""
+    items = said.items() if isinstance(said, dict) else enumerate(said) if isinstance(said, list) else ()
+    for key, value in items:
+        for other in (*SOMETHING_ELSE, *with_other_values(value)):
+            yield (said | {key: other}) if isinstance(said, dict) else [*said[:key], other, *said[key + 1 :]]
+
+
+def test_a_description_of_other_values_is_a_sentence_even_with_the_right_checksum():
+    run = trained_run()
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    del config["checksum"]
+    for other in with_other_values(config):
+        file.write_text(json.dumps(other | {"checksum": run_module._seal(other)}))
+        with suppress(UserError):
+            found = open_run(run.path)
+            assert f"{found.corpus.name} {found.init_from} {found.history()}", other  # it can be shown
+            found.load_model(), found.versions()
+
+
+def test_a_history_of_other_values_is_a_sentence():
+    run = trained_run()
+    file = run.path / "history.jsonl"
+    first, *rest = file.read_text().splitlines()
+    for other in with_other_values(json.loads(first)):
+        file.write_text("\n".join((json.dumps(other), *rest)) + "\n")
+        with pytest.raises(UserError):
+            run.history()
+
+
+@pytest.mark.parametrize(
+    "cut", [lambda lines: None, lambda lines: [], lambda lines: lines[:1], lambda lines: lines[1:]]
+)
+def test_a_history_that_lost_lines_is_not_gone_on_with(cut):
+    """Otherwise the next evaluation would count as the best, and replace better weights."""
+    run = trained_run()
+    file, best = run.path / "history.jsonl", (run.path / "best.safetensors").read_bytes()
+    lines = cut(file.read_text().splitlines(keepends=True))
+    file.unlink() if lines is None else file.write_text("".join(lines))
+    with pytest.raises(UserError, match="history.jsonl is damaged: the checkpoint counts 2 evaluations"):
+        finish(run.extended(num_iter=12))
+    assert (run.path / "best.safetensors").read_bytes() == best and run.position().iteration == 8
+    run.load_model()  # the weights are there, and a new run may start from them
+
+
+def damages(raw: bytes, rng: random.Random):
+    """Yield damaged versions of a file, as a disk or a program may leave them, without end."""
+    while True:
+        at, size = rng.randrange(len(raw)), rng.choice((1, 7, 512))
+        yield raw[:at] + bytes([raw[at] ^ 1 << rng.randrange(8)]) + raw[at + 1 :]
+        yield raw[:at]
+        yield raw[:at] + bytes(len(raw[at : at + size])) + raw[at + size :]
+        yield raw[:at] + rng.randbytes(size) + raw[at:]
+        yield raw[:at] + raw[at + size :]
+        yield raw[:at] + raw[at : at + size] + raw[at:]
+
+
+def everything(run: gpt.Run) -> tuple:
+    """The content of all files of a run."""
+    found, optimizer = open_run(run.path), gpt.make_optimizer(run.train_config)
+    models = found.load_model(), found.load_model(best=True)
+    optimizer.init(models[0].trainable_parameters())
+    position = found.restore(models[0], optimizer)
+    state = [model.parameters() for model in models] + [optimizer.state]
+    content = b"".join(array.tobytes() for array in arrays(state).values())
+    return found, found.position(), found.position(best=True), position, found.history(), found.versions(), content
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "log.jsonl"])  # whose damage stops nothing
+def test_damage_is_a_sentence_and_never_another_run(name):
+    run = trained_run()
+    file, whole = run.path / name, everything(run)
+    raw = file.read_bytes()
+    for damaged in islice(damages(raw, random.Random(1)), 42):
+        file.write_bytes(damaged)
+        with suppress(UserError):
+            assert everything(run) == whole, "what is not noticed must do no harm"
+    file.write_bytes(raw)
+    assert everything(run) == whole
+
+
+@pytest.mark.parametrize("evaluations", [1, 2])
+@pytest.mark.parametrize(
+    "missing", [gone for count in range(1, 5) for gone in combinations(PARTS, count)], ids="-".join
+)
+def test_a_run_that_lost_files_never_begins_again_over_what_is_left(missing, evaluations):
+    run = trained_run(num_iter=4 * evaluations)
+    for name in missing:
+        (run.path / name).unlink()
+    left = contents(run.path)
+    with suppress(UserError):
+        finish(open_run(run.path).extended(num_iter=12))
+        gone = {"checkpoint.safetensors", "best.safetensors"}
+        assert gone.isdisjoint(left) or {"checkpoint.safetensors", "history.jsonl"} <= left.keys()
+        return
+    assert contents(run.path) == left
+
+
+def test_best_weights_that_were_lost_are_not_said_to_be_still_to_come():
+    run = trained_run()
+    (run.path / "best.safetensors").unlink()
+    for use in (run.load_model, run.position):
+        with pytest.raises(UserError, match="best.safetensors is missing, and other files of the run show"):
+            use(best=True)
+
+
+def test_a_crash_before_the_first_checkpoint_loses_nothing():
+    """The history is written before it."""
+    run, whole = trained_run(num_iter=4), trained_run(num_iter=4)
+    for name in ("checkpoint.safetensors", "best.safetensors"):
+        (run.path / name).unlink()
+    finish(open_run(run.path))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
+
+
+@pytest.mark.parametrize("older", [None, 4])
+def test_a_crash_between_the_checkpoint_and_the_best_weights_loses_nothing(older):
+    run, before = trained_run(), trained_run(num_iter=4)
+    best = run.path / "best.safetensors"
+    assert run.position(best=True).iteration == 8
+    whole = best.read_bytes()
+    best.unlink() if older is None else best.write_bytes((before.path / "best.safetensors").read_bytes())
+    finish(open_run(run.path))
+    assert best.read_bytes() == whole
+
+
+def test_a_failure_to_write_the_best_weights_says_that_the_checkpoint_has_them(monkeypatch):
+    run, right = tiny_run(), run_module.write_arrays
+
+    def full(folder, name, *more):
+        if name == "best.safetensors":
+            raise OSError(28, "No space left on device")
+        right(folder, name, *more)
+
+    monkeypatch.setattr(run_module, "write_arrays", full)
+    with pytest.raises(
+        UserError, match="the best weights, of iteration 4, could not be written .*the checkpoint has them"
+    ):
+        finish(run)
+    assert open_run(run.path).position().iteration == 4
+
+
+def test_a_run_that_was_stopped_keeps_the_best_weights_of_an_evaluation():
+    run = tiny_run()
+    finish(run, asked(7))  # in the middle of an interval; the last evaluation was the best
+    assert (run.position(best=True).iteration, 4 < run.position().iteration < 8) == (4, True)
+
+
+def test_a_run_that_started_from_weights_notices_that_they_are_lost():
+    whole = trained_run()
+    run = gpt.create_run(whole.gpt_config, whole.train_config, DATA, None, "runs/1")
+    gpt.start_from(run, whole.load_model())
+    finish(run.extended(num_iter=4))
+    for name in ("checkpoint.safetensors", "best.safetensors"):
+        (run.path / name).unlink()
+    with pytest.raises(UserError, match="checkpoint.safetensors is missing, and other files"):
+        finish(open_run(run.path))
+    with pytest.raises(UserError, match="already holds a run"):
+        gpt.create_run(whole.gpt_config, whole.train_config, DATA, run.path, "runs/1")
+
+
+def test_weights_to_start_from_never_replace_those_of_a_run():
+    run = trained_run()
+    before = contents(run.path)
+    with pytest.raises(UserError, match="the run runs/1 has weights already; start a new run"):
+        gpt.start_from(run, run.load_model())
+    assert contents(run.path) == before
+
+
+def test_an_older_view_of_a_run_does_not_shorten_it():
+    run = trained_run()
+    finish(run.extended(num_iter=12))
+    before = contents(run.path)
+    with pytest.raises(UserError, match="is at iteration 12 already; give a larger `num_iter` than 8"):
+        finish(run)
+    assert contents(run.path) == before
+
+
+def test_only_what_may_change_is_extended():
+    with pytest.raises(UserError, match="learning_rate of the run runs/1 cannot change; start a new run"):
+        tiny_run().extended(learning_rate=0.5)
+
+
+def test_a_run_that_is_made_again_has_no_half_written_files():
+    Path("mine").mkdir()
+    Path("mine/.config.json.123.part").write_text("half")
+    assert not [each for each in tiny_run("mine").path.iterdir() if each.name.startswith(".")]
+
+
+def test_weights_that_are_not_finite_are_refused():
+    run = tiny_run()
+    model, optimizer = gpt.GPT(run.gpt_config), gpt.make_optimizer(run.train_config)
+    model.wpe.weight[0, 0] = math.nan
+    optimizer.init(model.trainable_parameters())
+    with run.locked() as writer:
+        writer.save(model, optimizer, run.position())
+    refused(run, "its weights are not all finite")
+
+
+def test_a_tensor_of_a_huge_name_takes_no_memory():
+    """Its number would become the length of a list."""
+    run = trained_run()
+    found, metadata = mx.load(str(run.checkpoint), return_metadata=True)
+    mx.save_safetensors(str(run.checkpoint), found | {"model.h.99999999.x": mx.zeros(1)}, metadata)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="its model is of another shape"):
+        run.load_model()
+    assert tracemalloc.get_traced_memory()[1] < 10**7
+    tracemalloc.stop()
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged():
+    run = trained_run()
+    run.checkpoint.unlink()
+    run.checkpoint.mkdir()
+    with pytest.raises(UserError, match="checkpoint.safetensors cannot be read"):
+        run.load_model()
