@@ -57,7 +57,7 @@ class Ranks:
             )
         return replace(config, batch_size=math.ceil(config.batch_size / self.size))
 
-    def averaged(self, loss_and_grad: Callable, batch_size: int) -> Callable:
+    def average(self, loss_and_grad: Callable, batch_size: int) -> Callable:
         """`loss_and_grad` of this rank's rows as a function that returns the mean loss and gradient over all `batch_size` rows
         of a batch. The result has the same bits in all ranks."""
         if self.size == 1:
@@ -65,8 +65,8 @@ class Ranks:
         # a rank with more rows than another counts for more
         weight = len(range(batch_size)[self.share]) * self.size / batch_size
 
-        def over_ranks(model: GPT, idx: mx.array, targets: mx.array) -> tuple[mx.array, dict]:
-            means = loss_and_grad(model, idx, targets)
+        def over_ranks(*batch: mx.array) -> tuple[mx.array, dict]:
+            means = loss_and_grad(*batch)
             if weight != 1:
                 means = tree_map(lambda each: each * weight, means)
             loss, grads = nn.average_gradients(means, self.group)
@@ -83,7 +83,7 @@ class Ranks:
                     module.__class__ = RowsOfDropout
                     module._batch_size, module._share = batch_size, self.share
 
-    def agreed(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    def any(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """A function of which all ranks get the same answer: whether `should_stop` returned true in one of them, one call ago.
         The call before, so that the device works on a step while the host asks. Once true, it stays so."""
         if self.size == 1:
@@ -117,7 +117,7 @@ class Ranks:
             losses = [SplitLoss(int(tokens), nats) for tokens, nats in everyones[:count].tolist()]
         return sum(losses, SplitLoss())
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The `value` of the first rank, which JSON can hold."""
         if self.size == 1:
             return value
@@ -126,7 +126,7 @@ class Ranks:
         text = self._of_first(mx.array(text) if self.is_first else mx.zeros(length, mx.uint8))
         return json.loads(bytes(np.array(text)))
 
-    def take_state(self, model: GPT, optimizer: Optimizer) -> None:
+    def broadcast_state(self, model: GPT, optimizer: Optimizer) -> None:
         """Give all ranks the weights, the optimizer's state and MLX's random state of the first, bit for bit. Call this before
         you build a compiled step."""
         if self.size > 1:

@@ -1,34 +1,11 @@
-"""How much memory a training takes, how much the machine has, and the errors of MLX when it has no more."""
+"""An estimate of the memory that training takes, and whether this machine has it."""
 
-import os
 from functools import lru_cache
 
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
 from ..model import GPT
-
-FAILURES = (
-    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
-    "out of memory",  # CUDA
-    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
-    "bad_alloc",
-)
-
-
-def ram() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
-    """An error of MLX about memory, with the remedy; None for other errors."""
-    if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
-        return None
-    return UserError(
-        f"there is not enough memory ({str(error) or 'Python has no more'})",
-        "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
-    )
-
+from . import machine
 
 FLOAT, BFLOAT = 4, 2  # bytes
 
@@ -39,8 +16,24 @@ LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
 BFLOAT_KEPT = 2.75  # bytes of a number with bfloat16, on average: some are kept as float32
 
 
+def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
+    """The error if training takes more memory than the machine has, or an array that is too large for it."""
+    this_machine = machine()
+    fused = this_machine.fuses_attention(gpt.head_size)
+    needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
+    largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
+    if needed <= there and largest <= limit:
+        return None
+    kind, found, possible = ("memory", needed, there) if needed > there else ("an array", largest, limit)
+    return UserError(
+        f"training this model takes about {found / 1e9:,.1f} GB of {kind}, and this machine has {possible / 1e9:,.1f} GB for it",
+        f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
+        f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
+    )
+
+
 def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
-    """Bytes that a training takes at its peak.
+    """Bytes that training takes at its peak.
 
     Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
     backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward
