@@ -13,7 +13,7 @@ FLOAT, BFLOAT = 4, 2  # bytes
 KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
-BFLOAT_KEPT = 2.75  # bytes of a number with bfloat16, on average: some are kept as float32
+BFLOAT_KEPT = 3.2  # bytes of a number with bfloat16, on average: some are kept as float32
 
 
 def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
@@ -22,11 +22,14 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
     fused = this_machine.fuses_attention(gpt.head_size)
     needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
     largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
-    if needed <= there and largest <= limit:
+    if needed > there:
+        problem = f"about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB for it"
+    elif largest > limit:
+        problem = f"an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB"
+    else:
         return None
-    kind, found, possible = ("memory", needed, there) if needed > there else ("an array", largest, limit)
     return UserError(
-        f"training this model takes about {found / 1e9:,.1f} GB of {kind}, and this machine has {possible / 1e9:,.1f} GB for it",
+        f"training this model takes {problem}",
         f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
         f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
     )

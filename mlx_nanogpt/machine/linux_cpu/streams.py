@@ -22,7 +22,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 T = TypeVar("T")
 MAX_STREAMS = 4  # one host serves all of them; more than two were never measured
 PROBED_TOKENS = 8  # of a row
-PROBE_ROUNDING = 1e-4  # of losses of some ten nats, in float32 or with weights in bfloat16
+PROBE_ROUNDING = 1e-5  # of losses of some ten nats, in float32
 
 
 def spread_loss(model: GPT) -> None:
