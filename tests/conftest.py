@@ -163,9 +163,9 @@ def worsened_run(**changes) -> gpt.Run:
     return run
 
 
-def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0) -> list[gpt.Record]:
-    """Train `run` to its end, or until it should stop; return the events."""
-    return list(gpt.train(run, DATA, should_stop, sample_tokens))
+def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, **more) -> list[gpt.Record]:
+    """Train `run` to its end, or until it should stop; return the records."""
+    return list(gpt.train(run, DATA, should_stop, **more))
 
 
 def asked(times: int) -> Callable[[], bool]:

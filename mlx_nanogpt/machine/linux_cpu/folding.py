@@ -36,16 +36,17 @@ class Scale(nn.Module):
 
 
 class Affine(nn.Module):
-    """A linear layer, (..., I) -> (..., O), with a contiguous copy of `weight` (I, O)."""
+    """A linear layer, (B, T, I) -> (B, T, O) or (B, I) -> (B, O), with a contiguous copy of `weight` (I, O)."""
 
     def __init__(self, weight: mx.array, bias: mx.array | None):
         super().__init__()
         self.weight = mx.contiguous(weight)  # OpenBLAS has faster forms of small products without a transpose
+        self.weights = self.weight[None]  # (1, I, O): with as many dimensions as x, MLX flattens nothing
         if bias is not None:
             self.bias = bias
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = x @ self.weight  # (N, O)
+        y = x @ (self.weights if len(x) == 1 and x.ndim == 3 else self.weight)
         return operations.unfused(y + operations.broadcast_view(self.bias, y.shape)) if "bias" in self else y
 
 
