@@ -1,6 +1,7 @@
 """The promises to whoever changes the model: an edit of model.py is what runs, and a model of one's own trains, resumes and writes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -183,3 +184,24 @@ def test_a_plain_gpt_with_the_leaves_of_a_machine_is_not_ones_own():
     assert own_class(model) is None and mx.random.state[0].tolist() == key
     model.h[1].mlp.activation = nn.SiLU()
     assert own_class(model) == "mlx.nn.layers.activations.SiLU"
+
+
+# ---- the recipe of the README
+
+
+def test_the_recipe_trains_resumes_bit_for_bit_writes_and_has_its_curves(capsys, mlx_gpt):
+    readme = (Path(__file__).parents[1] / "mlx_nanogpt" / "README.md").read_text(encoding="utf-8")
+    (recipe,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "MeanBlock" in code]
+    names: dict = {"__name__": "recipe"}
+    exec(compile(recipe, "mlx_nanogpt/README.md", "exec"), names)
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Done(iteration=40, end='finished')") for line in shown)
+    run, data, make_model = names["run"], names["data"], names["make_model"]
+    again = gpt.create_run(run.gpt_config, run.train_config, data)
+    for stop in (11, 10**6):
+        list(gpt.train(again, data, asked(stop), model=make_model(run.gpt_config)))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(again)) and len(run.history()) == 2
+    pytest.importorskip("plotly")
+    assert mlx_gpt("report", run.path, "--out=page.html").status == 0
+    assert len([line for line in run.log() if isinstance(line, gpt.Progress)]) == 4
+    assert "40" in Path("page.html").read_text(encoding="utf-8")
