@@ -19,7 +19,6 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from .config import GPTConfig, TrainConfig, tokens_per_step
-from .distributed.ranks import ALONE, Ranks
 from .errors import UserError
 from .evaluation import Evaluation, make_estimate
 from .generation import generate
@@ -27,6 +26,7 @@ from .machine import machine
 from .machine.memory import estimated_memory, largest_array
 from .model import GPT
 from .optimizer import clipped, make_optimizer, norm_of, rate_at
+from .ranks import ALONE, Ranks
 from .runs.checkpoint import Position
 from .runs.log import Excerpt, Line, Measurement, is_logged
 from .runs.run import NoWriter, Run, Writer, since_best
@@ -154,7 +154,7 @@ def make_step(
     if config.dtype == "bfloat16":
         loss = in_bfloat16(loss)
     loss_and_grad = accumulated(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
-    loss_and_grad = ranks.averaged(loss_and_grad, config.batch_size)
+    loss_and_grad = ranks.average(loss_and_grad, config.batch_size)
 
     def step(idx: mx.array, targets: mx.array) -> mx.array | tuple[mx.array, mx.array]:
         loss, grads = loss_and_grad(model, idx, targets)
@@ -245,16 +245,14 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, or if another
     process trains the run; `Diverged` if the loss is not finite.
     """
-    for event in _train(run, data, should_stop, sample_tokens, ranks):
-        with ranks.busy():
-            yield event
+    yield from _train(run, data, should_stop, sample_tokens, ranks)
 
 
 def _train(
     run: Run, data: Dataset, should_stop: Callable[[], bool], sample_tokens: int, ranks: Ranks
 ) -> Iterator[Event]:
     check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
-    should_stop = ranks.agreed(should_stop)
+    should_stop = ranks.any(should_stop)
     with run.locked() if ranks.is_first else nullcontext(NoWriter(run.path)) as writer:
         training = Training(run, writer, data, ranks)
         if training.iteration > run.train_config.num_iter:
@@ -268,15 +266,12 @@ def _train(
             yield from training.steps(should_stop)
             if should_stop():
                 training.check_weights()  # no loss has shown the last update yet
-                with ranks.busy():
-                    saved = training.save()
-                yield saved
+                yield training.save()
                 yield Done(training.iteration, "interrupted", writer.path)
                 return
             evaluation = yield from training.evaluate()
-            with ranks.busy():
-                sample = training.sample(sample_tokens) if sample_tokens and ranks.is_first else None
-                saved = training.save()
+            sample = training.sample(sample_tokens) if sample_tokens and ranks.is_first else None
+            saved = training.save()
             yield evaluation
             yield saved
             if sample and not training.is_over():
@@ -326,8 +321,8 @@ class Training:
         if self.ranks.is_first:
             saved = self.run.restore(self.model, self.optimizer)
             found = asdict(saved), [asdict(each) for each in self.run.history()], self.run.checkpoint.exists()
-        position, history, is_saved = self.ranks.told(found)
-        self.ranks.take_state(self.model, self.optimizer)
+        position, history, is_saved = self.ranks.broadcast(found)
+        self.ranks.broadcast_state(self.model, self.optimizer)
         return Position(**position), [Evaluation(**each) for each in history], is_saved
 
     @property

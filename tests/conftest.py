@@ -28,7 +28,6 @@ for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich o
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
-import mlx_nanogpt_cli
 import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
@@ -38,6 +37,8 @@ from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
 from mlx_nanogpt.machine.linux_cpu import operations
 from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text import tinyshakespeare
+
+import mlx_nanogpt_cli
 
 only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mlx_nanogpt.measure import benchmark
+
 from mlx_nanogpt_cli.screen import tables
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import TEXT, TINY, checkpoint_arrays, in_a_process, same, until
-from mlx_nanogpt_cli.process.ranks import LOST
 from ring import IMPATIENT, start_ring
+
+from mlx_nanogpt_cli.process.ranks import LOST
 
 ENDLESS = ["train", *TINY, "--num-iter=1000000"]
 RESUMABLE = "(start all ranks again with --resume: they go on from the last checkpoint|go on with mlx-gpt train --resume runs/1)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from mlx_nanogpt import open_run
 from conftest import TINY, Result, in_a_process, until
+
 from mlx_nanogpt_cli.commands.launch import HERE, LOST, Host, _status, free_ports, read_hostfile
 
 TRAIN = ["train", *TINY]
