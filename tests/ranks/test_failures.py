@@ -94,7 +94,6 @@ def test_a_rank_ends_even_if_nobody_hears_why():
 
 
 def test_a_rank_that_does_not_come_ends_the_one_that_waits():
-    hosts = Path("hosts.json")
     impatient = "from mlx_nanogpt_cli.process import ranks; ranks.JOIN_SECONDS = 0.5;" + COMMAND
     first, other = start_ring([ENDLESS, ["--version"]], impatient).results()
     assert first.status == -signal.SIGKILL and other.status == 0 and not Path("runs").exists()
