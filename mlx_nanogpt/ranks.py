@@ -1,7 +1,8 @@
 """Data parallelism over `mx.distributed`: several processes, called ranks, train one model. Each computes its rows of a batch, and
 their gradients are averaged. MLX connects them; a process alone is `ALONE`, which sends nothing.
 
-All ranks call the collective methods in the same order, or they wait for each other for ever.
+All ranks call the collective methods in the same order, or they wait for each other for ever. A collective of MLX's ring whose
+peer is gone may return what was in memory, or hang. So what was exchanged is used only after `_confirm`.
 """
 
 import hashlib
@@ -34,6 +35,8 @@ CLAIM_BYTES = 2**14
 TICK_SECONDS = 0.5
 STALL_SECONDS, STALL_FACTOR = 60.0, 10  # without progress, and relative to the longest wait so far
 START_SECONDS = 1800.0  # without progress before a step is timed: rank 0 may download, or learn byte pairs
+LOST_CONNECTION = "lost its connection: another rank ended with an error, was killed, or crashed"
+STALL = "has waited {:.0f} s for the others: one was stopped, its machine sleeps, the link to it is cut, or MLX hangs"
 RESTART = "start all ranks again with `resume`: they continue from the last checkpoint"
 # The variable that mlx.launch sets for a backend. Without a name MLX would try MPI, too, wherever it is installed.
 BACKENDS = {"MLX_IBV_DEVICES": "jaccl", "NCCL_HOST_IP": "nccl", "MLX_HOSTFILE": "ring"}
@@ -57,6 +60,7 @@ class Ranks:
         self.rank: int = group.rank() if group else 0
         self.size: int = group.size() if group else 1
         self.hosts: list[str] = []  # the name of each rank's machine
+        self.sums = 0  # how many were started by `_start_sum`
         self.watchdog: Watchdog | None = None
 
     @property
@@ -115,17 +119,18 @@ class Ranks:
         if self.size == 1:
             return should_stop
         answer = False
-        asked: mx.array | None = None
+        asked: Callable[[], int] | None = None
 
         def any_should_stop() -> bool:
             nonlocal answer, asked
             if answer:
                 return True
-            if asked is not None:
-                answer = asked.item() > 0
+            if asked:
+                answer = asked() > 0
                 self.note_progress()  # the step before the last one has ended
-            asked = mx.distributed.all_sum(mx.array(float(should_stop())), group=self.group)
-            mx.async_eval(asked)
+            asked = self._start_sum(int(should_stop()))
+            if answer:
+                asked()  # all ranks took part in the last step, which is saved now
             return answer
 
         return any_should_stop
@@ -135,11 +140,12 @@ class Ranks:
         process, and so has its bits."""
         losses = list(own)
         if self.size > 1:
-            count = int(mx.distributed.all_sum(mx.array(len(own)), group=self.group).item())
+            count = self._start_sum(len(own))()
             padded = np.zeros((1, math.ceil(count / self.size), 2))
             padded[0, : len(own)] = [(loss.tokens, loss.nats) for loss in own] or 0
             bits = mx.distributed.all_gather(mx.array(padded.view(np.uint32)), group=self.group)
             everyones = np.array(bits).view(np.float64).swapaxes(0, 1).reshape(-1, 2)  # (count or more, 2)
+            self._confirm()
             losses = [SplitLoss(int(tokens), nats) for tokens, nats in everyones[:count].tolist()]
         return sum(losses, SplitLoss())
 
@@ -156,7 +162,9 @@ class Ranks:
             return value
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         length = self._of_first(mx.array([len(text)])).item()
+        self._confirm()
         text = self._of_first(mx.array(text) if self.is_first else mx.zeros(length, mx.uint8))
+        self._confirm()
         return json.loads(bytes(np.array(text)))
 
     def broadcast_state(self, model: GPT, optimizer: Optimizer) -> None:
@@ -166,6 +174,7 @@ class Ranks:
             optimizer.state = self._tree_of_first(optimizer.state)
             high, low = self._of_first(mx.random.state[0]).tolist()
             mx.random.seed(high << 32 | low)
+            self._confirm()
 
     def check_same(self, model: GPT) -> None:
         """Raise `UserError` if this rank's weights differ from rank 0's."""
@@ -175,6 +184,7 @@ class Ranks:
         for name, own in sorted(tree_flatten(model.parameters())):
             firsts = self._of_first(own)
             drifts[name] = (mx.abs(own - firsts).max() / mx.maximum(mx.abs(firsts).max(), 1e-3)).item()
+        self._confirm()
         apart = [name for name, drift in drifts.items() if not drift <= MOST_DRIFT]  # also if it is not a number
         if apart:
             name = apart[0]
@@ -191,13 +201,35 @@ class Ranks:
         digests = {name: hashlib.sha256(value.encode()).hexdigest() for name, value in claims.items()}
         text = json.dumps({"host": platform.node()} | digests).encode().ljust(CLAIM_BYTES)  # JSON may end in spaces
         gathered = mx.distributed.all_gather(mx.array(np.frombuffer(text, np.uint8))[None], group=self.group)
-        everyones = [json.loads(bytes(row)) for row in np.array(gathered)]
+        rows = np.array(gathered)
+        self._confirm()
+        everyones = [json.loads(bytes(row)) for row in rows]
         self.hosts = [digests.pop("host") for digests in everyones]
         for rank, digests in enumerate(everyones):
             for name in sorted(digests.keys() | everyones[0].keys()):
                 if digests.get(name) != everyones[0].get(name):
                     here = f"here it is {claims[name]}" if name in claims else "here it is not given"
                     raise UserError(f"{self.name_of(rank)} has another {name} than {self.name_of(0)} ({here})", remedy)
+
+    def _start_sum(self, number: int) -> Callable[[], int]:
+        """Start to add the `number` of each rank. Return a function that waits for the sum, and raises `LostRank` unless all ranks took
+        part in it, and so in all that was exchanged before."""
+        self.sums += 1
+        proof = self.sums * self.size  # another one each time: what was in memory may be an older one
+        pair = mx.distributed.all_sum(mx.array([number, self.sums]), group=self.group)
+        mx.async_eval(pair)
+
+        def wait() -> int:
+            total, proved = pair.tolist()
+            if proved != proof:
+                raise LostRank(f"{self.name_of(self.rank)} {LOST_CONNECTION}", RESTART)
+            return total
+
+        return wait
+
+    def _confirm(self) -> None:
+        """Raise `LostRank` unless all ranks took part in all that was exchanged so far."""
+        self._start_sum(0)()
 
     def _tree_of_first(self, tree: Any) -> Any:
         # by name: a state that was read from a file has another order
@@ -249,29 +281,20 @@ class Watchdog(threading.Thread):
         self.notes += 1
         self.ticks = 0
 
+    def limit(self) -> float:
+        """Return the seconds without progress after which this rank is ended."""
+        limit = max(STALL_SECONDS, STALL_FACTOR * self.longest_wait * TICK_SECONDS)
+        return limit if self.notes > 1 else max(limit, START_SECONDS)
+
     def run(self) -> None:
-        while not self.is_over:
+        is_lost = False
+        while not is_lost and self.ticks * TICK_SECONDS <= self.limit():
             is_lost = self.lost.wait(TICK_SECONDS)
             self.ticks += 1
-            limit = max(STALL_SECONDS, STALL_FACTOR * self.longest_wait * TICK_SECONDS)
-            if self.notes < 2:
-                limit = max(limit, START_SECONDS)
             if self.is_over:
                 return
-            if is_lost:
-                self.on_lost(lost_neighbour(self.rank_name))
-                return
-            if self.ticks * TICK_SECONDS > limit:
-                problem = (
-                    f"{self.rank_name} has waited {limit:.0f} s for the others: one was stopped, its machine sleeps, the link to it "
-                    "is cut, or MLX hangs"
-                )
-                self.on_lost(LostRank(problem, RESTART))
-                return
-
-
-def lost_neighbour(name: str) -> LostRank:
-    return LostRank(f"{name} lost its connection: another rank ended with an error, was killed, or crashed", RESTART)
+        problem = LOST_CONNECTION if is_lost else STALL.format(self.limit())
+        self.on_lost(LostRank(f"{self.rank_name} {problem}", RESTART))
 
 
 @contextmanager
@@ -280,13 +303,13 @@ def join(
 ) -> Iterator[Ranks]:
     """Join the other ranks for the time of the body, if a launcher started this process as a rank; otherwise yield `ALONE`.
 
-    `options` are how this rank was started, and must equal those of rank 0. A watchdog calls `on_lost`, which has to end the
-    process, when another rank is gone; whoever notices that first may set `lost`.
+    `options` are how this rank was started, and must equal those of rank 0. `on_lost` has to end the process: it is called when
+    another rank is gone, from a watchdog's thread or from this one. Set `lost` if you notice that first.
 
     MLX waits for its neighbours without a time limit, and no thread of this process runs meanwhile.
 
-    Raises `NotConnected` if MLX cannot connect this rank, `UserError` if a rank has other options, versions or kind of device than
-    rank 0, and `LostRank` if a collective fails.
+    Raises `NotConnected` if MLX cannot connect this rank, and `UserError` if a rank has other options, versions or kind of device
+    than rank 0.
     """
     if not is_rank():
         yield ALONE
@@ -301,20 +324,20 @@ def join(
         ranks.compare(claims, "start all ranks with the same options and versions, on machines of one kind")
         yield ranks
         ranks.broadcast(None)  # none leaves while another waits for it
-    except RuntimeError as error:
-        if not str(error).startswith(f"[{ranks.backend}]"):
+    except (LostRank, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith(f"[{ranks.backend}]"):
             raise
-        raise lost_neighbour(ranks.name_of(ranks.rank)) from error
+        on_lost(LostRank(f"{ranks.name_of(ranks.rank)} {LOST_CONNECTION}", RESTART))
+        raise
     finally:
         ranks.watchdog.is_over = True
 
 
 def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
     """Return whether a launcher started this process as one of several ranks."""
-    if "MLX_RANK" not in environment:
-        return False
-    hostfile = Path(environment.get("MLX_HOSTFILE", ""))
-    return not (hostfile.is_file() and hostfile.stat().st_size == 0)  # mlx.launch writes an empty file for one rank
+    hostfile = Path(environment.get("MLX_HOSTFILE", "none"))
+    is_alone = hostfile.is_file() and not hostfile.read_bytes().strip()  # mlx.launch writes an empty line for one rank
+    return "MLX_RANK" in environment and not is_alone
 
 
 def _connect() -> Ranks:

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from mlx_nanogpt import Dataset, Run, UserError
 from mlx_nanogpt.errors import printable
-from mlx_nanogpt.ranks import LostRank, NotConnected, Ranks, is_rank, join
+from mlx_nanogpt.ranks import NotConnected, Ranks, is_rank, join
 from mlx_nanogpt.runs import find
 from mlx_nanogpt.runs.run import described_run
 from mlx_nanogpt.text import tinyshakespeare
@@ -60,8 +60,6 @@ def join_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
             yield ranks
     except NotConnected as error:
         end_process(error, status=UNCONNECTED)
-    except LostRank as error:
-        end_process(error)
 
 
 def describe_ranks(ranks: Ranks) -> str:

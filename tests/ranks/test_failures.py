@@ -83,6 +83,36 @@ def test_a_stopped_rank_ends_the_others_and_a_pause_of_all_ends_none():
     assert result.err.endswith("resume with mlx-gpt train --resume runs/1\n")
 
 
+VANISH = """
+import os, sys, time
+import mlx_nanogpt as gpt
+from mlx_nanogpt.text.loss import SplitLoss
+from mlx_nanogpt_cli.process.ranks import join_ranks
+
+with join_ranks({}) as ranks:
+    if sys.argv[1] == "any":
+        should_stop = ranks.any(lambda: False)
+        should_stop()
+    if ranks.rank == 1:
+        os._exit(3)
+    time.sleep(0.2)
+    if sys.argv[1] == "any":
+        print(should_stop(), should_stop())
+    elif sys.argv[1] == "sum":
+        print(ranks.sum([SplitLoss(4, 1.0)]))
+    else:
+        print(ranks.broadcast(0))
+"""
+
+
+@pytest.mark.parametrize("method", ["any", "sum", "broadcast"])
+def test_nothing_that_a_lost_rank_left_in_memory_is_used(method):
+    """MLX's ring returns from a collective whose peer is gone, with what was in memory."""
+    first, other = start_ring([[method]] * 2, VANISH).results()
+    assert other.status == 3 and first.status == LOST
+    assert first.out == "" and re.match(rf"Error: rank 0 \(.+\) {GONE}", first.err)
+
+
 def test_a_rank_ends_even_if_nobody_hears_why():
     ring = start_ring([ENDLESS, ENDLESS])
     until(is_saved)

@@ -18,6 +18,7 @@ from mlx_nanogpt_cli.commands import launch
 
 taken = socket.create_server(("127.0.0.1", 0))
 real, found = launch.free_ports, [taken.getsockname()[1]]
+launch.GRACE_SECONDS = 0.1  # for a rank that waits for one that could not connect
 launch.free_ports = lambda count: [found.pop(), *real(count - 1)] if found else real(count)
 """
 
