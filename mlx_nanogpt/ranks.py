@@ -35,8 +35,7 @@ CLAIM_BYTES = 2**14
 TICK_SECONDS = 0.5
 STALL_SECONDS, STALL_FACTOR = 60.0, 10  # without progress, and relative to the longest wait so far
 START_SECONDS = 1800.0  # without progress before a step is timed: rank 0 may download, or learn byte pairs
-LOST_CONNECTION = "lost its connection: another rank ended with an error, was killed, or crashed"
-STALL = "has waited {:.0f} s for the others: one was stopped, its machine sleeps, the link to it is cut, or MLX hangs"
+STALL_REASONS = "one was stopped, its machine sleeps, the link to it is cut, or MLX hangs"
 RESTART = "start all ranks again with `resume`: they continue from the last checkpoint"
 # The variable that mlx.launch sets for a backend. Without a name MLX would try MPI, too, wherever it is installed.
 BACKENDS = {"MLX_IBV_DEVICES": "jaccl", "NCCL_HOST_IP": "nccl", "MLX_HOSTFILE": "ring"}
@@ -161,8 +160,7 @@ class Ranks:
         if self.size == 1:
             return value
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        length = self._of_first(mx.array([len(text)])).item()
-        self._confirm()
+        length = self._start_sum(len(text) if self.is_first else 0)()
         text = self._of_first(mx.array(text) if self.is_first else mx.zeros(length, mx.uint8))
         self._confirm()
         return json.loads(bytes(np.array(text)))
@@ -222,7 +220,7 @@ class Ranks:
         def wait() -> int:
             total, proved = pair.tolist()
             if proved != proof:
-                raise LostRank(f"{self.name_of(self.rank)} {LOST_CONNECTION}", RESTART)
+                raise lost_connection(self.name_of(self.rank))
             return total
 
         return wait
@@ -261,8 +259,65 @@ class RowsOfDropout(nn.Dropout):
 ALONE = Ranks()
 
 
+@contextmanager
+def join(
+    options: Mapping[str, str], on_lost: Callable[[LostRank], object], lost: threading.Event | None = None
+) -> Iterator[Ranks]:
+    """Join the other ranks for the time of the body, if a launcher started this process as a rank; otherwise yield `ALONE`.
+
+    `options` are how this rank was started, and must equal those of rank 0. `on_lost` has to end the process: it is called when
+    another rank is gone, from a watchdog's thread or from this one. Set `lost` if you notice that first.
+
+    MLX waits for its neighbours without a time limit, and no thread of this process runs meanwhile.
+
+    Raises `NotConnected` if MLX cannot connect this rank, and `UserError` if a rank has other options, versions or kind of device
+    than rank 0.
+    """
+    if not is_rank():
+        yield ALONE
+        return
+    ranks = _connect()
+    ranks.hosts = [platform.node()] * ranks.size
+    ranks.watchdog = Watchdog(ranks.name_of(ranks.rank), on_lost, lost or threading.Event())
+    ranks.watchdog.start()
+    try:
+        device = f"{mx.default_device().type.name}, {type(machine()).__name__}, {len(machine().streams())} stream(s)"
+        claims = {"kind of device": device} | package_versions() | dict(options)
+        ranks.compare(claims, "start all ranks with the same options and versions, on machines of one kind")
+        yield ranks
+        ranks.broadcast(None)  # none leaves while another waits for it
+    except LostRank as error:
+        ranks.watchdog.on_lost(error)
+        raise
+    except RuntimeError as error:
+        if str(error).startswith(f"[{ranks.backend}]"):
+            ranks.watchdog.on_lost(lost_connection(ranks.name_of(ranks.rank)))
+        raise
+    finally:
+        ranks.watchdog.is_over = True
+
+
+def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether a launcher started this process as one of several ranks."""
+    hostfile = Path(environment.get("MLX_HOSTFILE", "none"))
+    is_alone = hostfile.is_file() and not hostfile.read_bytes().strip()  # mlx.launch writes an empty line for one rank
+    return "MLX_RANK" in environment and not is_alone
+
+
+def _connect() -> Ranks:
+    backend = next((name for variable, name in BACKENDS.items() if variable in os.environ), "ring")
+    try:
+        time.sleep(HEAD_START * int(os.environ["MLX_RANK"]))  # the last rank calls first
+        return Ranks(mx.distributed.init(strict=True, backend=backend), backend)
+    except (RuntimeError, ValueError) as error:
+        raise NotConnected(
+            f"MLX cannot connect rank {os.environ['MLX_RANK']} to its neighbours ({error})",
+            "start all ranks with mlx-gpt launch or mlx.launch, with free ports, or unset MLX_RANK to train alone",
+        ) from error
+
+
 class Watchdog(threading.Thread):
-    """A thread that calls `on_lost` when the rank called `name` cannot continue: `lost` is set, or it made no progress for too long.
+    """A thread that calls `on_lost` when the rank `name` cannot continue: `lost` is set, or it made no progress for too long.
 
     The main thread may wait in a collective that never returns, so `on_lost` has to end the process. Time is counted in ticks of
     this thread, so that a sleep of the machine, or a stop of this process, does not count.
@@ -293,60 +348,9 @@ class Watchdog(threading.Thread):
             self.ticks += 1
             if self.is_over:
                 return
-        problem = LOST_CONNECTION if is_lost else STALL.format(self.limit())
-        self.on_lost(LostRank(f"{self.rank_name} {problem}", RESTART))
+        stall = LostRank(f"{self.rank_name} has waited {self.limit():.0f} s for the others: {STALL_REASONS}", RESTART)
+        self.on_lost(lost_connection(self.rank_name) if is_lost else stall)
 
 
-@contextmanager
-def join(
-    options: Mapping[str, str], on_lost: Callable[[LostRank], object], lost: threading.Event | None = None
-) -> Iterator[Ranks]:
-    """Join the other ranks for the time of the body, if a launcher started this process as a rank; otherwise yield `ALONE`.
-
-    `options` are how this rank was started, and must equal those of rank 0. `on_lost` has to end the process: it is called when
-    another rank is gone, from a watchdog's thread or from this one. Set `lost` if you notice that first.
-
-    MLX waits for its neighbours without a time limit, and no thread of this process runs meanwhile.
-
-    Raises `NotConnected` if MLX cannot connect this rank, and `UserError` if a rank has other options, versions or kind of device
-    than rank 0.
-    """
-    if not is_rank():
-        yield ALONE
-        return
-    ranks = _connect()
-    ranks.hosts = [platform.node()] * ranks.size
-    ranks.watchdog = Watchdog(ranks.name_of(ranks.rank), on_lost, lost or threading.Event())
-    ranks.watchdog.start()
-    try:
-        device = f"{mx.default_device().type.name}, {type(machine()).__name__}, {len(machine().streams())} stream(s)"
-        claims = {"kind of device": device} | package_versions() | dict(options)
-        ranks.compare(claims, "start all ranks with the same options and versions, on machines of one kind")
-        yield ranks
-        ranks.broadcast(None)  # none leaves while another waits for it
-    except (LostRank, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith(f"[{ranks.backend}]"):
-            raise
-        on_lost(LostRank(f"{ranks.name_of(ranks.rank)} {LOST_CONNECTION}", RESTART))
-        raise
-    finally:
-        ranks.watchdog.is_over = True
-
-
-def is_rank(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether a launcher started this process as one of several ranks."""
-    hostfile = Path(environment.get("MLX_HOSTFILE", "none"))
-    is_alone = hostfile.is_file() and not hostfile.read_bytes().strip()  # mlx.launch writes an empty line for one rank
-    return "MLX_RANK" in environment and not is_alone
-
-
-def _connect() -> Ranks:
-    backend = next((name for variable, name in BACKENDS.items() if variable in os.environ), "ring")
-    try:
-        time.sleep(HEAD_START * int(os.environ["MLX_RANK"]))  # the last rank calls first
-        return Ranks(mx.distributed.init(strict=True, backend=backend), backend)
-    except (RuntimeError, ValueError) as error:
-        raise NotConnected(
-            f"MLX cannot connect rank {os.environ['MLX_RANK']} to its neighbours ({error})",
-            "start all ranks with mlx-gpt launch or mlx.launch, with free ports, or unset MLX_RANK to train alone",
-        ) from error
+def lost_connection(name: str) -> LostRank:
+    return LostRank(f"{name} lost its connection: another rank ended with an error, was killed, or crashed", RESTART)
