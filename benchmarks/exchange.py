@@ -63,10 +63,9 @@ def measure() -> None:
 
 def measured() -> list[list[float]]:
     """The rounds of each model, between two processes of this machine."""
-    first = free_ports(HERE, RANKS)
     with TemporaryDirectory() as folder:
         hostfile = Path(folder, "ring.json")
-        hostfile.write_text(json.dumps([[f"{HERE}:{first + rank}"] for rank in range(RANKS)]))
+        hostfile.write_text(json.dumps([[f"{HERE}:{port}"] for port in free_ports(RANKS)]))
         processes = [
             subprocess.Popen(
                 [sys.executable, __file__],

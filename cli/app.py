@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 from mlx_nanogpt import PRESETS, UserError
-from mlx_nanogpt.distributed.lifeline import LostRank
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
 from rich.text import Text
@@ -31,7 +30,6 @@ from .commands.report import report
 from .commands.runs import runs
 from .commands.train import train
 from .options.settings import with_options
-from .process.ranks import LOST
 from .screen.consoles import errors
 
 app = typer.Typer(
@@ -130,7 +128,7 @@ def run() -> None:
         finally:
             sys.stdout.flush()  # here, so that a failure is told below
     except UserError as error:
-        _fail(with_options(str(error)), LOST if isinstance(error, LostRank) else 1)
+        _fail(with_options(str(error)))
     except BrokenPipeError:  # the reader has what it wants
         sys.exit(1)
     except OSError as error:
@@ -148,7 +146,7 @@ def _warn(message: Warning | str, *place: object) -> None:
     errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))))
 
 
-def _fail(sentence: str, status: int = 1) -> NoReturn:
+def _fail(sentence: str) -> NoReturn:
     with suppress(OSError):  # standard error may be full, too
         errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))
-    sys.exit(status)
+    sys.exit(1)

@@ -15,12 +15,12 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from .config import GPTConfig, TrainConfig, tokens_per_step
-from .distributed.ranks import ALONE, Ranks
 from .evaluation import estimate_batches, split_losses
 from .machine import machine
 from .machine.memory import memory_problem
 from .model import GPT
 from .optimizer import clip, make_optimizer, norm_of, rate_at
+from .ranks import ALONE, Ranks
 from .records import REPORT_INTERVAL, Diverged, Done, End, Evaluating, Evaluation, Progress, Record, State, since_best
 from .runs.recorder import Recorder
 from .runs.run import Run
@@ -261,9 +261,7 @@ def train(
     check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
     with Recorder(run, sample_tokens, ranks) as recorder:
         state = recorder.restore(model)
-        for record in recorder.record(steps(state, data, run.train_config, ranks.any(should_stop), ranks), state):
-            with ranks.busy():
-                yield record
+        yield from recorder.record(steps(state, data, run.train_config, ranks.any(should_stop), ranks), state)
 
 
 def start_step(model: GPT, config: TrainConfig) -> tuple[Step, list[Any]]:

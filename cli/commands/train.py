@@ -10,8 +10,8 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
-from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.model import adapted
+from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -33,7 +33,7 @@ from ..options.shared import (
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
 from ..process.caffeinate import caffeinated
-from ..process.ranks import INTERRUPTED, command_to_go_on, described_ranks, followed_run, joined_ranks, tell_run
+from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, errors, header
 from ..screen.describe import describe_run
@@ -122,9 +122,9 @@ def train(
     given = given_options(ctx)
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
-    with joined_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
+    with join_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
         if not ranks.is_first:
-            follow_silently(*followed_run(ranks, given), ranks)
+            follow_silently(*receive_run(ranks, given), ranks)
         else:
             check_installed(report_to)
             if resume:
@@ -134,7 +134,7 @@ def train(
                 defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
                 run, dataset = _new_run(run_dir, defaults | chosen, chosen, given, ranks)
             if ranks.size > 1:
-                tell_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
+                share_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
             _print_header(run, dataset, ranks, given, sleep)
             run, done = _train(run, dataset, ranks, report_to)
     if not ranks.is_first:
@@ -165,7 +165,7 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", from its beginning, for it has no checkpoint"
     if ranks.size > 1:
-        lines["Ranks"] = described_ranks(ranks)
+        lines["Ranks"] = describe_ranks(ranks)
     if "report_to" in given:
         lines["Trackers"] = ", ".join(given["report_to"])
         if "tensorboard" in given["report_to"]:
@@ -260,8 +260,7 @@ def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName
     """Train `run`; return it, with the path that it has by then, and how the training ended."""
     try:
         with ExitStack() as until_closed:
-            with ranks.busy():
-                trackers = until_closed.enter_context(Trackers(report_to, run, _tell_failure))
+            trackers = until_closed.enter_context(Trackers(report_to, run, _tell_failure))
             done = follow(run, dataset, ranks, trackers)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
@@ -289,7 +288,7 @@ def _print_target(run: Run) -> None:
 def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
     piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
-    console.print(f"  {command_to_go_on(_options_to_go_on(run, given))}", soft_wrap=True)
+    console.print(f"  {resume_command(_options_to_go_on(run, given))}", soft_wrap=True)
 
 
 def _changes(given: dict) -> list[str]:

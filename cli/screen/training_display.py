@@ -7,8 +7,8 @@ from datetime import timedelta
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.distributed.ranks import Ranks
 from mlx_nanogpt.errors import printable
+from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.log import measurements
 from mlx_nanogpt.runs.trackers import Trackers
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn

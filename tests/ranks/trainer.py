@@ -1,0 +1,49 @@
+"""A rank in a test: trains tiny models on `play.txt`, given as JSON in its first argument.
+
+A run has the `folder` to keep it, `settings`, and whether it continues (`resume`). With `stopped_by` that rank alone asks for a stop
+at its fourth step. Each rank prints a line of JSON for each run: how far it came, and a checksum of its weights.
+"""
+
+import itertools
+import json
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import mlx_nanogpt as gpt
+import mlx.core as mx
+import numpy as np
+from mlx_nanogpt import machine, training
+from mlx.utils import tree_flatten
+from mlx_nanogpt.ranks import Ranks, join
+from mlx_nanogpt.runs.run import described_run
+
+
+def train(
+    ranks: Ranks, folder: str, settings: dict, resume: bool = False, plain: bool = False, stopped_by: int | None = None
+) -> dict:
+    machine.sys = SimpleNamespace(platform="darwin") if plain else sys  # as a Mac computes, or as this machine does
+    machine.Machine.eval_tokens = 512  # so that each rank has batches of an evaluation
+    data = gpt.tokenize(gpt.load_corpus("play.txt"))
+    run = None
+    if ranks.is_first:
+        if resume:
+            run = gpt.open_run(Path(folder)).extended(**settings)
+        else:
+            gpt_config, train_config = gpt.configurations({"vocab_size": data.tokenizer.vocab_size} | settings)
+            run = gpt.create_run(gpt_config, train_config, data, Path(folder))
+    run = described_run(ranks.broadcast(run.description() if run else None))
+    models, calls = [], itertools.count(1)
+    real, training.GPT = training.GPT, lambda config: models.append(real(config)) or models[-1]
+    *_, done = gpt.train(run, data, lambda: stopped_by == ranks.rank and next(calls) >= 4, ranks=ranks)
+    training.GPT = real
+    crc = 0
+    for _, array in tree_flatten(models[0].parameters()):
+        crc = zlib.crc32(np.array(array).tobytes(), crc)
+    return {"iteration": done.iteration, "weights": crc, "random": mx.random.state[0].tolist(), "end": done.end}
+
+
+with join({}, lambda lost: sys.exit(lost)) as ranks:
+    for run in json.loads(sys.argv[1]):
+        print(json.dumps(train(ranks, **run)), flush=True)
