@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
-from mlx_nanogpt import machine, training
+from mlx_nanogpt import machine
 from mlx.utils import tree_flatten
 from mlx_nanogpt.ranks import Ranks, join
+from mlx_nanogpt.runs import recorder
 from mlx_nanogpt.runs.run import described_run
 
 
@@ -35,9 +36,9 @@ def train(
             run = gpt.create_run(gpt_config, train_config, data, Path(folder))
     run = described_run(ranks.broadcast(run.description() if run else None))
     models, calls = [], itertools.count(1)
-    real, training.GPT = training.GPT, lambda config: models.append(real(config)) or models[-1]
+    real, recorder.GPT = recorder.GPT, lambda config: models.append(real(config)) or models[-1]
     *_, done = gpt.train(run, data, lambda: stopped_by == ranks.rank and next(calls) >= 4, ranks=ranks)
-    training.GPT = real
+    recorder.GPT = real
     crc = 0
     for _, array in tree_flatten(models[0].parameters()):
         crc = zlib.crc32(np.array(array).tobytes(), crc)
