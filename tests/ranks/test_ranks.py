@@ -75,9 +75,9 @@ def test_several_ranks_train_the_model_of_one_process(as_a_mac, size, names):
             assert b.valid_loss == pytest.approx(a.valid_loss, abs=limit / 10), name
     several = gpt.open_run(Path(names[0]))  # an evaluation by several ranks has the bits of one
     last, count = several.history()[-1], SETTINGS["eval_iters"] * several.train_config.batch_size
-    evaluate = gpt.make_evaluate(several.load_model(), "compiled")
-    assert last.train_loss == evaluate(DATA.train_tokens, count)
-    assert last.valid_loss == evaluate(DATA.valid_tokens, count)
+    model = several.load_model()
+    assert last.train_loss == gpt.estimate_loss(model, DATA.train_tokens, count)
+    assert last.valid_loss == gpt.estimate_loss(model, DATA.valid_tokens, count)
 
 
 def test_another_batch_would_be_noticed(as_a_mac):
