@@ -7,12 +7,12 @@ from pathlib import Path
 from ..errors import UserError
 from ..exchange.pretrained import load_exported
 from ..model import GPT
-from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
 from ..text.corpus import check_readable_again, load_corpus
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
 from ..text.token_files import holds_tokens, open_token_folder
 from ..text.tokenizer import Tokenizer
+from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
 
 
 def newest_run() -> Run:

@@ -12,10 +12,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
-from ..errors import UserError
-from ..errors import import_extra
+from ..errors import UserError, import_extra
+from ..records import Diverged, Evaluation
+from ..records import Progress as Measurement
+from ..records import Record as Event
 from .run import Run
-from ..records import Diverged, Evaluation, Progress as Measurement, Record as Event
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the packages, and of the extras
 PROJECT = "mlx-nanogpt"  # where trackio and wandb keep the runs
