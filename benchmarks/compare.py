@@ -45,7 +45,7 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Rounds:
-    """One value of each round, and what is said of them."""
+    """One value of each round, and their median and range."""
 
     median: float
     min: float
@@ -75,14 +75,14 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=Path(__file__).parent, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, do: str, **arguments: object) -> dict:
-        """Have a command of `peers/worker.py` done and wait for its reply."""
+        """Send a command to `peers/worker.py` and wait for its reply."""
         try:
             print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             pass  # there will be no reply either
         reply = self.process.stdout.readline()
         if not reply:
-            raise UserError(f"the peer {self.name} stopped while it was asked to {do}", "see what it said above")
+            raise UserError(f"the peer {self.name} stopped while it was asked to {do}", "read its output above")
         return json.loads(reply)
 
     def __enter__(self) -> "Worker":
@@ -184,7 +184,7 @@ def _choose(peers: str | None) -> list[str]:
         present = ",".join(name for name in chosen if PEERS[name].package not in missing)
         raise UserError(
             f"{' and '.join(missing)} cannot be found",
-            f'install what the peers need with pip install -e ".[benchmarks]", or go without: --peers {present or OURS}',
+            f'install the packages of the peers with pip install -e ".[benchmarks]", or leave them out: --peers {present or OURS}',
         )
     return [OURS, *(name for name in dict.fromkeys(chosen) if name != OURS)]
 
@@ -192,7 +192,7 @@ def _choose(peers: str | None) -> list[str]:
 def _write_data(
     folder: Path, data: gpt.Dataset, settings: Settings, num_steps: int, num_windows: int, eval_batch_size: int
 ) -> None:
-    """Write what `peers/worker.py` reads, so that all see the same windows in the same order."""
+    """Write the input of `peers/worker.py`, so that all see the same windows in the same order."""
     batches = [
         training_batch(data.train_tokens, settings.seed, i, settings.batch_size, settings.block_size)
         for i in range(num_steps)
@@ -217,7 +217,7 @@ def _start(worker: Worker) -> dict:
 
 
 def _check(made: dict[str, dict], settings: Settings) -> None:
-    """Raise `UserError` unless every peer that says so has the model that we have and learns as it does."""
+    """Raise `UserError` unless every peer of the same model has our number of parameters and learns as ours does."""
     uniform, ours = math.log(settings.vocab_size), made[OURS]
     problems = []
     for name, peer in made.items():
@@ -255,7 +255,7 @@ def _measured(seconds: dict[str, list[float]], name: str, unit: Callable[[float]
     if name not in seconds:
         return None
     ratios = [ours / theirs for ours, theirs in zip(seconds[OURS], seconds[name])]
-    return asdict(Measured(Rounds.of([unit(each) for each in seconds[name]]), Rounds.of(ratios)))
+    return asdict(Measured(Rounds.of([unit(value) for value in seconds[name]]), Rounds.of(ratios)))
 
 
 def _report(result: dict) -> str:
