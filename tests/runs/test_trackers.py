@@ -34,6 +34,8 @@ def follow(run: gpt.Run, *names: str, records: int | None = None, should_stop=la
     stream.close()
     if records is None:
         trackers.__exit__(None)
+    if "wandb" in names:
+        sys.modules["wandb"].teardown()  # as the end of the process does
 
 
 def recorded(run: gpt.Run, since: int = 0) -> dict[int, dict[str, float]]:
