@@ -18,7 +18,8 @@ from mlx_nanogpt.measure import doctor, roofline
 from mlx_nanogpt.measure.doctor import CHECKS, Check, Wrong, examine
 from mlx_nanogpt.measure.plan import Measured
 from mlx_nanogpt.measure.timing import Rounds
-from mlx_nanogpt.runs.run import Run
+from mlx_nanogpt.optimizer import make_optimizer
+from mlx_nanogpt.runs.recorder import Recorder
 
 QUICK = [name for name in CHECKS if name not in ("A kill loses nothing", "Speed")]
 
@@ -184,15 +185,15 @@ def test_a_planted_bug_is_found(monkeypatch, plant, name):
 @only_here
 @pytest.mark.slow
 def test_a_resume_that_forgets_is_found(monkeypatch):
-    right = Run.restore
+    right = Recorder.restore
 
-    def forgetful(self, model, optimizer):
-        state = optimizer.state
-        position = right(self, model, optimizer)
-        optimizer.state = state
-        return position
+    def forgetful(self, model=None):
+        state = right(self, model)
+        state.optimizer = make_optimizer(self.run.train_config)
+        state.optimizer.init(state.model.trainable_parameters())
+        return state
 
-    monkeypatch.setattr(Run, "restore", forgetful)
+    monkeypatch.setattr(Recorder, "restore", forgetful)
     with pytest.raises(Wrong, match="killed at iteration .* has other weights"):
         CHECKS["A kill loses nothing"]()
 
