@@ -102,7 +102,7 @@ def _compare_with_cpu() -> str:
             model = _make_model(shape)
             machine().prepare(model, make_optimizer(TRAINING))
             found = _differentiate(model, idx, targets)
-            worst = max(worst, *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
+            worst = max(worst, *(_find_difference(a, b) for a, b in zip(found, expected, strict=True)))
     return _check_within(worst, tolerance(), "logits, losses and gradients")
 
 
@@ -121,18 +121,18 @@ def _change_the_future() -> str:
         for T in (8, 16):
             (idx,), past = _draw_tokens(1, 2, T), T // 2
             changed = mx.concatenate([idx[:, :past], (idx[:, past:] + 1) % SHAPE.vocab_size], axis=1)
-            leak = max(leak, _difference(model(idx)[:, :past], model(changed)[:, :past]))
+            leak = max(leak, _find_difference(model(idx)[:, :past], model(changed)[:, :past]))
         attention = model.h[0].attn.attention
         for T in LENGTHS:
             q, k, v = (mx.random.normal((1, 2, T, shape.head_size), key=mx.random.key(i)) for i in range(3))
             scale = shape.head_size**-0.5
             found = attention(q, k, v, scale)
             with mx.stream(mx.cpu):
-                worst = max(worst, _difference(found, CausalAttention()(q, k, v, scale)))
+                worst = max(worst, _find_difference(found, CausalAttention()(q, k, v, scale)))
             past = max(T // 2, 1)
             later = mx.arange(T)[:, None] >= past
             other = attention(q, mx.where(later, k + 3, k), mx.where(later, v - 3, v), scale)
-            leak = max(leak, _difference(other[:, :, :past], found[:, :, :past]))
+            leak = max(leak, _find_difference(other[:, :, :past], found[:, :, :past]))
     _check_within(leak, FLOAT32, "the tokens before a change")
     return _check_within(worst, tolerance(), f"{len(SHAPES) * len(LENGTHS)} shapes of attention, here and on the CPU,")
 
@@ -149,7 +149,7 @@ def _compare_with_cache() -> str:
             for end in range(first, SHAPE.block_size + 1):
                 start = 0 if end == first else end - 1
                 cached, whole = model.next_logits(idx[:, start:end], cache), model(idx[:, :end])[:, -1]
-                worst = max(worst, _difference(cached, whole))
+                worst = max(worst, _find_difference(cached, whole))
     return _check_within(worst, tolerance(), "logits")
 
 
@@ -317,7 +317,7 @@ def _check_within(difference: float, limit: float, things: str) -> str:
     return f"{things} differ by {difference:.2g} at most (allowed: {limit:.2g})"
 
 
-def _difference(a: mx.array | np.ndarray, b: mx.array | np.ndarray) -> float:
+def _find_difference(a: mx.array | np.ndarray, b: mx.array | np.ndarray) -> float:
     return float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max())
 
 

@@ -148,10 +148,10 @@ def measure_generation(gpt: GPTConfig, start_token: int, rounds: int | None = No
     cached, reread = [], []
     for seed in range(rounds or GENERATION_ROUNDS):
         times = [time.perf_counter() for _ in generate(model, [start_token], GENERATED_TOKENS, seed)]
-        cached.append(_rate(times[3 : gpt.block_size - 1]))
-        reread.append(_rate(times[gpt.block_size + 2 :]))
+        cached.append(_compute_rate(times[3 : gpt.block_size - 1]))
+        reread.append(_compute_rate(times[gpt.block_size + 2 :]))
     return Rounds.of(cached), Rounds.of(reread)
 
 
-def _rate(times: Sequence[float]) -> float:
+def _compute_rate(times: Sequence[float]) -> float:
     return (len(times) - 1) / (times[-1] - times[0])

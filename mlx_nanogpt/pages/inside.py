@@ -38,7 +38,7 @@ def inside_page(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarra
 
     layers, heads, _, width = inside.attention.shape
     data = {
-        "about": _introduction(model, tokenizer, ids, found),
+        "about": _introduce(model, tokenizer, ids, found),
         "origin": origin,
         "ids": [int(id) for id in ids],
         "pieces": token_pieces(tokenizer, ids),
@@ -67,7 +67,7 @@ def fill(template: Path, parts: Mapping[str, str]) -> str:
     return before + "".join(parts[name] + text for name, text in (piece.split("*/", 1) for piece in rest))
 
 
-def _introduction(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:
+def _introduce(model: GPT, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, found: Inspection) -> str:
     config, right = model.config, np.mean(found.expected[:, 0] == np.asarray(ids))
     characters = " (here each is a character)" if isinstance(tokenizer, CharTokenizer) else ""
     return (

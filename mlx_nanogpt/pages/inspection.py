@@ -38,13 +38,13 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
     """
     tokens = np.array([start_token, *ids], np.int64)  # (N + 1,)
     count, top = len(ids), min(top, model.config.vocab_size)
-    starts, length = _windows(count, model.config.block_size)
+    starts, length = _place_windows(count, model.config.block_size)
     surprise = np.empty(count)
     expected, probabilities = np.empty((count, top), np.int64), np.empty((count, top))
     done = 0
     machine().prepare(model)
     at_once = max(1, LOGITS_PER_BATCH // (length * model.config.vocab_size))  # windows
-    with _evaluating(model):
+    with _evaluation_mode(model):
         for batch in np.array_split(starts, -(-len(starts) // at_once)):
             places = batch[:, None] + np.arange(length)  # (B, T)
             logits = model(mx.array(tokens[places])).astype(mx.float32)  # (B, T, vocab_size)
@@ -52,14 +52,14 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
             for start, window in zip(batch, log_probabilities):
                 new = np.arange(done, start + length)  # the places that no window before has reached
                 window, done = window[new - start], start + length  # (places, vocab_size)
-                expected[new] = _likeliest(window, top)
+                expected[new] = _find_likeliest(window, top)
                 surprise[new] = -np.take_along_axis(window, tokens[new + 1, None], axis=-1)[:, 0] / np.log(2)
                 probabilities[new] = np.exp(np.take_along_axis(window, expected[new], axis=-1))
     return Inspection(surprise, expected, probabilities)
 
 
-def _windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
-    """The places where windows over `count` tokens start, (W,), and their length. Each begins in the middle of the one before.
+def _place_windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
+    """Return the places where windows over `count` tokens start, (W,), and their length. Each begins in the middle of the one before.
     Raises `UserError` without tokens."""
     if count == 0:
         raise UserError("there is no token to inspect", "give a text")
@@ -68,7 +68,7 @@ def _windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
 
 
 @contextmanager
-def _evaluating(model: GPT) -> Iterator[None]:
+def _evaluation_mode(model: GPT) -> Iterator[None]:
     """Turn dropout off, and restore the model's mode at the end."""
     was_training = model.training
     model.eval()
@@ -98,14 +98,17 @@ def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, t
     """Look inside a model while it reads `start_token` and the tokens `ids`, (N,), in the windows of `inspect`. The model's mode
     stays as it is. Raises `UserError` for a text without tokens, and for a model whose blocks are not those of `model.py`."""
     check_blocks(model)
-    tokens, (starts, length) = np.array([start_token, *ids], np.int64), _windows(len(ids), model.config.block_size)
+    tokens, (starts, length) = (
+        np.array([start_token, *ids], np.int64),
+        _place_windows(len(ids), model.config.block_size),
+    )
     first: list[int] = []
     parts = []
-    with _evaluating(model):
+    with _evaluation_mode(model):
         for start in starts:
             new = slice(len(first) - start, length)  # the places that no window before has reached
             first += [int(start)] * (length - len(first) + int(start))
-            parts.append(_layers(model, mx.array(tokens[start : start + length]), new, top))
+            parts.append(_inspect_layers(model, mx.array(tokens[start : start + length]), new, top))
     attentions, lenses, probabilities = zip(*parts)
     return Inside(
         np.array(first),
@@ -127,29 +130,29 @@ def check_blocks(model: GPT) -> None:
             )
 
 
-def _layers(model: GPT, idx: mx.array, new: slice, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """At the places `new` of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, places, T), the likeliest tokens
-    if the head read there, (L, places, top), and their probabilities."""
+def _inspect_layers(model: GPT, idx: mx.array, new: slice, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return, at the places `new` of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, places, T), the likeliest
+    tokens if the head reads there, (L, places, top), and their probabilities."""
     x, weights, lens, probabilities = model.embed(idx[None]), [], [], []  # x is (1, T, C)
     for block in model.h:
-        weights.append(np.array(_attention_weights(block.attn, block.ln_1(x))[0, :, new]))
+        weights.append(np.array(_weigh_attention(block.attn, block.ln_1(x))[0, :, new]))
         x = block(x)
         predicted = np.array(mx.softmax(model.logits(x[0, new]).astype(mx.float32), axis=-1))  # (places, vocab_size)
-        lens.append(_likeliest(predicted, top))
+        lens.append(_find_likeliest(predicted, top))
         probabilities.append(np.take_along_axis(predicted, lens[-1], axis=-1))
     return np.stack(weights), np.stack(lens), np.stack(probabilities)
 
 
-def _likeliest(scores: np.ndarray, top: int) -> np.ndarray:
-    """The places of the `top` largest numbers of each row of `scores` (N, vocab_size), the largest first: (N, top)."""
+def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:
+    """Return the places of the `top` largest numbers of each row of `scores` (N, vocab_size), the largest first: (N, top)."""
     top = min(top, scores.shape[-1])
     found = np.argpartition(-scores, top - 1, axis=-1)[:, :top]
     order = np.argsort(-np.take_along_axis(scores, found, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(found, order, axis=-1)
 
 
-def _attention_weights(attn: Attention, x: mx.array) -> mx.array:
-    """The share of each token in the answer to each token of x (B, T, C): (B, nh, T, T), float32."""
+def _weigh_attention(attn: Attention, x: mx.array) -> mx.array:
+    """Return the share of each token in the answer to each token of x (B, T, C): (B, nh, T, T), float32."""
     B, T, C = x.shape
     heads = attn.c_attn(x).reshape(B, T, 3 * attn.n_head, C // attn.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
     q, k, _ = mx.split(heads, 3, axis=1)  # (B, nh, T, hs) each

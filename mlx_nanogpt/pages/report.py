@@ -77,20 +77,20 @@ def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -
     `inside` is the page of `inside_page`, if the first run has a model that can be rebuilt. Raises `UserError` if plotly is not
     installed."""
     script = import_extra("plotly.offline", "report").get_plotlyjs()
-    figures = {"losses": _losses(entries, published), "steps": _steps(entries)}
+    figures = {"losses": _draw_losses(entries, published), "steps": _draw_steps(entries)}
     parts = {
         "PLOTLY": script,
         "FIGURES": as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
         "TITLE": html.escape(f"Report on {', '.join(entry.name for entry in entries)}"),
-        "VERDICT": html.escape(_verdict(entries)),
-        "FACTS": _facts(entries),
-        "SAMPLES": "".join(map(_samples, entries)),
-        "INSIDE": html.escape(inside or _without_inside(entries[0].run)),
+        "VERDICT": html.escape(_judge(entries)),
+        "FACTS": _make_table(entries),
+        "SAMPLES": "".join(map(_show_samples, entries)),
+        "INSIDE": html.escape(inside or _explain_missing_inside(entries[0].run)),
     }
     return fill(TEMPLATE, parts)
 
 
-def _without_inside(run: Run) -> str:
+def _explain_missing_inside(run: Run) -> str:
     own = run.model_class()
     reason = f"The model of the first run is the user's own, {own}, and its inside is unknown." if own else None
     return f"<p>{html.escape(reason or 'The first run has no weights yet.')}"
@@ -102,8 +102,8 @@ def _is_comparable(entries: Sequence[Entry]) -> bool:
     return len({(run.corpus.sha256, run.tokenizer.to_json(), run.train_config.train_fraction) for run in runs}) == 1
 
 
-def _verdict(entries: Sequence[Entry]) -> str:
-    """The result of the runs in a few sentences."""
+def _judge(entries: Sequence[Entry]) -> str:
+    """Return the result of the runs in a few sentences."""
     if not _is_comparable(entries):
         return "The runs learned from different texts, tokens or splits, so their losses do not compare."
     first, *others = sorted(entries, key=lambda entry: entry.best)
@@ -125,8 +125,8 @@ def _verdict(entries: Sequence[Entry]) -> str:
     )
 
 
-def _facts(entries: Sequence[Entry]) -> str:
-    """A table with a row for each fact and a column for each run; the name of the best one is bold."""
+def _make_table(entries: Sequence[Entry]) -> str:
+    """Make a table with a row for each fact and a column for each run; the name of the best one is bold."""
     if len(entries) == 1:
         heads, starts = [], ["<td>"]
     else:
@@ -143,8 +143,8 @@ def _facts(entries: Sequence[Entry]) -> str:
     )
 
 
-def _samples(entry: Entry) -> str:
-    """Some texts that the model wrote, side by side."""
+def _show_samples(entry: Entry) -> str:
+    """Show some texts that the model wrote, side by side."""
     samples = [line for line in entry.log if isinstance(line, Sample)]
     if not samples:
         return f"<p>{html.escape(entry.name)} kept no samples.</p>"
@@ -159,12 +159,12 @@ def _samples(entry: Entry) -> str:
 # ---- the figures
 
 
-def _losses(entries: Sequence[Entry], published: bool):
+def _draw_losses(entries: Sequence[Entry], published: bool):
     """Draw the losses of all runs; the buttons choose the unit of the horizontal axis."""
     figure = import_extra("plotly.graph_objects", "report").Figure()
     units: list[dict[str, list[float]]] = []  # of each trace: its places in each unit
     for entry, colour in zip(entries, cycle(COLOURS)):
-        for kind, (iterations, losses) in _curves(entry).items():
+        for kind, (iterations, losses) in _read_curves(entry).items():
             figure.add_scatter(
                 x=iterations,
                 y=[round(loss, 5) for loss in losses],
@@ -175,7 +175,7 @@ def _losses(entries: Sequence[Entry], published: bool):
                 showlegend=kind == "validation" or len(entries) == 1,
                 **STYLES[kind],
             )
-            units.append(_in_units(entry, iterations))
+            units.append(_convert(entry, iterations))
     lines = {f"floor of {entry.run.corpus.name}": entry.floor for entry in entries}
     if published:
         lines |= {f"NanoLux, {name}: valid": metrics.valid_loss for name, metrics in PUBLISHED.items()}
@@ -196,8 +196,8 @@ def _losses(entries: Sequence[Entry], published: bool):
     return figure
 
 
-def _curves(entry: Entry) -> dict[str, tuple[list[int], list[float]]]:
-    """The iterations and the losses of each curve of a run."""
+def _read_curves(entry: Entry) -> dict[str, tuple[list[int], list[float]]]:
+    """Return the iterations and the losses of each curve of a run."""
     evaluated = [evaluation.iteration for evaluation in entry.history]
     losses = [evaluation.valid_loss for evaluation in entry.history]
     return {
@@ -208,8 +208,8 @@ def _curves(entry: Entry) -> dict[str, tuple[list[int], list[float]]]:
     }
 
 
-def _in_units(entry: Entry, iterations: list[int]) -> dict[str, list[float]]:
-    """`iterations` in other units, by their names. Between two evaluations time passes evenly."""
+def _convert(entry: Entry, iterations: list[int]) -> dict[str, list[float]]:
+    """Convert `iterations` to other units, by their names. Between two evaluations time passes evenly."""
     tokens = tokens_per_step(entry.run.gpt_config, entry.run.train_config)
     measured = [0, *(evaluation.iteration for evaluation in entry.history)]
     seconds = [0.0, *accumulate(evaluation.train_seconds for evaluation in entry.history)]
@@ -220,7 +220,7 @@ def _in_units(entry: Entry, iterations: list[int]) -> dict[str, list[float]]:
     }
 
 
-def _steps(entries: Sequence[Entry]):
+def _draw_steps(entries: Sequence[Entry]):
     """Draw the rate, the norm of the gradients and the speed of all runs, one below the other."""
     figure = import_extra("plotly.subplots", "report").make_subplots(
         rows=len(STEPS), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*STEPS.values()]

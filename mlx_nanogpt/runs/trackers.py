@@ -50,7 +50,7 @@ class Trackio:
 
     def __init__(self, run: Run):
         self.trackio = import_extra(self.package, "trackio")
-        self.run = self.trackio.init(PROJECT, _name(run), resume="allow", config=_config(run))
+        self.run = self.trackio.init(PROJECT, _make_name(run), resume="allow", config=_collect_settings(run))
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
@@ -73,9 +73,9 @@ class WeightsAndBiases:
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.id,
-            name=_name(run),
+            name=_make_name(run),
             resume="allow",
-            config=_config(run),
+            config=_collect_settings(run),
             settings=wandb.Settings(console="off", quiet=True),  # the screen is ours
         )
 
@@ -141,15 +141,15 @@ class Trackers:
         self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 
-def _name(run: Run) -> str:
-    return _utf8(f"{run.path.resolve().name}-{run.id}")
+def _make_name(run: Run) -> str:
+    return _make_utf8(f"{run.path.resolve().name}-{run.id}")
 
 
-def _config(run: Run) -> dict:
+def _collect_settings(run: Run) -> dict:
     settings = asdict(run.gpt_config) | asdict(run.train_config)
-    return settings | {"corpus": _utf8(run.corpus.name), "versions": run.versions()}
+    return settings | {"corpus": _make_utf8(run.corpus.name), "versions": run.versions()}
 
 
-def _utf8(name: str) -> str:
-    """`name`, which may be that of a file and hold bytes that are not UTF-8."""
+def _make_utf8(name: str) -> str:
+    """Escape bytes that are not UTF-8, which the name of a file may hold."""
     return name.encode(errors="backslashreplace").decode()

@@ -24,7 +24,7 @@ def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_g
 
     for module in (benchmark, timing):
         monkeypatch.setattr(module, "time_rounds", rounds)
-    monkeypatch.setattr(timing, "_rate", lambda times: 5.0)
+    monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
     out = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=bench.json").out
     warning = next(line for line in out.splitlines() if line.startswith("Warning: "))
     assert warning == (
@@ -38,7 +38,7 @@ def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_g
 def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
     for module in (benchmark, timing):
         monkeypatch.setattr(module, "time_rounds", lambda work, number=None: [1.0, 1.1])
-    monkeypatch.setattr(timing, "_rate", lambda times: 5.0)
+    monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
     assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
 
 
