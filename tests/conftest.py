@@ -36,7 +36,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.machine.linux_cpu import folding, operations
 from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
-from mlx_nanogpt.measure import benchmark
+from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt.text import tinyshakespeare
 
 only_here = pytest.mark.skipif(
@@ -245,15 +245,19 @@ def small_protocol(monkeypatch):
     small = {
         "NANOLUX_GPT": tiny_gpt(),
         "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
+        "BUILT_STEPS": 2,
+        "EVALUATED_WINDOWS": 4,
+    }
+    faster = {
         "ROUNDS": 2,
         "ROUND_SECONDS": 0.001,
         "MATRIX_SIZE": 16,
-        "EVALUATED_WINDOWS": 4,
         "GENERATED_TOKENS": 24,
         "GENERATION_ROUNDS": 2,
     }
-    for name, value in small.items():
-        monkeypatch.setattr(benchmark, name, value)
+    for module, values in ((benchmark, small), (timing, faster)):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 # ---- the command line

@@ -7,7 +7,8 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.measure.benchmark import MATRIX_SIZE, STEADY, BackendResult, BenchResult, Rounds, Stage
+from mlx_nanogpt.measure.benchmark import BackendResult, BenchResult, Stage
+from mlx_nanogpt.measure.timing import MATRIX_SIZE, STEADY, Rounds
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -44,7 +45,7 @@ def bench(
     write_json(json_file, asdict(result))
 
 
-def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
+def _follow(events: Iterator[Stage | gpt.Record | BenchResult]) -> BenchResult:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with progress(*columns) as bar:
         task, stage = bar.add_task(""), ""
@@ -121,6 +122,5 @@ ROWS = {
     "Share of the matrix rate": lambda each: f"{each.matrix_share:.0%}",
     "Operations in a step's graph": lambda each: f"{each.operations} (and {each.views} views)",
     "Host building a step's graph": lambda each: f"{each.host_seconds / each.step_seconds.median:.1%} of a step",
-    "Host waits per 500 steps": lambda each: str(each.synchronisations),
     "Peak memory, MB": lambda each: f"{each.peak_memory / 1e6:.0f}",
 }

@@ -13,7 +13,7 @@ from mlx_nanogpt import Corpus, Dataset, GPTConfig, TrainConfig, UserError
 from mlx_nanogpt.config import SETTINGS, TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.benchmark import Stage
-from mlx_nanogpt.measure.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, accumulated, make_plan
+from mlx_nanogpt.measure.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, make_plan, split_batches
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
@@ -162,7 +162,7 @@ def _describe_memory(plan: Plan) -> str:
 def _verdict(plan: Plan, text_tokens: int | None) -> Iterator[str]:
     """Whether it fits, and whether it will overfit, in sentences."""
     if not plan.fits:
-        smaller = accumulated(plan)
+        smaller = split_batches(plan)
         yield f"It does not fit: {plan.problem}."
         if smaller:
             yield (

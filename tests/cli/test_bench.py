@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mlx_nanogpt.measure import benchmark
+from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt_cli.screen import tables
 
 
@@ -22,8 +22,9 @@ def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_g
         evaluated = work(1)  # nothing else returns something
         return [1.0, 1.0, 2.0, 2.0] if evaluated else [1.0, 1.0]
 
-    monkeypatch.setattr(benchmark, "_rounds", rounds)
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
+    for module in (benchmark, timing):
+        monkeypatch.setattr(module, "time_rounds", rounds)
+    monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
     out = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=bench.json").out
     warning = next(line for line in out.splitlines() if line.startswith("Warning: "))
     assert warning == (
@@ -35,8 +36,9 @@ def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_g
 
 
 def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "_rounds", lambda work, number=None: [1.0, 1.1])
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
+    for module in (benchmark, timing):
+        monkeypatch.setattr(module, "time_rounds", lambda work, number=None: [1.0, 1.1])
+    monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
     assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
 
 
