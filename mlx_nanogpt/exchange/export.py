@@ -1,8 +1,6 @@
 """A run as a folder in another program's layout, or as a GGUF file for llama.cpp."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +8,21 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import UserError
-from ..files import appearing
+from ..files import create_folder, explaining_write
 from ..model import GPT
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card
-from .tokenizer_files import TOKENIZER, StoredTokens, as_json, stored_tokens
-from .unseen import with_unseen_rows
+from .tokenizer_files import TOKENIZER, StoredTokens, as_json, store_tokens
+from .unseen import add_unseen_rows
+
+WRITE_REMEDY = "choose another with `out`, or make room"
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as other programs get it: the weights under our names, with rows for all `tokens`."""
+    """A model for other programs: the weights under our names, with rows for all `tokens`."""
 
     layout: Layout
     model: GPT
@@ -31,15 +31,15 @@ class StoredModel:
 
 
 def export_run(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run`, with its newest weights or its best ones, into the new folder `out`, in the layout that it
-    fits. The folder appears complete or not at all.
+    """Write the model of `run`, with its newest or its `best` weights, into the new folder `out`, in the layout that fits. The
+    folder appears complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
-    stored = stored_model(run, best)
-    with explaining_write(out), appearing(out) as aside:
-        mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(stored), {"format": "pt"})
-        checksum = _sha256(aside / WEIGHTS)
+    stored = store_model(run, best)
+    with explaining_write(out, WRITE_REMEDY), create_folder(out) as aside:
+        mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
+        checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()
         for name, text in {
             CONFIG: as_json(_config(stored)),
             TOKENIZER: stored.tokens.json,
@@ -51,24 +51,24 @@ def export_run(run: Run, out: Path, best: bool = False) -> None:
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def stored_model(run: Run, best: bool) -> StoredModel:
-    """The model of `run` for other programs. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
+def store_model(run: Run, best: bool) -> StoredModel:
+    """Convert the model of `run`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
     layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
         raise UserError(
-            f"the model of {run.path} cannot be written as a {layout.name}, which has another architecture (here: "
+            f"the model of {run.path} cannot be written as a {layout.name}, because the architectures differ (here: "
             f"{', '.join(obstacles)})",
             f"train one with {' '.join(obstacles.values())}",
         )
-    model, tokens = run.load_model(best).eval(), stored_tokens(run.tokenizer)
+    model, tokens = run.load_model(best).eval(), store_tokens(run.tokenizer)
     own = dict(tree_flatten(model.parameters()))
-    weights = dict(tree_flatten(GPT(layout.holds(model.config)).parameters())) | own  # biases that it lacks are zeros
+    weights = dict(tree_flatten(GPT(layout.stored_as(model.config)).parameters())) | own  # missing biases are zeros
     if extra := tokens.size - run.tokenizer.vocab_size:
-        weights = with_unseen_rows(weights, extra, model)
+        weights = add_unseen_rows(weights, extra, model)
     return StoredModel(layout, model, weights, tokens)
 
 
-def _stored_weights(stored: StoredModel) -> dict[str, mx.array]:
+def _store_weights(stored: StoredModel) -> dict[str, mx.array]:
     layout, written = stored.layout, {}
     for name, array in stored.weights.items():
         names = layout.stored_names(name)
@@ -92,7 +92,7 @@ def _config(stored: StoredModel) -> dict:
 
 
 def _generation_config(stored: StoredModel) -> dict:
-    """Without a length, transformers would go on beyond the context, which a model with learned positions cannot do."""
+    """The defaults of transformers. Without a length, it writes beyond the context, and learned positions end there."""
     return {
         "bos_token_id": stored.tokens.start,
         "eos_token_id": stored.tokens.end,
@@ -111,19 +111,3 @@ def _tokenizer_config(stored: StoredModel) -> dict:
         "unk_token": END_OF_TEXT,
         "pad_token": END_OF_TEXT,
     }
-
-
-@contextmanager
-def explaining_write(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be written ({error})", "choose another with `out`, or make room") from error
-
-
-def _sha256(file: Path) -> str:
-    checksum = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(2**20):
-            checksum.update(chunk)
-    return checksum.hexdigest()

@@ -4,15 +4,8 @@ import os
 from functools import lru_cache
 
 from ..config import GPTConfig, TrainConfig
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..model import GPT
-
-FAILURES = (
-    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
-    "out of memory",  # CUDA
-    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
-    "bad_alloc",
-)
 
 
 def ram() -> int:
@@ -22,7 +15,7 @@ def ram() -> int:
 
 def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
     """An error of MLX about memory, with the remedy; None for other errors."""
-    if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
+    if not is_out_of_memory(error):
         return None
     return UserError(
         f"there is not enough memory ({str(error) or 'Python has no more'})",

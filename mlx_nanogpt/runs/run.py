@@ -41,7 +41,6 @@ from .checkpoint import (
     Contents,
     Position,
     checksum,
-    explaining_damage,
     open_arrays,
     read_arrays,
     write_arrays,
@@ -49,7 +48,7 @@ from .checkpoint import (
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
 from ..evaluation import Evaluation
-from ..files import DAMAGE, Folder, check_name, locked
+from ..files import DAMAGE, Folder, check_name, explaining_damage, locked, read_text
 from .log import Line, from_text, to_text
 from ..machine import package_versions
 from ..model import GPT
@@ -192,7 +191,7 @@ class Run:
     def _history_lines(self) -> list[str]:
         file = self.path / HISTORY
         with explaining_damage(file):
-            return _read_text(file).splitlines(keepends=True) if file.exists() else []
+            return read_text(file).splitlines(keepends=True) if file.exists() else []
 
     def _check_not_lost(self, file: Path) -> None:
         """Raise `UserError` if other files show that `file`, a file of weights that is missing, was written once."""
@@ -248,7 +247,7 @@ class Writer:
         """The name of the run in trackers: made once and kept, so that a training that goes on has the same, wherever the run
         is by then. Raises `UserError` if it cannot be written."""
         with suppress(OSError, *DAMAGE):
-            if re.fullmatch("[A-Za-z0-9-]+", name := json.loads(_read_text(self.run.path / TRACKED))["name"]):
+            if re.fullmatch("[A-Za-z0-9-]+", name := json.loads(read_text(self.run.path / TRACKED))["name"]):
                 return name
         words = re.findall("[A-Za-z0-9]+", self.run.path.name) or ["run"]
         name = "-".join([*words, uuid.uuid4().hex[:8]])
@@ -373,7 +372,7 @@ def open_run(path: Path) -> Run:
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
-        return _parsed(path, _read_config(path), _read_text(path / TOKENIZER))
+        return _parsed(path, _read_config(path), read_text(path / TOKENIZER))
 
 
 def described_run(description: Mapping) -> Run:
@@ -478,7 +477,7 @@ def _explaining_write(path: Path, remedy: str) -> Iterator[None]:
 
 def _read_config(path: Path) -> dict:
     """The content of config.json, without its checksum."""
-    config = json.loads(_read_text(path / CONFIG))
+    config = json.loads(read_text(path / CONFIG))
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
     return config
@@ -491,6 +490,3 @@ def _seal(config: dict) -> str:
 def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

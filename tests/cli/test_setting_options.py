@@ -34,9 +34,9 @@ def test_an_option_says_what_its_field_says(name):
         ("n_layer", "blocks. From 1 to 1000."),
         ("dropout", "training. From 0 to less than 1."),
         ("train_fraction", "validates. From more than 0 to less than 1."),
-        ("num_iter", "updated."),  # a billion says nothing
-        ("learning_rate", "highest."),
-        ("grad_clip", "0: never."),
+        ("num_iter", "steps."),  # a billion says nothing
+        ("learning_rate", "rate."),
+        ("grad_clip", "no clipping."),
     ],
 )
 def test_an_option_tells_a_range_that_is_short(name, end):
@@ -85,5 +85,5 @@ def test_help_is_grouped_and_tells_the_defaults(mlx_gpt, monkeypatch):
         for panel in ("Text", "Model", "Training", "Optimizer", "Evaluation", "Machine", "Run")
     )
     assert re.findall(r"─ (\w+) ─", result.out) == ["Options", *PANELS]
-    assert re.search(r"--num-iter +<steps> +How often the weights are updated\. .*\[default: 5000\]", result.out)
+    assert re.search(r"--num-iter +<steps> +Number of training steps\. .*\[default: 5000\]", result.out)
     assert re.search(r"(?s)--data .*\[default: tinyshakespeare\]", result.out)  # on the lines below

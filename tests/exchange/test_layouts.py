@@ -36,7 +36,7 @@ from conftest import (
     worsened_run,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.exchange.export import stored_model
+from mlx_nanogpt.exchange.export import store_model
 from mlx_nanogpt.exchange.pretrained import load_exported
 from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
 from mlx_nanogpt.model import adapted
@@ -542,9 +542,9 @@ def test_a_qwen3_of_another_kind_is_refused_with_the_reason(changes, reason):
 @pytest.mark.parametrize("changes", [GPT2, MODERN, MODERN | {"tied": True}])
 def test_a_trained_model_never_writes_the_token_that_it_has_not_seen(changes):
     run = trained_run(num_iter=60, eval_interval=60, learning_rate=1e-2, **changes)
-    stored = stored_model(run, best=False)
+    stored = store_model(run, best=False)
     theirs = gpt.GPT(
-        replace(run.gpt_config, vocab_size=stored.tokens.size, bias=stored.layout.holds(run.gpt_config).bias)
+        replace(run.gpt_config, vocab_size=stored.tokens.size, bias=stored.layout.stored_as(run.gpt_config).bias)
     )
     theirs.load_weights(list(stored.weights.items()))
     idx = mx.array([TOKENS[:8].tolist(), TOKENS[50:58].tolist()])
@@ -558,7 +558,7 @@ def test_a_token_that_is_not_written_exists_even_where_all_others_are_frequent()
     data = gpt.tokenize(gpt.Corpus(("dna.txt",), letters))
     run = gpt.create_run(tiny_gpt(vocab_size=4, **MODERN), tiny_train(num_iter=40, learning_rate=1e-2), data)
     list(gpt.train(run, data))
-    stored = stored_model(run, best=False)
+    stored = store_model(run, best=False)
     theirs = gpt.GPT(replace(run.gpt_config, vocab_size=5))
     theirs.load_weights(list(stored.weights.items()))
     assert mx.softmax(theirs(mx.array(data.valid_tokens[:80].reshape(10, 8))), axis=-1)[..., 4].mean().item() < 1e-3
@@ -570,7 +570,7 @@ def test_many_characters_take_no_more_memory():
     model = gpt.GPT(tiny_gpt(vocab_size=3000, **MODERN))
     mx.eval(model.parameters())
     mx.reset_peak_memory()
-    stored_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))), best=False)
+    store_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))), best=False)
     assert mx.get_peak_memory() < 500e6
 
 
