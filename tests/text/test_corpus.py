@@ -203,7 +203,7 @@ def test_a_file_that_is_no_text_says_why_and_where(content, reason):
 def test_a_device_is_no_text(device):
     if not os.path.exists(device):
         pytest.skip("there is none here")
-    with pytest.raises(UserError, match=f"{device} is a device, not a text; name a file, or pipe a text into `data` -"):
+    with pytest.raises(UserError, match=f"{device} is a device; name a file, or pipe a text into `data` -"):
         load_corpus(device)
 
 
@@ -271,7 +271,7 @@ def test_many_kinds_are_counted_and_the_most_frequent_named(folder):
 def test_a_pipe_in_a_folder_is_refused_and_not_waited_for(folder):
     os.mkfifo(folder / "pipe")
     (folder / "c.md").symlink_to("pipe")
-    with pytest.raises(UserError, match="texts/c.md is no file but a pipe, a socket or a device; take it out of the"):
+    with pytest.raises(UserError, match="texts/c.md is a pipe, a socket or a device; take it out of the"):
         load_corpus("texts")
 
 
@@ -366,7 +366,7 @@ def test_standard_input_that_is_no_text_says_why_and_where(monkeypatch, content,
 def test_standard_input_is_not_waited_for_at_a_keyboard(monkeypatch):
     pipe(monkeypatch, b"typed")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
-    with pytest.raises(UserError, match="standard input is not a file and not a pipe; pipe a text into it"):
+    with pytest.raises(UserError, match="standard input is not a file or a pipe; pipe a text into it"):
         load_corpus("-")
 
 

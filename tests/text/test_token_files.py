@@ -371,7 +371,7 @@ def test_nothing_of_a_hostile_pickle_is_run(content):
         ({"itos": {0: "a", 1: "a"}, "stoi": {"a": 1}, "vocab_size": 2}, "each once"),
         (
             {"itos": {0: "b", 1: "a"}, "stoi": {"b": 0, "a": 1}, "vocab_size": 2},
-            "not in the order of their code points",
+            "in code-point order",
         ),
         ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}, "vocab_size": 1}, "UnicodeEncodeError"),
         ({"itos": [], "stoi": {}, "vocab_size": 0}, ""),
