@@ -1,4 +1,4 @@
-"""The grammar of the play `pastiche`: data that `pastiche.py` writes from.
+"""The grammar of the play `pastiche`, data for `pastiche.py`.
 
 A rule is a tuple of alternatives, likeliest first, and an alternative is a template in which
     {rule}        is replaced by one alternative of that rule, drawn by rank,
@@ -20,7 +20,7 @@ def _words(block: str) -> tuple[str, ...]:
 
 
 def _phrases(block: str) -> tuple[str, ...]:
-    return tuple(each.strip().replace("/", "\n") for each in re.split(r"[|\n]", block.strip()))
+    return tuple(phrase.strip().replace("/", "\n") for phrase in re.split(r"[|\n]", block.strip()))
 
 
 GRAMMAR: Mapping[str, Sequence[str]] = {

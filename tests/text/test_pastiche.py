@@ -213,7 +213,7 @@ def test_the_floors_of_two_neighbours_add_up():
 
 @pytest.mark.parametrize("start, stop", [(5, 5), (6, 5), (-1, 5), (0, pastiche.LENGTH + 1)])
 def test_a_slice_that_is_empty_or_outside_the_text_has_no_floor(start, stop):
-    with pytest.raises(ValueError, match="no slice of the play"):
+    with pytest.raises(ValueError, match="not a slice of the play"):
         PLAY.floor(start, stop)
 
 
