@@ -41,7 +41,6 @@ def import_extra(package: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except Exception as error:  # not ImportError alone: packages that do not fit together raise anything
-        raise UserError(
-            f"this takes the package {package.partition('.')[0]}, which cannot be imported ({error})",
-            f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt',
-        ) from error
+        problem = f"this takes the package {package.partition('.')[0]}, which cannot be imported ({error})"
+        remedy = f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt'
+        raise UserError(problem, remedy) from error

@@ -49,10 +49,8 @@ def explaining_damage(
     try:
         yield
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"{error.filename or path} cannot be read ({reason})", f"make it readable, or {remedy}"
-        ) from error
+        problem = f"{error.filename or path} cannot be read ({error.strerror or error})"
+        raise UserError(problem, f"make it readable, or {remedy}") from error
     except DAMAGE as error:
         if is_out_of_memory(error):
             raise
@@ -60,12 +58,12 @@ def explaining_damage(
 
 
 @contextmanager
-def explaining_write(path: Path, remedy: str) -> Iterator[None]:
-    """Turn an error of writing `path` in the body into a `UserError`. MLX raises RuntimeError for one."""
+def explaining_write(path: Path, remedy: str, by_mlx: bool = False) -> Iterator[None]:
+    """Turn an error of writing `path` in the body into a `UserError`; of MLX, it is a RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if is_out_of_memory(error):
+        if isinstance(error, RuntimeError) and (not by_mlx or is_out_of_memory(error)):
             raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason})", remedy) from error
@@ -85,10 +83,8 @@ class Folder:
             with suppress(OSError):
                 if os.path.samestat(own, path.stat()):
                     return path
-        raise UserError(
-            f"{self.path} was deleted meanwhile, or moved to another disk",
-            "start again, and leave the folder where it is",
-        )
+        problem = f"{self.path} was deleted meanwhile, or moved to another disk"
+        raise UserError(problem, "start again, and leave the folder where it is")
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[BinaryIO]:
@@ -229,19 +225,22 @@ def _path_of(descriptor: int) -> Path:
 
 def _sync_folder(descriptor: int) -> None:
     """Write the new name of a file to the disk before a later one."""
-    try:
+    with _if_supported():
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NOT_THERE:
-            raise
 
 
 def _sync(descriptor: int) -> None:
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync does not reach beyond the cache of the drive
-        try:
+        with _if_supported():
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
-        except OSError as error:
-            if error.errno not in NOT_THERE:
-                raise
     os.fsync(descriptor)
+
+
+@contextmanager
+def _if_supported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise

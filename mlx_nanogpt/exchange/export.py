@@ -37,7 +37,7 @@ def export_run(run: Run, out: Path, best: bool = False) -> None:
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
     stored = store_model(run, best)
-    with explaining_write(out, WRITE_REMEDY), create_folder(out) as aside:
+    with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
         checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()
         for name, text in {
@@ -55,11 +55,8 @@ def store_model(run: Run, best: bool) -> StoredModel:
     """Convert the model of `run`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
     layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
-        raise UserError(
-            f"the model of {run.path} cannot be written as a {layout.name}, because the architectures differ (here: "
-            f"{', '.join(obstacles)})",
-            f"train one with {' '.join(obstacles.values())}",
-        )
+        problem = f"the model of {run.path} does not fit the layout of {layout.name} ({', '.join(obstacles)})"
+        raise UserError(problem, f"train one with {' '.join(obstacles.values())}")
     model, tokens = run.load_model(best).eval(), store_tokens(run.tokenizer)
     own = dict(tree_flatten(model.parameters()))
     weights = dict(tree_flatten(GPT(layout.stored_as(model.config)).parameters())) | own  # missing biases are zeros

@@ -48,7 +48,7 @@ def export_gguf(run: Run, out: Path, best: bool = False) -> None:
         raise UserError(f"{out} exists already", "choose another name")
     check_name(out, "choose another")
     stored = store_model(run, best)
-    with explaining_write(out, WRITE_REMEDY), TemporaryDirectory() as folder:
+    with explaining_write(out, WRITE_REMEDY, by_mlx=True), TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.gguf"
         writer = gguf.GGUFWriter(whole, stored.layout.model_type)
         _add_shape(writer, stored, out.stem)

@@ -19,6 +19,5 @@ def fetch(name: str, files: list[str], otherwise: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # its own errors, and those of the libraries that it uses
         reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
-        raise UserError(
-            f"{HUB}/{name} could not be fetched ({reason})", f"connect to the network, or {otherwise}"
-        ) from error
+        problem = f"{HUB}/{name} could not be fetched ({reason})"
+        raise UserError(problem, f"connect to the network, or {otherwise}") from error

@@ -10,6 +10,7 @@ README.md                     the model card
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 
@@ -31,16 +32,16 @@ class OtherModel(ValueError):
 class Layout:
     """The config.json of another program, and its names of our weights.
 
-    `obstacles` returns the reasons why the layout cannot hold a model, with the parameter that avoids each. `stored_names`
-    returns the names of the parts of one of our weights, which are stacked in ours. `stored_as` returns the configuration of
-    the stored model. `beyond_context` describes a text longer than the context. Weights whose names end with one of
-    `transposed` are stored as (in, out), ours are (out, in); those that end with one of `ignored` are constants.
+    `settings` are those of every model in this layout. `stored_names` returns the names of the parts of one of our weights,
+    which are stacked in ours. `stored_as` returns the configuration of the stored model. `beyond_context` describes a text
+    longer than the context. Weights whose names end with one of `transposed` are stored as (in, out), ours are (out, in);
+    those that end with one of `ignored` are constants.
     """
 
     name: str
     model_type: str
     architecture: str
-    obstacles: Callable[[GPTConfig], dict[str, str]]
+    settings: dict[str, Any]
     stored_config: Callable[[GPTConfig], dict]
     read_config: Callable[[Mapping], GPTConfig]
     stored_names: Callable[[str], list[str]]
@@ -48,6 +49,16 @@ class Layout:
     stored_as: Callable[[GPTConfig], GPTConfig] = lambda config: config
     transposed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+
+    def obstacles(self, config: GPTConfig) -> dict[str, str]:
+        """The settings of `config` that the layout cannot hold, and for each the parameter that it needs."""
+        found = {}
+        for name, needed in self.settings.items():
+            value = getattr(config, name)
+            if value != needed:
+                switch = name if needed is True else f"no_{name}"
+                found[f"{name} {value}"] = f"`{switch}`" if isinstance(needed, bool) else f"`{name}` {needed}"
+        return found
 
 
 def _check_values(given: Mapping, required: Mapping) -> None:
@@ -65,15 +76,15 @@ def _heads(width: int, heads: object, name: str, width_name: str) -> int:
 
 # ---- GPT-2 (Radford et al. 2019). We use its names of weights.
 
-# transformers' defaults where config.json has no value: GPT-2's smallest model.
-GPT2_SHAPE = {
-    "vocab_size": 50257,
-    "n_positions": 1024,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_inner": None,
+GPT2_SETTINGS: dict[str, Any] = {
+    "tied": True,
+    "activation": "gelu",
+    "norm": "layernorm",
+    "position": "learned",
+    "qk_norm": False,
 }
+# transformers' defaults where config.json has no value: GPT-2's smallest model.
+GPT2_SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None}
 GPT2_REQUIRED = {  # anything else here is another model
     "activation_function": "gelu_new",
     "layer_norm_epsilon": NORM_EPS,
@@ -84,32 +95,18 @@ GPT2_REQUIRED = {  # anything else here is another model
 }
 
 
-def _gpt2_obstacles(config: GPTConfig) -> dict[str, str]:
-    checks = {
-        ("untied head", "`tied`"): config.tied,
-        ({"relu": "ReLU"}.get(config.activation, config.activation), "`activation` gelu"): config.activation == "gelu",
-        ("RMSNorm", "`norm` layernorm"): config.norm == "layernorm",
-        ("RoPE", "`position` learned"): config.position == "learned",
-        ("QK-norm", "`no_qk_norm`"): not config.qk_norm,
-    }
-    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
-
-
 def _gpt2_config(config: GPTConfig) -> dict:
-    return (
-        GPT2_SHAPE
-        | GPT2_REQUIRED
-        | {
-            "n_positions": config.block_size,
-            "n_ctx": config.block_size,
-            "n_embd": config.n_embd,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "embd_pdrop": config.dropout,
-            "resid_pdrop": config.dropout,
-            "attn_pdrop": 0.0,
-        }
-    )
+    return GPT2_REQUIRED | {
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_inner": None,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "attn_pdrop": 0.0,
+    }
 
 
 def _read_gpt2_config(given: Mapping) -> GPTConfig:
@@ -125,8 +122,7 @@ def _read_gpt2_config(given: Mapping) -> GPTConfig:
         n_embd=width,
         head_size=width // _heads(width, config["n_head"], "n_head", "n_embd"),
         bias="all",
-        tied=True,
-        activation="gelu",
+        **GPT2_SETTINGS,
     )
 
 
@@ -134,7 +130,7 @@ GPT2 = Layout(
     name="GPT-2",
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    obstacles=_gpt2_obstacles,
+    settings=GPT2_SETTINGS,
     stored_config=_gpt2_config,
     read_config=_read_gpt2_config,
     stored_names=lambda name: [name],
@@ -147,6 +143,13 @@ GPT2 = Layout(
 
 # ---- Qwen3 (Qwen team 2025)
 
+QWEN3_SETTINGS: dict[str, Any] = {
+    "norm": "rmsnorm",
+    "position": "rope",
+    "qk_norm": True,
+    "activation": "swiglu",
+    "bias": "none",
+}
 QWEN3_REQUIRED = {
     "hidden_act": "silu",
     "rms_norm_eps": NORM_EPS,
@@ -168,17 +171,6 @@ QWEN3_NAMES = {
     "mlp.c_fc": "mlp.up_proj",
     "mlp.c_proj": "mlp.down_proj",
 }
-
-
-def _qwen3_obstacles(config: GPTConfig) -> dict[str, str]:
-    checks = {
-        ("LayerNorm", "`norm` rmsnorm"): config.norm == "rmsnorm",
-        ("learned positions", "`position` rope"): config.position == "rope",
-        ("no QK-norm", "`qk_norm`"): config.qk_norm,
-        ("no SwiGLU", "`activation` swiglu"): config.activation == "swiglu",
-        ("biases", "`bias` none"): config.bias == "none",
-    }
-    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
 
 
 def _qwen3_config(config: GPTConfig) -> dict:
@@ -208,12 +200,8 @@ def _read_qwen3_config(given: Mapping) -> GPTConfig:
         n_layer=given["num_hidden_layers"],
         n_embd=width,
         head_size=width // heads,
-        bias="none",
         tied=given["tie_word_embeddings"],
-        activation="swiglu",
-        norm="rmsnorm",
-        position="rope",
-        qk_norm=True,
+        **QWEN3_SETTINGS,
     )
     shape = {"head_dim": config.head_size, "num_key_value_heads": heads, "intermediate_size": config.mlp_width}
     _check_values(given, shape)
@@ -233,7 +221,7 @@ QWEN3 = Layout(
     name="Qwen3",
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    obstacles=_qwen3_obstacles,
+    settings=QWEN3_SETTINGS,
     stored_config=_qwen3_config,
     read_config=_read_qwen3_config,
     stored_names=_qwen3_names,

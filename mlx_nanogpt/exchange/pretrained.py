@@ -56,11 +56,8 @@ def load_exported(source: str) -> tuple[GPT, Tokenizer]:
         layout, config = _read_config(folder)
         tokenizer = tokenizer_of_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
-            raise UserError(
-                f"{folder} does not fit together: its tokenizer knows {tokenizer.vocab_size:,} tokens and its "
-                f"model {config.vocab_size:,}",
-                "fetch or export both anew",
-            )
+            sizes = f"its tokenizer knows {tokenizer.vocab_size:,} tokens and its model {config.vocab_size:,}"
+            raise UserError(f"{folder} does not fit together: {sizes}", "fetch or export both again")
         weights = _read_weights(folder, layout, config, tensors)
         for name in {"wte.weight", HEAD} & weights.keys():
             weights[name] = weights[name][: tokenizer.vocab_size]  # (vocab_size, C)
@@ -75,9 +72,8 @@ def _download(source: str) -> Path:
     name = source if "/" in source else f"openai-community/{source}"
     owner = name.partition("/")[0]
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
-        raise UserError(
-            f"{source} is not a folder", f"name one in the layout of GPT-2 or Qwen3, a run, or a model on {HUB}"
-        )
+        remedy = f"name one in the layout of GPT-2 or Qwen3, a run, or a model on {HUB}"
+        raise UserError(f"{source} is not a folder", remedy)
     return fetch(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
 
 
@@ -147,10 +143,8 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
-        raise UserError(
-            f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})",
-            "name one that does; a run may be exported as such a folder",
-        )
+        problem = f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})"
+        raise UserError(problem, "name one that does; a run may be exported as such a folder")
     files = json.loads(read_text(folder / INDEX))["weight_map"]
     if any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in files.values()):
         raise ValueError(f"{INDEX} names files that are not in the folder")

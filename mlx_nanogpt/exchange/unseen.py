@@ -8,6 +8,7 @@ from ..model import GPT, LayerCache
 FREQUENT = 1e-3  # a probability
 MARGIN = 30.0  # nats below the mean logit
 SAMPLED = 2**13  # places in texts
+PARTS = 64
 
 
 def add_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> dict[str, mx.array]:
@@ -29,8 +30,11 @@ def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
     row plus d, where least squares bring d @ x near -MARGIN for all inputs x.
     """
     rows = np.array(head, np.float64)  # (V, C)
-    logits = inputs @ rows.T  # (N, V)
-    chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]).mean(axis=0)  # (V,)
+    chances = np.zeros(len(rows))  # (V,)
+    for part in np.array_split(inputs, PARTS):  # all logits at once would take gigabytes
+        logits = part @ rows.T  # (N / PARTS, V)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0) / len(inputs)
     if chances.min() < FREQUENT:
         rarest = rows[chances.argmin()]
         direction = np.linalg.eigh(inputs.T @ inputs)[1][:, 0]  # (C,)

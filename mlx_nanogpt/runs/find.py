@@ -54,11 +54,9 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         problem = f"{name} holds the text that the run {run.path} learned from in the tokens of another tokenizer"
         raise UserError(problem, "give the text itself with `data`")
     if data.train_fraction != fraction:
-        raise UserError(
-            f"{name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training, where the run had "
-            f"{fraction:g}",
-            f"give the text itself with `data`, or prepare it with `train_fraction` {fraction:g}",
-        )
+        problem = f"{name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training"
+        remedy = f"give the text itself with `data`, or prepare it with `train_fraction` {fraction:g}"
+        raise UserError(f"{problem}, where the run had {fraction:g}", remedy)
     return data
 
 

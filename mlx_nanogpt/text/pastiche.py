@@ -47,9 +47,7 @@ class Pastiche:
         the slice is empty or reaches outside the text.
         """
         if not 0 <= start < stop <= len(self.text):
-            raise ValueError(
-                f"[{start}, {stop}) is not a slice of the play: need 0 <= start < stop <= {len(self.text)}"
-            )
+            raise ValueError(f"[{start}, {stop}) is not a slice of the play, which has {len(self.text):,} characters")
         first, last = bisect_left(self.starts, start), bisect_left(self.starts, stop)
         return (self.nats[last] - self.nats[first]) / (stop - start)
 

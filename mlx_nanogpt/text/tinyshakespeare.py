@@ -48,10 +48,8 @@ def tinyshakespeare() -> str:
         ) from error
     if not _is_whole(text):
         more = " and more" if len(text) > BYTES else ""
-        raise UserError(
-            f"the answer of {_host()} is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256)",
-            "sign in to the network and try again, or name a copy with `data`",
-        )
+        problem = f"the answer of {_host()} is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256)"
+        raise UserError(problem, "sign in to the network and try again, or name a copy with `data`")
     with explaining_write(file, remedy):
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.parent, wait=True) as folder:

@@ -1,7 +1,7 @@
-"""The promises of exports in the programs that open them, where these are installed: transformers, mlx_lm, llama.cpp.
+"""Exports in the programs that open them, where these are installed: transformers, mlx_lm, llama.cpp.
 
 pip install -e ".[test,gpt2,test-exchange]"
-python -m pytest tests/exchange                    # the tests
+python -m pytest -m programs                       # the tests, a step beside the suite
 python tests/exchange/test_programs.py             # the table of cli/README.md: which program opens what
 """
 
@@ -23,14 +23,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, export_gguf, export_run
-from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt, tiny_train
+from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt
+from exports import FOLDER, GPT2, TIED, run_of
 from mlx_nanogpt.exchange.pretrained import load_exported
-from mlx_nanogpt.training import start_from
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
-GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
-MODELS = {"gpt2": GPT2, "qwen3": MODERN, "qwen3-tied": MODERN | {"tied": True}}
-FOLDER, AGAIN, GGUF = Path("exported"), Path("again"), Path("model.gguf")
+pytestmark = [pytest.mark.programs, pytest.mark.filterwarnings("default"), pytest.mark.slow]
+MODELS = {"gpt2": GPT2, "qwen3": MODERN, "qwen3-tied": TIED}
+AGAIN, GGUF = Path("again"), Path("model.gguf")
 PROMPT = "to be or"
 COUNT = 12
 each_model = pytest.mark.parametrize("kind", MODELS)
@@ -48,9 +47,7 @@ def run_for(kind: str, tokens: str, folder: Path) -> gpt.Run:
     tokenizer = CharTokenizer.of(TEXT + "é🦓\t") if tokens == "char" else byte_pairs()
     shape = {"vocab_size": tokenizer.vocab_size, "block_size": 32, "n_embd": 64, "head_size": 16}
     model = lively_model(tiny_gpt(**shape | MODELS[kind]))
-    run = gpt.create_run(model.config, tiny_train(), gpt.tokenize(CORPUS, tokenizer), folder)
-    start_from(run, model)
-    return run
+    return run_of(model, gpt.tokenize(CORPUS, tokenizer), folder)
 
 
 @pytest.fixture
@@ -244,7 +241,7 @@ def table() -> str:
                 outcomes[report.nodeid] = report.outcome
 
     with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main(["-q", "-p", "no:cacheprovider", __file__], plugins=[Watch()])
+        pytest.main(["-q", "-p", "no:cacheprovider", "-m", "programs", __file__], plugins=[Watch()])
     lines = ["| Program | Version | GPT-2 | Qwen3 | Qwen3, tied |", "|---|---|---|---|---|"]
     for what, (module, test) in CHECKS.items():
         there = importlib.util.find_spec(module)
