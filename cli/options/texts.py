@@ -26,7 +26,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
         if explicit:
             raise
         console.print(
-            f"{error.problem[0].upper()}{error.problem[1:]}. So this uses {corpus.PASTICHE}, a built-in play: its losses are not "
+            f"{error.problem[0].upper()}{error.problem[1:]}. So this uses {corpus.PASTICHE}, a play that is built in: its losses are not "
             f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}.\n",
             style="yellow",
         )

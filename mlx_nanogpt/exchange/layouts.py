@@ -76,13 +76,6 @@ def _heads(width: int, heads: object, name: str, width_name: str) -> int:
 
 # ---- GPT-2 (Radford et al. 2019). We use its names of weights.
 
-GPT2_SETTINGS: dict[str, Any] = {
-    "tied": True,
-    "activation": "gelu",
-    "norm": "layernorm",
-    "position": "learned",
-    "qk_norm": False,
-}
 # transformers' defaults where config.json has no value: GPT-2's smallest model.
 GPT2_SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None}
 GPT2_REQUIRED = {  # anything else here is another model
@@ -122,7 +115,7 @@ def _read_gpt2_config(given: Mapping) -> GPTConfig:
         n_embd=width,
         head_size=width // _heads(width, config["n_head"], "n_head", "n_embd"),
         bias="all",
-        **GPT2_SETTINGS,
+        **GPT2.settings,
     )
 
 
@@ -130,7 +123,7 @@ GPT2 = Layout(
     name="GPT-2",
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    settings=GPT2_SETTINGS,
+    settings={"tied": True, "activation": "gelu", "norm": "layernorm", "position": "learned", "qk_norm": False},
     stored_config=_gpt2_config,
     read_config=_read_gpt2_config,
     stored_names=lambda name: [name],
@@ -143,13 +136,6 @@ GPT2 = Layout(
 
 # ---- Qwen3 (Qwen team 2025)
 
-QWEN3_SETTINGS: dict[str, Any] = {
-    "norm": "rmsnorm",
-    "position": "rope",
-    "qk_norm": True,
-    "activation": "swiglu",
-    "bias": "none",
-}
 QWEN3_REQUIRED = {
     "hidden_act": "silu",
     "rms_norm_eps": NORM_EPS,
@@ -201,7 +187,7 @@ def _read_qwen3_config(given: Mapping) -> GPTConfig:
         n_embd=width,
         head_size=width // heads,
         tied=given["tie_word_embeddings"],
-        **QWEN3_SETTINGS,
+        **QWEN3.settings,
     )
     shape = {"head_dim": config.head_size, "num_key_value_heads": heads, "intermediate_size": config.mlp_width}
     _check_values(given, shape)
@@ -221,7 +207,7 @@ QWEN3 = Layout(
     name="Qwen3",
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    settings=QWEN3_SETTINGS,
+    settings={"norm": "rmsnorm", "position": "rope", "qk_norm": True, "activation": "swiglu", "bias": "none"},
     stored_config=_qwen3_config,
     read_config=_read_qwen3_config,
     stored_names=_qwen3_names,

@@ -96,18 +96,19 @@ def _mode(path: str) -> int:
 
 def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
     """Yield the text of one source; no piece is empty."""
-    if source in BUILT_IN:
-        yield BUILT_IN[source].text()
-    elif source == STANDARD_INPUT:
-        yield from _decode(standard_input or _open_standard_input(), source_name(source))
-    else:
-        for path in _files(source):
-            try:
-                file = path.open("rb")
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            with file:
-                yield from _decode(file, str(path))
+    try:
+        if source in BUILT_IN:
+            yield BUILT_IN[source].text()
+        elif source == STANDARD_INPUT:
+            yield from _decode(standard_input or _open_standard_input(), source_name(source))
+        else:
+            for path in _files(source):
+                with path.open("rb") as file:
+                    yield from _decode(file, str(path))
+    except OSError as error:
+        takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
+        problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
+        raise UserError(problem, f"`data` takes {takes}") from error
 
 
 def _files(path: str) -> Sequence[Path]:
@@ -138,10 +139,7 @@ def _decode(file: BinaryIO, name: str) -> Iterator[str]:
     position = lines = 0  # bytes and line ends before `chunk`
     beginning = True
     while True:
-        try:
-            chunk = file.read(PIECE)
-        except OSError as error:
-            raise _unreadable(name, error) from error
+        chunk = file.read(PIECE)
         if b"\0" in chunk:
             place = f"{position + chunk.index(0):,}"
             raise UserError(f"{name} is not text: there is a zero byte at {place}", "save it as UTF-8")
@@ -160,8 +158,3 @@ def _decode(file: BinaryIO, name: str) -> Iterator[str]:
             yield text
         if not chunk:
             return
-
-
-def _unreadable(path: Path | str, error: OSError) -> UserError:
-    takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
-    return UserError(f"{path} cannot be read ({error.strerror})", f"`data` takes {takes}")
