@@ -1,4 +1,4 @@
-"""The promises of presets and of settings files: what they say holds, and every mistake in them is a sentence."""
+"""Presets and settings files: every setting holds, and every mistake is a sentence."""
 
 import random
 import sys
@@ -42,9 +42,7 @@ def test_every_field_of_the_configurations_is_a_key():
 
 
 def test_every_setting_has_another_value_to_be_tested_with():
-    assert OTHER_SETTINGS.keys() == SETTINGS.keys(), (
-        "give a new setting another value, in OTHER_SETTINGS of conftest.py"
-    )
+    assert OTHER_SETTINGS.keys() == SETTINGS.keys(), "give a new setting a line in OTHER_SETTINGS of conftest.py"
     assert not [name for name, field in SETTINGS.items() if OTHER_SETTINGS[name] == field.default]
 
 
@@ -62,18 +60,19 @@ def test_what_is_written_is_read_and_is_what_anybody_else_reads():
     assert tomllib.loads(text) == OTHERS | {"data": "play.txt"}
 
 
-def test_what_a_file_leaves_open_stays_open():
-    assert read("n_layer = 4\n") == {"n_layer": 4}
-    assert read("") == {}
-
-
-def test_a_text_may_be_named_alone_or_in_a_list():
-    assert read('data = "a.txt"')["data"] == read('data = ["a.txt"]')["data"] == ["a.txt"]
-    assert read('data = ["a.txt", "b.txt"]')["data"] == ["a.txt", "b.txt"]
-
-
-def test_windows_line_ends_and_byte_order_mark_are_no_matter():
-    assert read(b"\xef\xbb\xbfn_layer = 4\r\nseed = 3\r\n") == {"n_layer": 4, "seed": 3}
+@pytest.mark.parametrize(
+    "text, settings",
+    [
+        ("", {}),
+        ("n_layer = 4\n", {"n_layer": 4}),
+        (b"\xef\xbb\xbfn_layer = 4\r\nseed = 3\r\n", {"n_layer": 4, "seed": 3}),  # of Windows
+        ('data = "a.txt"', {"data": ["a.txt"]}),
+        ('data = ["a.txt"]', {"data": ["a.txt"]}),
+        ('data = ["a.txt", "b.txt"]', {"data": ["a.txt", "b.txt"]}),
+    ],
+)
+def test_a_file_holds_its_settings_and_no_others(text, settings):
+    assert read(text) == settings
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
         (
             "xyzzy = 4",
-            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, vocab_size, init_from, train_fraction, ",
+            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, vocab_size, init_from, train",
         ),
         ("vocab_size = 65", ": vocab_size needs tokenizer bpe; leave it out, or set the tokenizer"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
@@ -148,15 +147,23 @@ def test_a_mistake_is_a_sentence_that_names_the_file_and_the_place(text, reason)
     assert message.startswith("mine.toml") and reason in message
 
 
-def test_a_line_that_cannot_be_told_is_not_made_up():
+def test_a_line_that_is_not_certain_is_left_out():
     assert refusal('data = """\nnope = 1\n"""\nnope = 2').startswith("mine.toml: nope is not a setting")
 
 
-def test_a_file_that_is_not_there_is_a_sentence():
-    with pytest.raises(UserError, match="nowhere.toml cannot be read .No such file or directory.; name"):
-        read_config_file(Path("nowhere.toml"))
-    with pytest.raises(UserError, match="cannot be read .Is a directory.; name"):
-        read_config_file(Path("."))
+@pytest.mark.parametrize(
+    "path, reason",
+    [
+        ("nowhere.toml", "nowhere.toml cannot be read .No such file or directory.; name"),
+        (".", "cannot be read .Is a directory.; name"),
+        ("/dev/zero", "/dev/zero has more than 1,048,576 bytes, too many for settings"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_sentence(path, reason):
+    if path == "/dev/zero" and not Path(path).exists():
+        pytest.skip("there is no endless file here")
+    with pytest.raises(UserError, match=reason):
+        read_config_file(Path(path))
 
 
 def test_a_damaged_file_is_a_configuration_or_a_sentence():
@@ -186,26 +193,20 @@ def test_a_damaged_file_is_a_configuration_or_a_sentence():
             configurations(settings)
             assert read(write_config_file(settings)) == settings
             outcomes["read"] += 1
-    assert min(outcomes.values()) > 50  # both happen
+    assert min(outcomes.values()) > 40  # both happen
 
 
 # ---- presets
 
 
 @pytest.mark.parametrize("name, nearest", [("lapto", "laptop"), ("gpt-2", "gpt2"), ("nano_lux", "nanolux")])
-def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
+def test_an_unknown_preset_is_refused_with_the_nearest_and_all(name, nearest):
     expected = f"preset '{name}' is not known; did you mean {nearest}? The presets are {', '.join(PRESETS)}"
     with pytest.raises(UserError) as error:
         preset_settings(name)
     assert str(error.value) == expected
 
 
-def test_a_preset_cannot_be_changed_by_who_asked_for_it():
+def test_the_settings_of_a_preset_are_a_copy():
     preset_settings("laptop")["n_layer"] = 99
     assert preset_settings("laptop")["n_layer"] == 4
-
-
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file here")
-def test_a_file_without_an_end_is_refused():
-    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, too many for settings"):
-        read_config_file(Path("/dev/zero"))
