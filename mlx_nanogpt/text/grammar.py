@@ -6,7 +6,7 @@ A rule is a tuple of alternatives, likeliest first, and an alternative is a temp
     {name}        repeats the words that were kept last: a person on stage, the thing they quarrel over, the weather,
     /             is a line break, for example in a quoted verse.
 
-Three conditions make it possible to read the choices back from the text; the tests check them. No alternative is empty.
+Three conditions make it possible to read the choices back from the text; a test does so. No alternative is empty.
 No two alternatives of a rule begin with the same token: a whole word (letters, digits, $, & and ') or a single mark. No
 two words touch, so the end of a token is certain. Therefore the first token that a choice writes identifies the choice.
 """

@@ -17,7 +17,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import UserError, open_token_folder, prepare
-from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
+from conftest import TEXT, byte_pairs, keep_as_gpt2s, python
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -84,19 +84,6 @@ def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
     assert meta["tokenizer"] == {"symbols": "".join(ids)} and meta["train_fraction"] == 0.8
     checksum = hashlib.sha256(TEXT.encode()).hexdigest()
     assert meta["corpus"] == {"sources": ["text.txt"], "sha256": checksum, "characters": len(TEXT)}
-
-
-@pytest.mark.parametrize("train_fraction", [0.8, 0.631])
-def test_training_on_a_folder_is_training_on_its_text(train_fraction):
-    prepared(TEXT, train_fraction=train_fraction)
-    in_memory = gpt.tokenize(gpt.load_corpus("text.txt"), train_fraction=train_fraction)
-    runs = []
-    for data in (in_memory, open_token_folder("tokens")):
-        runs.append(gpt.create_run(tiny_gpt(), tiny_train(train_fraction=data.train_fraction), data))
-        list(gpt.train(runs[-1], data))
-    assert runs[0].train_config == runs[1].train_config and same(*map(checkpoint_arrays, runs))
-    losses = [[(found.train_loss, found.valid_loss) for found in run.history()] for run in runs]
-    assert losses[0] == losses[1]
 
 
 def test_several_sources_and_standard_input_are_prepared_as_they_are_loaded_without_a_trace(monkeypatch):
