@@ -89,13 +89,14 @@ GPT2_REQUIRED = {  # anything else here is another model
 
 
 def _gpt2_config(config: GPTConfig) -> dict:
-    return GPT2_REQUIRED | {
+    return {
+        **GPT2_SHAPE,
+        **GPT2_REQUIRED,
         "n_positions": config.block_size,
         "n_ctx": config.block_size,
         "n_embd": config.n_embd,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
-        "n_inner": None,
         "embd_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "attn_pdrop": 0.0,

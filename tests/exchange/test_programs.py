@@ -1,22 +1,15 @@
 """Exports in the programs that open them, where these are installed: transformers, mlx_lm, llama.cpp.
 
 pip install -e ".[test,gpt2,test-exchange]"
-python -m pytest -m programs                       # the tests, a step beside the suite
-python tests/exchange/test_programs.py             # the table of cli/README.md: which program opens what
+python -m pytest -m programs -v        # a step beside the suite; the table of cli/README.md is of this
 """
 
-import contextlib
-import importlib.metadata
-import importlib.util
-import io
+import importlib
 import itertools
 import json
 import random
 import sys
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[1]))
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -217,42 +210,3 @@ def test_llama_cpp_writes_the_same(kind, tokens):
     assert theirs.tokenize("é🦓".encode(), add_bos=False) == run.tokenizer.encode("é🦓").tolist()
     written = theirs.generate(ids_of(run), temp=0, repeat_penalty=1.0)
     assert list(itertools.islice(written, COUNT)) == greedy(run)
-
-
-# ---- the table
-
-CHECKS = {  # a program and what it does -> its package, and the test that shows it
-    "transformers: logits, text, and back by `--init-from`": ("transformers", "test_transformers_computes_the_same"),
-    "mlx_lm: logits, text, and back after `convert`": ("mlx_lm", "test_mlx_lm_writes_the_same"),
-    "mlx_lm: `convert -q`": ("mlx_lm", "test_mlx_lm_quantises_it"),
-    "mlx_lm: `lora` and `fuse`, and back": ("mlx_lm", "test_mlx_lm_fine_tunes_it"),
-    "llama.cpp: the text, from `--gguf`": ("llama_cpp", "test_llama_cpp_writes_the_same"),
-}
-PACKAGES = {"transformers": "transformers", "mlx_lm": "mlx-lm", "llama_cpp": "llama-cpp-python"}
-
-
-def table() -> str:
-    """Which program opens what, in Markdown, from a run of the tests above."""
-    outcomes: dict[str, str] = {}
-
-    class Watch:
-        def pytest_runtest_logreport(self, report):
-            if report.when == "call" or report.outcome != "passed":
-                outcomes[report.nodeid] = report.outcome
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main(["-q", "-p", "no:cacheprovider", "-m", "programs", __file__], plugins=[Watch()])
-    lines = ["| Program | Version | GPT-2 | Qwen3 | Qwen3, tied |", "|---|---|---|---|---|"]
-    for what, (module, test) in CHECKS.items():
-        there = importlib.util.find_spec(module)
-        version = importlib.metadata.version(PACKAGES[module]) if there else "not installed"
-        cells = []
-        for kind in MODELS:
-            found = {outcome for name, outcome in outcomes.items() if test in name and f"{kind}]" in name}
-            cells.append("yes" if found == {"passed"} else "no" if "failed" in found else "-")
-        lines.append(f"| {what} | {version} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())
