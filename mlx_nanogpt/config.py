@@ -52,7 +52,7 @@ class Setting:
         """The values that a field of the type `kind` may have, in words."""
         if kind in (int, float):
             return f"{'a whole number' if kind is int else 'a number'} {self.range()}"
-        return _listed(kind)
+        return _list_values(kind)
 
     def check(self, name: str, value: Any, kind: Any) -> None:
         """Raise `UserError` unless the field `name` of the type `kind` may have this value."""
@@ -127,9 +127,9 @@ class GPTConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained and evaluated. The defaults are NanoLux's, but for `eval_iters`.
+    """The settings of training and evaluation. The defaults are NanoLux's, but for `eval_iters`.
 
-    The rate rises linearly over `warmup_iters` steps, then falls as `schedule` says to `min_lr` at step `lr_decay_iters`, and
+    The rate rises linearly over `warmup_iters` steps, then falls by `schedule` to `min_lr` at step `lr_decay_iters`, and
     stays there. Without `lr_decay_iters` it does not fall. Evaluations are always float32.
     """
 
@@ -226,7 +226,7 @@ def check_choice(name: str, value: Any, kind: Any) -> None:
     """Raise `UserError` unless `value` is one of `kind`, a `Literal` or bool."""
     choices = (True, False) if kind is bool else get_args(kind)
     if type(value) is not type(choices[0]) or value not in choices:
-        raise UserError(f"{name} {value!r} is not known", f"choose one of: {_listed(kind)}")
+        raise UserError(f"{name} {value!r} is not known", f"choose one of: {_list_values(kind)}")
 
 
 def _check_fields(config: GPTConfig | TrainConfig) -> None:
@@ -234,7 +234,7 @@ def _check_fields(config: GPTConfig | TrainConfig) -> None:
         own.metadata["setting"].check(own.name, getattr(config, own.name), own.type)
 
 
-def _listed(kind: Any) -> str:
+def _list_values(kind: Any) -> str:
     return "true, false" if kind is bool else ", ".join(get_args(kind))
 
 

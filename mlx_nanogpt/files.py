@@ -71,7 +71,7 @@ def explaining_write(path: Path, remedy: str, by_mlx: bool = False) -> Iterator[
 
 @dataclass(frozen=True)
 class Folder:
-    """An open folder. Files go into it even if it was moved meanwhile."""
+    """An open folder. Files go into it even after it was moved."""
 
     path: Path  # at the time it was opened
     descriptor: int
@@ -83,7 +83,7 @@ class Folder:
             with suppress(OSError):
                 if os.path.samestat(own, path.stat()):
                     return path
-        problem = f"{self.path} was deleted meanwhile, or moved to another disk"
+        problem = f"{self.path} was deleted, or moved to another disk"
         raise UserError(problem, "start again, and leave the folder where it is")
 
     @contextmanager

@@ -33,7 +33,7 @@ def refusal(text: str | bytes) -> str:
     return str(error.value)
 
 
-# ---- what a file says
+# ---- settings
 
 
 def test_every_field_of_the_configurations_is_a_key():

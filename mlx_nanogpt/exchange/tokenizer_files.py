@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, explaining_damage, read_text
-from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spelled, spoken
+from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
 from ..text.characters import CharTokenizer
 from ..text.tokenizer import Tokenizer
 from .hub import fetch
@@ -76,7 +76,7 @@ def store_tokens(tokenizer: Tokenizer) -> StoredTokens:
 def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
     """The vocabulary and the merges in which each character is a token with its own id. After them come the bytes and parts of
     characters that merges need, and the end of a text, which also stands for an unknown byte."""
-    vocab = {spelled(symbol): i for i, symbol in enumerate(symbols)}
+    vocab = {spell(symbol): i for i, symbol in enumerate(symbols)}
     merges: dict[tuple[str, str], None] = {}  # in order, each once
     for piece in list(vocab):
         for end in range(2, len(piece) + 1):
@@ -96,7 +96,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
     vocab = model["vocab"]
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
-        symbol = spoken(piece)
+        symbol = unspell(piece)
         if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
             break
         symbols += symbol

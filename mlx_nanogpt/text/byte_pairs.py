@@ -12,7 +12,7 @@ import numpy as np
 
 from ..config import MOST_TOKENS
 from ..errors import UserError, import_extra
-from .characters import id_type, listed
+from .characters import id_type, quote_some
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 GPT2_SIZE = 50_257  # tokens of GPT-2
@@ -36,7 +36,7 @@ class BPETokenizer:
     json: str
 
     @classmethod
-    def learned(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
+    def learn(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
         """Learn `vocab_size` tokens, or fewer if there are no more pairs, from `texts`, the pieces of one text, none of them empty.
 
         Raises `UserError` if `vocab_size` is smaller than the number of bytes, or if `tokenizers` is not installed.
@@ -76,7 +76,7 @@ class BPETokenizer:
         for token in added:
             if token.get("lstrip") or token.get("rstrip") or any(map(str.isspace, token["content"])):
                 raise ValueError(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
-        object.__setattr__(self, "json", _spell(_load(self.json)))  # refuses a bad description here
+        object.__setattr__(self, "json", _describe(_load(self.json)))  # refuses a bad description here
 
     @property
     def kind(self) -> str:
@@ -90,7 +90,7 @@ class BPETokenizer:
     @cached_property
     def start_token(self) -> int:
         """The token of an empty prompt: the end of the text before, as in GPT-2; a new line for learned byte pairs."""
-        return self.token_id(END_OF_TEXT) or self.token_id(spelled("\n")) or 0
+        return self.token_id(END_OF_TEXT) or self.token_id(spell("\n")) or 0
 
     def token_id(self, token: str) -> int | None:
         """The id of a token in the library's spelling, or None."""
@@ -106,7 +106,7 @@ class BPETokenizer:
             c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
         )
         if strangers:  # the library would leave them out silently
-            raise UserError(f"the model has never seen {listed(strangers)}", "remove them from the text")
+            raise UserError(f"the model has never seen {quote_some(strangers)}", "remove them from the text")
         dtype = id_type(self.vocab_size)
         parts = cut_between_tokens(pieces_of(text))
         return np.concatenate(
@@ -152,7 +152,7 @@ def _load(text: str):
     return library
 
 
-def _spell(library) -> str:
+def _describe(library) -> str:
     """The description of a tokenizer of the library, the same for all equal ones."""
     described = json.loads(library.to_str()) | SAME_PARTS
     described["model"] |= SAME_MODEL
@@ -200,12 +200,12 @@ BYTES = _byte_alphabet()
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
-def spelled(text: str) -> str:
+def spell(text: str) -> str:
     """`text` in the spelling of tokens."""
     return "".join(CHARACTERS[byte] for byte in text.encode())
 
 
-def spoken(token: str) -> str | None:
+def unspell(token: str) -> str | None:
     """The text of a token in its spelling; None if its bytes are not text."""
     try:
         return _bytes_of(token).decode()

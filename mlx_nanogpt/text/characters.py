@@ -39,8 +39,8 @@ class CharTokenizer:
         ids = table[np.minimum(_code_points(text), len(table) - 1)]
         if unknown in ids:
             strangers = sorted({text[i] for i in np.flatnonzero(ids == unknown)})
-            remedy = f"remove them from the text: it knows {listed(self.symbols)}"
-            raise UserError(f"the model has never seen {listed(strangers)}", remedy)
+            remedy = f"remove them from the text: it knows {quote_some(self.symbols)}"
+            raise UserError(f"the model has never seen {quote_some(strangers)}", remedy)
         return ids.astype(id_type(self.vocab_size), copy=False)
 
     def decode(self, ids) -> str:
@@ -61,7 +61,7 @@ def id_type(vocab_size: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
-def listed(symbols: Sequence[str]) -> str:
+def quote_some(symbols: Sequence[str]) -> str:
     """Some of `symbols`, for a message."""
     more = f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
     return " ".join(map(repr, symbols[:LISTED])) + more

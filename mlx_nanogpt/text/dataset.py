@@ -39,7 +39,7 @@ def tokenize(
     boundary = int(train_fraction * len(corpus.text))
     check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None:
-        tokenizer = BPETokenizer.learned(pieces_of(corpus.text[:boundary]), vocab_size)
+        tokenizer = BPETokenizer.learn(pieces_of(corpus.text[:boundary]), vocab_size)
     tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
     by_character = isinstance(tokenizer, CharTokenizer)

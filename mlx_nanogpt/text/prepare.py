@@ -87,7 +87,7 @@ def prepare(
         if vocab_size is not None:
             yield Learning()
             training_pieces = (piece for part, piece in _split(read(), boundary) if part == 0)
-            tokenizer = BPETokenizer.learned(training_pieces, vocab_size)
+            tokenizer = BPETokenizer.learn(training_pieces, vocab_size)
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
         if tokenizer.vocab_size > MOST_IDS:
             problem = (

@@ -32,7 +32,7 @@ def test_a_field_is_an_option_and_a_row_of_the_table_with_its_default_and_help(n
         ("n_layer", "blocks. From 1 to 1000."),
         ("dropout", "training. From 0 to less than 1."),
         ("train_fraction", "validates. From more than 0 to less than 1."),
-        ("num_iter", "steps."),  # a billion says nothing
+        ("num_iter", "steps."),  # without a billion
         ("learning_rate", "rate."),
         ("grad_clip", "no clipping."),
     ],

@@ -10,7 +10,7 @@ import pytest
 from mlx_nanogpt import UserError, export_gguf, export_run, files
 from conftest import CORPUS, MODERN, TOKENIZER, arrays, lively_model, tiny_gpt, trained_run
 from exports import FOLDER, GPT2, run_for, run_of
-from mlx_nanogpt.text.byte_pairs import spoken
+from mlx_nanogpt.text.byte_pairs import unspell
 
 FILE = Path("a.gguf")
 
@@ -34,7 +34,7 @@ def test_a_gguf_file_holds_the_model(settings, arch):
         "tokenizer.ggml.add_bos_token": False,
     }  # fmt: skip
     assert fields | expected == fields
-    assert [spoken(token) for token in fields["tokenizer.ggml.tokens"]] == [*TOKENIZER.symbols, "<|endoftext|>"]
+    assert [unspell(token) for token in fields["tokenizer.ggml.tokens"]] == [*TOKENIZER.symbols, "<|endoftext|>"]
     own = arrays(model.parameters())
     assert np.array_equal(tensors["token_embd.weight"][:-1], own["wte.weight"])
     assert np.array_equal(tensors["blk.1.ffn_down.weight"], own["h.1.mlp.c_proj.weight"])

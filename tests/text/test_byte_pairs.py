@@ -218,26 +218,26 @@ def test_unknown_bytes_and_half_characters_are_named_and_not_left_out():
 
 
 def test_byte_pairs_are_learned_from_the_text_alone():
-    learned = BPETokenizer.learned([TEXT], 300)
+    learned = BPETokenizer.learn([TEXT], 300)
     assert (learned.vocab_size, learned.kind) == (300, "bpe")
     words = {learned.decode([token]) for token in learned.encode(TEXT)}
     assert {" the", " arrows"} & words and len(learned.encode(TEXT)) < len(TEXT) / 2
     for text in STRANGE:  # bytes that were not in the text have tokens, too
         assert learned.decode(learned.encode(text)) == text
-    assert learned == BPETokenizer.learned([TEXT], 300) == BPETokenizer.learned(pieces(TEXT, 7), 300)
-    assert learned != BPETokenizer.learned([TEXT[::-1]], 300)
-    assert BPETokenizer.learned(["to be to be"], 1000).vocab_size < 270  # a text with few pairs gives fewer
+    assert learned == BPETokenizer.learn([TEXT], 300) == BPETokenizer.learn(pieces(TEXT, 7), 300)
+    assert learned != BPETokenizer.learn([TEXT[::-1]], 300)
+    assert BPETokenizer.learn(["to be to be"], 1000).vocab_size < 270  # a text with few pairs gives fewer
 
 
 def test_an_empty_prompt_starts_with_the_end_of_text_or_with_a_new_line():
-    for tokenizer, start in ((byte_pairs(), "<|endoftext|>"), (BPETokenizer.learned([TEXT], 300), "\n")):
+    for tokenizer, start in ((byte_pairs(), "<|endoftext|>"), (BPETokenizer.learn([TEXT], 300), "\n")):
         assert tokenizer.decode([tokenizer.start_token]) == start
 
 
 @pytest.mark.parametrize("size", [-1, 0, 256, 2**24 + 1])
 def test_a_vocabulary_that_cannot_be_learned_is_refused(size):
     with pytest.raises(UserError, match=f"vocab_size {size} is out of range; give a whole number from 257 to"):
-        BPETokenizer.learned([TEXT], size)
+        BPETokenizer.learn([TEXT], size)
 
 
 def test_a_tokenizer_and_a_number_of_tokens_exclude_each_other():
@@ -249,5 +249,5 @@ def test_byte_pairs_are_learned_from_the_training_split_alone():
     """The validation split must stay unseen."""
     corpus = gpt.Corpus(("play.txt",), TEXT[:1500] + "zyzzyva " * 100)
     data = gpt.tokenize(corpus, train_fraction=1500 / len(corpus.text), vocab_size=300)
-    assert data.tokenizer == BPETokenizer.learned([TEXT[:1500]], 300)
+    assert data.tokenizer == BPETokenizer.learn([TEXT[:1500]], 300)
     assert "zyz" not in "".join(data.tokenizer.decode([i]) + " " for i in range(300))
