@@ -40,13 +40,10 @@ def export_run(run: Run, out: Path, best: bool = False) -> None:
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
         checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()
-        for name, text in {
-            CONFIG: as_json(_config(stored)),
-            TOKENIZER: stored.tokens.json,
-            TOKENIZER_CONFIG: as_json(_tokenizer_config(stored)),
-            GENERATION_CONFIG: as_json(_generation_config(stored)),
-            CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum),
-        }.items():
+        texts = {name: as_json(content) for name, content in _descriptions(stored).items()}
+        texts |= {TOKENIZER: stored.tokens.json}
+        texts |= {CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum)}
+        for name, text in texts.items():
             # names of texts may hold bytes that are not UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -74,37 +71,22 @@ def _store_weights(stored: StoredModel) -> dict[str, mx.array]:
     return written
 
 
-def _config(stored: StoredModel) -> dict:
-    layout = stored.layout
-    return (
-        {"model_type": layout.model_type, "architectures": [layout.architecture]}
-        | layout.stored_config(stored.model.config)
-        | {
-            "vocab_size": stored.tokens.size,
-            "bos_token_id": stored.tokens.start,
-            "eos_token_id": stored.tokens.end,
-            "torch_dtype": "float32",
-        }
-    )
-
-
-def _generation_config(stored: StoredModel) -> dict:
-    """The defaults of transformers. Without a length, it writes beyond the context, and learned positions end there."""
+def _descriptions(stored: StoredModel) -> dict[str, dict]:
+    """The contents of the JSON files."""
+    layout, config, tokens = stored.layout, stored.model.config, stored.tokens
+    ids = {"bos_token_id": tokens.start, "eos_token_id": tokens.end}
+    kind = {"model_type": layout.model_type, "architectures": [layout.architecture]}
     return {
-        "bos_token_id": stored.tokens.start,
-        "eos_token_id": stored.tokens.end,
-        "pad_token_id": stored.tokens.end,
-        "max_length": stored.model.config.block_size,
-    }
-
-
-def _tokenizer_config(stored: StoredModel) -> dict:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": stored.model.config.block_size,
-        "clean_up_tokenization_spaces": False,
-        "bos_token": END_OF_TEXT if stored.tokens.start == stored.tokens.end else None,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
+        CONFIG: kind | layout.stored_config(config) | {"vocab_size": tokens.size} | ids | {"torch_dtype": "float32"},
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "bos_token": END_OF_TEXT if tokens.start == tokens.end else None,
+            "eos_token": END_OF_TEXT,
+            "unk_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+        },
+        # without a length, transformers writes beyond the context, where learned positions end
+        GENERATION_CONFIG: ids | {"pad_token_id": tokens.end, "max_length": config.block_size},
     }

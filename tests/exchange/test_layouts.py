@@ -191,9 +191,9 @@ def test_the_unseen_token_is_rare_even_where_all_others_are_frequent():
 
 def test_the_memory_of_an_export_does_not_grow_with_the_number_of_characters():
     """No cache for each of them."""
-    text = "".join(map(chr, range(0x4E00, 0x4E00 + 3000)))
-    model = gpt.GPT(tiny_gpt(vocab_size=3000, **MODERN))
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 1500)))
+    model = gpt.GPT(tiny_gpt(vocab_size=1500, **MODERN))
     mx.eval(model.parameters())
     mx.reset_peak_memory()
     store_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))), best=False)
-    assert mx.get_peak_memory() < 500e6
+    assert mx.get_peak_memory() < 125e6
