@@ -74,7 +74,7 @@ def test_a_prepared_text_comes_back_whole(monkeypatch, text, piece):
     assert done == TokensWritten(Path("tokens"), boundary, len(text) - boundary, len(set(text)))
 
 
-def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
+def test_the_files_are_nanogpts_and_name_their_text():
     prepared(TEXT)
     assert sorted(os.listdir("tokens")) == list(FILES)
     ids = {character: i for i, character in enumerate(sorted(set(TEXT)))}
@@ -106,35 +106,18 @@ def test_the_progress_counts_characters(monkeypatch):
     assert steps == [TokensRead(n, total) for total in (None, 250) for n in (100, 200, 250)]
 
 
-class Words:
-    """A tokenizer whose tokens, like GPT-2's, have whitespace at their beginning only."""
-
-    TOKEN = re.compile(r"'s| ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
-
-    def __init__(self, *texts: str, more: int = 0) -> None:
-        self.words = sorted({word for text in texts for word in self.TOKEN.findall(text)})
-        self.vocab_size = len(self.words) + more
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array([self.words.index(word) for word in self.TOKEN.findall(text)], np.uint32)
-
-    def to_json(self) -> str:
-        return json.dumps({"words": self.words})
-
-
 @pytest.mark.parametrize("piece", [1, 3, 10, 64, 2**20])
 @pytest.mark.parametrize(
     "text", [TEXT[:400], "a  b\n\n c's  \r\n\t12 !?\u00a0x\x1cy \u2003z\n", "nospace", " lead and trail  "]
 )
-def test_other_tokens_are_never_cut(monkeypatch, text, piece):
+def test_byte_pairs_are_never_cut(monkeypatch, text, piece):
     monkeypatch.setattr(corpus, "PIECE", piece)
     boundary = int(0.8 * len(text))
-    tokenizer = Words(text[:boundary], text[boundary:])
-    done = prepared(text, tokenizer=tokenizer)
+    done = prepared(text, tokenizer=byte_pairs())
     found = [np.fromfile(f"tokens/{name}", "<u2").tolist() for name in ("train.bin", "val.bin")]
-    assert found == [tokenizer.encode(part).tolist() for part in (text[:boundary], text[boundary:])]
+    assert found == [byte_pairs().encode(part).tolist() for part in (text[:boundary], text[boundary:])]
     assert (done.train_tokens, done.valid_tokens) == tuple(map(len, found))
-    assert json.loads(Path("tokens/meta.json").read_text())["tokenizer"] == {"words": tokenizer.words}
+    assert open_token_folder("tokens").tokenizer == byte_pairs()
 
 
 # ---- what cannot be prepared, and leaves nothing behind
@@ -150,7 +133,7 @@ def test_other_tokens_are_never_cut(monkeypatch, text, piece):
         (TEXT, {"train_fraction": 1.5}, "train_fraction 1.5 is out of range"),
         (TEXT, {"tokenizer": gpt.CharTokenizer("ab")}, "has never seen"),
         (TEXT, {"vocab_size": 256}, "vocab_size 256 is out of range; give a whole number from 257 to"),
-        (TEXT, {"tokenizer": Words(TEXT, more=70_000)}, "ids for 65,536"),
+        (TEXT, {"tokenizer": gpt.CharTokenizer("".join(map(chr, range(70_000))))}, "ids for 65,536"),
     ],
 )
 def test_what_cannot_be_prepared_is_refused_and_leaves_nothing_behind(content, more, reason):
@@ -166,7 +149,7 @@ def test_65536_different_characters_fit():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_are_there_are_not_overwritten(name):
+def test_existing_files_are_not_overwritten(name):
     Path("tokens").mkdir()
     (Path("tokens") / name).write_text("precious")
     with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another `out`"):
@@ -182,11 +165,6 @@ def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
     assert os.listdir("tokens") == ["notes.md"]
     prepared(TEXT)
     assert sorted(os.listdir("tokens")) == sorted([*FILES, "notes.md"])
-
-
-def test_a_folder_that_cannot_be_made_is_a_sentence():
-    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*`out`"):
-        prepared(TEXT, "text.txt/tokens")
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -208,6 +186,11 @@ def test_a_text_that_changes_between_its_two_readings_is_refused():
     with pytest.raises(UserError, match="text.txt changed while it was read"):
         list(events)
     assert not Path("tokens").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence():
+    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*`out`"):
+        prepared(TEXT, "text.txt/tokens")
 
 
 FILL_THE_DISK = """
