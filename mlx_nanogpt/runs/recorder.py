@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import UserError
-from ..files import DAMAGE, locked
+from ..files import DAMAGE, explaining_damage, locked
 from ..generation import generate
 from ..model import GPT, own_class, random_key, set_random_key
 from ..optimizer import make_optimizer
@@ -29,7 +29,6 @@ from .checkpoint import (
     Contents,
     Position,
     checksum,
-    explaining_damage,
     open_arrays,
     read_arrays,
     write_arrays,

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
-from ..files import DAMAGE, Folder, check_name, locked
+from ..files import DAMAGE, Folder, check_name, explaining_damage, locked, read_text
 from ..machine.facts import package_versions
 from ..model import GPT, own_class
 from ..records import Evaluation
@@ -38,7 +38,6 @@ from .checkpoint import (
     MODEL,
     Contents,
     Position,
-    explaining_damage,
     open_arrays,
     read_arrays,
 )
@@ -168,7 +167,7 @@ class Run:
     def _history_lines(self) -> list[str]:
         file = self.path / HISTORY
         with explaining_damage(file):
-            return _read_text(file).splitlines(keepends=True) if file.exists() else []
+            return read_text(file).splitlines(keepends=True) if file.exists() else []
 
     def check_not_lost(self, file: Path) -> None:
         """Raise `UserError` if other files show that `file`, a file of weights that is missing, was written once."""
@@ -224,7 +223,7 @@ def open_run(path: Path) -> Run:
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
-        return _parse(path, _read_config(path), _read_text(path / TOKENIZER))
+        return _parse(path, _read_config(path), read_text(path / TOKENIZER))
 
 
 def described_run(description: Mapping) -> Run:
@@ -316,7 +315,7 @@ def explaining_write(path: Path, remedy: str) -> Iterator[None]:
 
 def _read_config(path: Path) -> dict:
     """The content of config.json, without its checksum."""
-    config = json.loads(_read_text(path / CONFIG))
+    config = json.loads(read_text(path / CONFIG))
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
     return config
@@ -328,7 +327,3 @@ def _seal(config: Mapping) -> str:
 
 def quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
