@@ -41,7 +41,7 @@ def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
 def test_what_was_taken_of_a_folder_and_what_was_left_is_said(mlx_gpt, halves):
     for name, content in {"c.md": b"to be", "d.png": b"\0", "e.png": b"\0"}.items():
         (Path("halves") / name).write_bytes(content)
-    said = "3 in halves: 2 .txt, 1 .md; left 2 that are no text: 2 .png"
+    said = "3 in halves: 2 .txt, 1 .md; not text: 2 .png"
     assert f"  Files     {said}\n" in mlx_gpt("train", *NO_CORPUS, "--data=halves").out
     assert f"\nFiles: {said}\n" in mlx_gpt("prepare", "--data=halves", "--out=tokens").out
     assert "Files" not in mlx_gpt("train", *NO_CORPUS, "--data=tokens").out

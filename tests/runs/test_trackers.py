@@ -336,7 +336,7 @@ def test_train_goes_on_if_wandb_does_not_start(monkeypatch):
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert (
-        "wandb failed, so the training goes on without it: there is no account at Weights & Biases to send to; call wandb login"
+        "wandb failed; training continues without it: there is no account at Weights & Biases to send to; call wandb login"
         in out
         and "Traceback" not in err
     )
