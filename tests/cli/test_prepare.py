@@ -48,7 +48,7 @@ def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
 def test_the_files_of_a_folder_that_were_taken_and_left_are_counted(mlx_gpt, halves):
     for name, content in {"c.md": b"to be", "d.png": b"\0", "e.png": b"\0"}.items():
         (Path("halves") / name).write_bytes(content)
-    counts = "3 in halves: 2 .txt, 1 .md; left 2 that are no text: 2 .png"
+    counts = "3 in halves: 2 .txt, 1 .md; not text: 2 .png"
     assert f"  Files     {counts}\n" in mlx_gpt(*TRAIN, "--data=halves").out
     assert f"\nFiles: {counts}\n" in mlx_gpt("prepare", "--data=halves", "--out=tokens").out
     assert "Files" not in mlx_gpt(*TRAIN, "--data=tokens").out

@@ -195,9 +195,9 @@ def test_a_stop_saves_even_on_a_slow_disk_and_names_the_command_that_resumes(mon
     (os.kill if number == signal.SIGKILL else os.killpg)(launcher.pid, number)
     result = finish_processes([launcher])[0]  # its streams end with those of the ranks
     assert len(ranks) == 2 and result.status == (130 if number == signal.SIGINT else -number)
-    assert result.err == "Stopping and saving, after what is under way; Ctrl-C again stops unsaved.\n"
+    assert result.err == "Finishing, then saving. Ctrl-C again quits without saving.\n"
     assert re.search(r"Stopped at iteration \d+; everything is kept in runs/1", result.out)
-    assert result.out.endswith("Go on with:\n  mlx-gpt launch -n 2 train --resume runs/1\n")
+    assert result.out.endswith("To resume:\n  mlx-gpt launch -n 2 train --resume runs/1\n")
     assert saved_iteration() >= before
 
 
