@@ -158,6 +158,7 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 from mlx_nanogpt import ranks as module
 from mlx_nanogpt.ranks import join
+from mlx_nanogpt.text.loss import SplitLoss
 
 def attempt(function, *arguments):
     try:
@@ -174,6 +175,8 @@ with join({"seed": "4"}, print) as ranks:
         if is_other:
             model.lm_head.weight = model.lm_head.weight * factor
         attempt(ranks.check_same, model)
+    losses = [SplitLoss(1, 10.0 ** -i / 3) for i in range(7)]
+    print(ranks.sum(losses[ranks.share]) == sum(losses, SplitLoss()))  # bit for bit
 attempt(join({"seed": "4"} if is_other else {}, print).__enter__)
 real = module.package_versions
 module.package_versions = lambda: real() | {"mlx": "0.1" if is_other else "0.2"}
@@ -187,11 +190,12 @@ attempt(join({}, print).__enter__)
 """
 
 
-def test_what_differs_between_ranks_is_named():
+def test_what_differs_between_ranks_is_named_and_losses_are_added_in_the_order_of_one_process():
     first, other = (result.out.splitlines() for result in start_ring([[], []], COMPARE).results())
     assert first[:3] == ["same"] * 3 and other[0] == "same"
     assert "differ from those of rank 0 (lm_head.weight, by 1.0e-03 of the largest)" in other[1]
     assert "differ from those of rank 0 (lm_head.weight, by nan of the largest)" in other[2]
+    assert first.pop(3) == other.pop(3) == "True"
     remedy = "start all ranks with the same options and versions, on machines of one kind"
     for lines, values in ((first, ("not given", "0.2")), (other, ("4", "0.1"))):
         for line, name, value in zip(lines[3:], ("seed", "mlx"), values):
