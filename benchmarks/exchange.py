@@ -20,7 +20,6 @@ from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device, package_versions
 from mlx_nanogpt.measure.benchmark import flops_per_token
 from mlx_nanogpt.measure.roofline import BEST, CHIPS, MAC_OPERATIONS, WORST
-
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 PRESETS = ("nanolux", "baby", "gpt2")

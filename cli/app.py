@@ -136,7 +136,7 @@ def run() -> None:
             f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
         )
     except (MemoryError, RuntimeError) as error:
-        explained = machine().explained(error)
+        explained = machine().explain(error)
         if explained is None:
             raise
         _fail(with_options(str(explained)))

@@ -12,12 +12,12 @@ the GPT writes text.
 Here are the names for users; what is more special is in its module.
 """
 
-# First: what these load and set has to be there before mlx.core.
+# First: what this loads and sets has to be there before mlx.core.
 from . import machine as _machine  # isort: skip
 
 from .config import GPTConfig, TrainConfig, configurations
 from .errors import UserError
-from .evaluation import Evaluation, evaluate_split, make_evaluate
+from .evaluation import estimate_loss, evaluate_split
 from .exchange.export import export_run
 from .exchange.gguf_file import export_gguf
 from .exchange.pretrained import load_pretrained
@@ -26,8 +26,10 @@ from .measure.benchmark import bench
 from .model import GPT
 from .optimizer import make_optimizer
 from .presets import PRESETS
-from .runs.log import Excerpt, Measurement
-from .runs.run import Run, create_run, newest_run, open_run
+from .records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved
+from .runs.find import newest_run
+from .runs.recorder import start_from
+from .runs.run import Run, create_run, open_run
 from .text.byte_pairs import BPETokenizer
 from .text.characters import CharTokenizer
 from .text.corpus import load_corpus
@@ -36,18 +38,7 @@ from .text.identity import Corpus
 from .text.loss import SplitLoss
 from .text.prepare import prepare
 from .text.token_files import open_token_folder
-from .training import (
-    Diverged,
-    Done,
-    Evaluating,
-    Event,
-    Progress,
-    Sample,
-    Saved,
-    make_step,
-    start_from,
-    train,
-)
+from .training import make_step, train
 
 __all__ = [
     "GPT",
@@ -60,11 +51,9 @@ __all__ = [
     "Done",
     "Evaluating",
     "Evaluation",
-    "Event",
-    "Excerpt",
     "GPTConfig",
-    "Measurement",
     "Progress",
+    "Record",
     "Run",
     "Sample",
     "Saved",
@@ -74,13 +63,13 @@ __all__ = [
     "bench",
     "configurations",
     "create_run",
+    "estimate_loss",
     "evaluate_split",
     "export_gguf",
     "export_run",
     "generate",
     "load_corpus",
     "load_pretrained",
-    "make_evaluate",
     "make_optimizer",
     "make_sampler",
     "make_step",

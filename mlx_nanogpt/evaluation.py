@@ -1,8 +1,6 @@
-"""The loss of a split, without dropout: estimated from the same random windows each time, or exact, from all of it."""
+"""The loss of a text, without dropout: estimated from random windows, the same each time, or exact, from all of it."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import mlx.core as mx
@@ -10,7 +8,6 @@ import numpy as np
 
 from .config import Backend, TrainConfig
 from .errors import UserError
-from .files import check_counts, check_measures
 from .machine import machine
 from .model import GPT
 from .text.batches import ALL, consecutive_windows, evaluation_starts, windows
@@ -19,126 +16,74 @@ from .text.loss import SplitLoss
 LOGITS_PER_BATCH = 2**27  # float32: 512 MiB, held about twice; vocabularies from 8,192 tokens on reach it
 
 Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
-Evaluate = Callable[[np.ndarray, int], float]
-Estimate = Callable[..., Iterator["SplitLoss"]]
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """One line of the history: losses in nats per token; tokens and seconds of training since the line before; tokens of
-    each split that this evaluation read, and its seconds. Raises `ValueError` for impossible values."""
-
-    iteration: int
-    train_loss: float
-    valid_loss: float
-    train_tokens: int
-    train_seconds: float
-    eval_tokens: int
-    eval_seconds: float
-    corpus: str
-    device: str
-
-    def __post_init__(self) -> None:
-        check_counts(self.iteration, self.train_tokens, self.eval_tokens)
-        check_measures(self.train_loss, self.valid_loss, self.train_seconds, self.eval_seconds)
-        if not (isinstance(self.corpus, str) and isinstance(self.device, str)):
-            raise ValueError("the corpus and the device of an evaluation are words")
-
-
-def make_evaluate(model: GPT, backend: Backend) -> Evaluate:
-    """Return `evaluate(tokens, count)`: the mean loss in nats per token over `count` windows of `tokens`.
-
-    The model's mode stays as it is, so a training step may run before and after. Make both calls in one thread.
-    """
-    estimate = make_estimate(model, backend)
-    return lambda tokens, count: sum(estimate(tokens, count), SplitLoss()).mean
+def split_losses(model: GPT, batches: Iterable[Batch], backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
+    """Yield the loss of each of `batches`, in order. Meanwhile the model is in evaluation mode, and its weights must not change."""
+    this_machine, was_training = machine(), model.training
+    this_machine.prepare(model)
+    model.eval()
+    streams = this_machine.streams()
+    token_losses = [compile_losses(model, backend) for _ in streams]  # a stream computes nothing that another one made
+    batches, unread = iter(batches), list[mx.array]()
+    try:
+        while together := list(islice(batches, len(streams))):
+            started = []
+            for (idx, targets), stream, losses in zip(together, streams, token_losses):
+                with mx.stream(stream):
+                    started.append(losses(mx.array(idx), mx.array(targets)))
+            mx.async_eval(started)  # all at once, or one stream would wait for the other
+            yield from map(_sum, unread)  # while the device works on what was started
+            unread = started
+        yield from map(_sum, unread)
+    finally:
+        model.train(was_training)
 
 
-def make_estimate(model: GPT, backend: Backend) -> Estimate:
-    """Return `estimate(tokens, count, share)`, which yields the losses of `count` windows of `tokens`, batch by batch. The mean
-    of their sum is the result of `make_evaluate`. `share` are the batches that are wanted, all by default.
-
-    When the records end, the model's mode is what it was. Make all calls in one thread.
-    """
+def estimate_batches(model: GPT, tokens: np.ndarray, count: int, share: slice = ALL) -> Iterator[Batch]:
+    """Yield `count` random windows of `tokens` in batches, the same ones in every call. `share` are the batches that are wanted."""
     block_size = model.config.block_size
-    losses = _make_losses(model, backend)
+    starts = evaluation_starts(tokens, count, block_size)
+    for group in np.array_split(starts, -(-count // windows_per_batch(model)))[share]:
+        yield windows(tokens, group, block_size)
 
-    def estimate(tokens: np.ndarray, count: int, share: slice = ALL) -> Iterator[SplitLoss]:
-        starts = evaluation_starts(tokens, count, block_size)
-        groups = np.array_split(starts, -(-count // _windows_per_batch(model)))
-        return losses(windows(tokens, group, block_size) for group in groups[share])
 
-    return estimate
+def estimate_loss(model: GPT, tokens: np.ndarray, count: int, backend: Backend = TrainConfig.backend) -> float:
+    """The mean loss over `count` random windows of `tokens`, the same ones in every call, in nats per token."""
+    return sum(split_losses(model, estimate_batches(model, tokens, count), backend), SplitLoss()).mean
 
 
 def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
-    """Yield the loss of `tokens`, (N,), so far, after each group of batches. The last record covers all tokens but the first.
+    """Yield the loss of `tokens`, (N,), so far, after each batch. The last record covers all tokens but the first.
 
     Each token is predicted once, from the tokens before it in its window. Windows of `block_size` follow each other without
     overlap; the last may be shorter. The first tokens of a window are predicted from little, as in nanoGPT's estimate. A
-    window that slides along with every token would give a lower loss.
+    window that slides along with every token would give a lower loss. `tokens` may be an `np.memmap` larger than memory.
 
-    When the records end, the model's mode is what it was; until then its weights must not change. `tokens` may be an
-    `np.memmap` larger than memory.
     Raises `UserError` if there is no token to predict.
     """
     if len(tokens) < 2:
         raise UserError(
             f"the text has too few tokens ({len(tokens)}): the first is never predicted", "give one of at least 2"
         )
-    block_size = model.config.block_size
-    batches = consecutive_windows(tokens, _windows_per_batch(model), block_size)
     total = SplitLoss()
-    for each in _make_losses(model, backend)(batches):
-        total += each
+    batches = consecutive_windows(tokens, windows_per_batch(model), model.config.block_size)
+    for batch in split_losses(model, batches, backend):
+        total += batch
         yield total
 
 
-def make_batch_losses(model: GPT, backend: Backend) -> Callable[[mx.array, mx.array], mx.array]:
-    """Return `losses(idx, targets)`: what each of `targets` (B, T) costs after `idx` (B, T), in nats, (B, T). The model is in
-    evaluation mode when it is called: a training step was compiled with dropout, so it would not do."""
-    losses = partial(machine().token_losses, model)
-    return mx.compile(losses, inputs=model.state) if backend == "compiled" else losses
+def compile_losses(model: GPT, backend: Backend = TrainConfig.backend) -> Callable[[mx.array, mx.array], mx.array]:
+    """`model.token_losses`, compiled. A compiled step would not do: it was traced with dropout."""
+    return mx.compile(model.token_losses, inputs=model.state) if backend == "compiled" else model.token_losses
 
 
-def _windows_per_batch(model: GPT) -> int:
-    return max(1, _tokens_per_batch(model.config.vocab_size) // model.config.block_size)
+def windows_per_batch(model: GPT) -> int:
+    """The number of windows that this machine evaluates together."""
+    tokens = min(machine().eval_tokens, LOGITS_PER_BATCH // model.config.vocab_size)
+    return max(1, tokens // model.config.block_size)
 
 
-def _tokens_per_batch(vocab_size: int) -> int:
-    return min(machine().eval_tokens, LOGITS_PER_BATCH // vocab_size)
-
-
-def _make_losses(model: GPT, backend: Backend) -> Callable[[Iterable[Batch]], Iterator[SplitLoss]]:
-    """Return `losses(batches)`, which yields the loss of each batch, in order."""
-    this_machine = machine()
-    this_machine.prepare(model)
-    inference_copy = this_machine.inference_copy(model)
-    streams = this_machine.streams()
-    stream_losses = [make_batch_losses(inference_copy, backend) for _ in streams]
-
-    def losses(batches: Iterable[Batch]) -> Iterator[SplitLoss]:
-        was_training = model.training
-        model.eval()
-        try:
-            this_machine.refresh(inference_copy, model)
-            batches = iter(batches)
-            unread: list[mx.array] = []
-            while together := list(islice(batches, len(streams))):
-                started = []
-                for (idx, targets), stream, loss in zip(together, streams, stream_losses):
-                    with mx.stream(stream):
-                        started.append(loss(mx.array(idx), mx.array(targets)))
-                mx.async_eval(started)  # all at once, or one stream would wait for the other
-                yield from map(_split_loss, unread)  # while the device works on what was started
-                unread = started
-            yield from map(_split_loss, unread)
-        finally:
-            model.train(was_training)
-
-    return losses
-
-
-def _split_loss(losses: mx.array) -> SplitLoss:
+def _sum(losses: mx.array) -> SplitLoss:
     # in float64: a sum of thousands of float32 numbers, one after the other, is off by 1e-5
     return SplitLoss(losses.size, float(np.array(losses).sum(dtype=np.float64)))

@@ -12,8 +12,9 @@ import mlx.core as mx
 
 from .errors import UserError
 from .machine import machine
-from .model import GPT, LayerCache
+from .model import GPT, Cache, own_class
 
+PROBED_TOKENS, PROBE_ROUNDING = 16, 1e-3
 COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
 
 Sampler = Callable[[mx.array, mx.array], mx.array]
@@ -62,40 +63,30 @@ def generate(
     if len(prompt) == 0:
         raise UserError("an empty prompt has no next token", "give at least one token")
     model.eval()
-    this_machine = machine()
-    this_machine.prepare(model)
-    inference_copy, while_computing = this_machine.inference_copy(model), this_machine.one_text(model)
-    drawn = _draw(inference_copy, list(map(int, prompt)), num_tokens, mx.random.key(seed), sample or make_sampler())
-    tokens = _as_numbers(drawn)
-    while True:
-        with while_computing():  # not across the yield: the caller needs its cores then
-            token = next(tokens, None)
-        if token is None:
-            return
-        yield token
-
-
-def _as_numbers(drawn: Iterator[mx.array]) -> Iterator[int]:
-    """The tokens as numbers. Each is read after the next one was started, so that the device is never idle."""
+    sample, cached = sample or make_sampler(), can_cache(model)
+    drawn = _draw(machine().for_inference(model), list(map(int, prompt)), num_tokens, seed, sample, cached)
     waiting = None
     for token in drawn:
         if waiting is not None:
-            yield waiting.item()
+            yield waiting.item()  # after the next one was started, so that the device is never idle
         waiting = token
     if waiting is not None:
         yield waiting.item()
 
 
-def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample: Sampler) -> Iterator[mx.array]:
+def _draw(
+    model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler, cached: bool
+) -> Iterator[mx.array]:
     """The tokens as arrays (1,), yielded while the device still works on them."""
-    block_size = model.config.block_size
-    cache = [LayerCache(model.config) for _ in model.h]
-    decode, reread = make_decode(model, cache, sample), make_reread(model, sample)
+    block_size, key = model.config.block_size, mx.random.key(seed)
+    cache = Cache(model) if cached else None
+    decode = make_decode(model, cache, sample) if cache else None
+    reread = make_reread(model, sample)
     text = mx.array([prompt[-block_size:]])  # (1, T)
     for i in range(num_tokens):
-        if i == 0:
+        if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
             token, key = _pick(model.next_logits(text, cache), key, sample)
-        elif len(prompt) + i <= block_size:
+        elif decode and i <= block_size - len(prompt):
             token, key = decode(token, key)
         else:
             token, key = reread(text, key)
@@ -104,11 +95,24 @@ def _draw(model: GPT, prompt: list[int], num_tokens: int, key: mx.array, sample:
         yield token
 
 
-def make_decode(model: GPT, cache: list[LayerCache], sample: Sampler) -> NextToken:
-    """Return `decode(token, key)`, compiled: the token (1,) after `token` (1,) and those that `cache` holds, and a new key."""
-    cache_state = [layer.state for layer in cache]
+def can_cache(model: GPT) -> bool:
+    """Whether a cache leaves the logits of `model` as they are: a block of the user's own may ignore it, or take none."""
+    if own_class(model) is None:
+        return True
+    T = min(model.config.block_size, PROBED_TOKENS)
+    idx, cache = mx.arange(T)[None] % model.config.vocab_size, Cache(model)  # (1, T)
+    try:
+        for part in mx.split(idx, [T // 2, T - 1], axis=1):
+            logits = model.next_logits(part, cache) if part.size else None
+    except TypeError:
+        return False
+    return mx.allclose(logits, model(idx)[:, -1], rtol=PROBE_ROUNDING, atol=PROBE_ROUNDING).item()
 
-    @partial(mx.compile, inputs=[model.state, cache_state], outputs=cache_state)
+
+def make_decode(model: GPT, cache: Cache, sample: Sampler) -> NextToken:
+    """Return `decode(token, key)`, compiled: the token (1,) after `token` (1,) and those that `cache` holds, and a new key."""
+
+    @partial(mx.compile, inputs=[model.state, cache.state], outputs=cache.state)
     def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
         return _pick(model.next_logits(token[:, None], cache), key, sample)
 

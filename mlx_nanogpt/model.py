@@ -1,13 +1,14 @@
 """The GPT of the lecture "Let's build GPT" and of nanoGPT, under GPT-2's names.
 
-Read it from the top: `Attention` and `MLP` make a `Block`, blocks make a `GPT`. Shapes: B sequences, T tokens,
-C = n_embd channels, nh heads of hs channels.
+What stands here is what runs, on every machine: a machine may only replace leaves, the layers with no other layer inside.
+Shapes: B sequences, T tokens, C = n_embd channels, nh heads of hs channels.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import lru_cache, partial
-from itertools import repeat
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,53 +16,112 @@ from mlx.utils import tree_flatten
 
 from .config import GPTConfig
 from .errors import UserError
+from .layers import CausalAttention, CrossEntropy, SwiGLU
 
 INIT_STD = 0.02  # GPT-2's and the lecture's
 ROPE_BASE = 10_000  # of the wavelengths, as in its paper (Su et al. 2021)
-FUSED_HEAD_SIZES = (64, 72, 80, 96, 128, 192, 256)  # for which MLX 0.32.4 has attention as one kernel on a GPU
-FEW_QUERIES = 8  # for which Metal's kernel has no gradient, and raises
 
 
-class LayerCache:
-    """The keys and values of one attention layer for the tokens seen so far, so that generation computes them once.
+class GPT(nn.Module):
+    """Token ids to the logits of the next token."""
 
-    The arrays have their full size from the start, (B, nh, block_size, hs): a growing shape would be compiled anew for
-    every token. `state` is what a compiled function has to capture. Nothing checks that the tokens fit.
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        if config.position == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = [Block(config) for _ in range(config.n_layer)]
+        self.ln_f = make_norm(config)
+        if not config.tied:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, config.bias != "none")
+        self.cross_entropy = CrossEntropy()
+        self._init_weights()
+        mx.eval(mx.random.state)  # else it keeps the graphs of all earlier draws
 
-    All layers are at the same token. So the model asks the first one for the mask, and `advance` counts for all of them.
-    """
+    def __call__(self, idx: mx.array) -> mx.array:
+        """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).
 
-    def __init__(self, config: GPTConfig, batch_size: int = 1):
-        shape = (batch_size, config.n_head, config.block_size, config.head_size)
-        self.state = {"k": mx.zeros(shape), "v": mx.zeros(shape), "length": mx.array(0)}
+        Raises `ValueError` for a longer sequence: MLX would read past the end of a position table.
+        """
+        return self.logits(self.blocks(idx))
 
-    @property
-    def length(self) -> mx.array:
-        return self.state["length"]
+    def loss(self, idx: mx.array, targets: mx.array) -> mx.array:
+        """What training makes smaller: the mean of `token_losses`, a scalar."""
+        return self.token_losses(idx, targets).mean()
 
-    @property
-    def block_size(self) -> int:
-        return self.state["k"].shape[2]
+    def token_losses(self, idx: mx.array, targets: mx.array) -> mx.array:
+        """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
+        return self.cross_entropy(self(idx), targets)
 
-    def mask(self, T: int) -> mx.array:
-        """What is added to the scores of the next T tokens, (T, block_size): 0 where a token sees a key, minus infinity where
-        not."""
-        seen = mx.arange(self.block_size) <= self.length + mx.arange(T)[:, None]
-        return mx.where(seen, 0.0, -math.inf)
+    def next_logits(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens in `cache`."""
+        return self.logits(self.blocks(idx, cache)[:, -1])
 
-    def write(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """Put `k` and `v` (B, nh, T, hs) behind the tokens seen so far; return all keys and values (B, nh, block_size, hs)."""
-        for name, new in (("k", k), ("v", v)):
-            self.state[name] = mx.slice_update(self.state[name], new, self.length, axes=[2])
-        return self.state["k"], self.state["v"]
+    def blocks(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        """The output of the last block: `idx` (B, T), after the tokens in `cache` -> (B, T, C)."""
+        x = self.embed(idx, cache)
+        if cache is None:
+            for block in self.h:
+                x = block(x)
+            return x
+        mask = cache.mask(idx.shape[1])
+        for block, layer_cache in zip(self.h, cache.layers):
+            x = block(x, layer_cache, mask)
+        cache.advance(idx.shape[1])
+        return x
+
+    def embed(self, idx: mx.array, cache: Cache | None = None) -> mx.array:
+        """Vectors of tokens, and of positions if they are learned: `idx` (B, T), after the tokens in `cache` -> (B, T, C)."""
+        T = idx.shape[1]
+        if T > self.config.block_size:
+            raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
+        x = self.wte(idx)  # (B, T, C)
+        if "wpe" in self:
+            x = x + (self.wpe.weight[:T] if cache is None else self.wpe(cache.length + mx.arange(T)))  # + (T, C)
+        return self.drop(x)
+
+    def logits(self, x: mx.array) -> mx.array:
+        """The output of the last block (..., C) -> logits (..., vocab_size)."""
+        x = self.ln_f(x)
+        return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
+
+    def num_parameters(self) -> int:
+        """The number of trained numbers."""
+        return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
+
+    def _init_weights(self) -> None:
+        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2.
+
+        With `init` zero, these layers and the head start at 0, so that each block begins as the identity. The embedding is
+        then N(0, 1), unless it is also the head.
+        """
+        residual, embedding, head = INIT_STD / math.sqrt(2 * self.config.n_layer), INIT_STD, INIT_STD
+        if self.config.init == "zero":
+            residual, embedding, head = 0.0, INIT_STD if self.config.tied else 1.0, 0.0
+        stds = {"c_proj": residual, "wte": embedding, "lm_head": head}
+        for name, module in self.named_modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                std = stds.get(name.rpartition(".")[2], INIT_STD)
+                module.weight = nn.init.normal(std=std)(module.weight)
+            if isinstance(module, nn.Linear) and "bias" in module:
+                module.bias = mx.zeros_like(module.bias)
 
 
-def advance(cache: list[LayerCache] | None, T: int) -> None:
-    """Count T more tokens in every layer of `cache`."""
-    if cache:
-        length = cache[0].length + T  # one addition, however many layers there are
-        for layer in cache:
-            layer.state["length"] = length
+class Block(nn.Module):
+    """Communication, then computation, each added to the residual stream (pre-norm)."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = make_norm(config)
+        self.attn = Attention(config)
+        self.ln_2 = make_norm(config)
+        self.mlp = MLP(config)
+
+    def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
+        x = x + self.attn(self.ln_1(x), cache, mask)
+        return x + self.mlp(self.ln_2(x))
 
 
 class Attention(nn.Module):
@@ -77,20 +137,21 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = nn.RMSNorm(config.head_size), nn.RMSNorm(config.head_size)
         if config.position == "rope":
             self.rope = nn.RoPE(config.head_size, base=ROPE_BASE)
+        self.attention = CausalAttention()
         self.dropout = nn.Dropout(config.dropout)
 
     def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
-        """(B, T, C) -> (B, T, C). With a cache, `mask` (T, block_size) says which of its keys each token sees."""
+        """(B, T, C) -> (B, T, C). With a cache, `mask` (T, block_size) decides which of its keys each token sees."""
         B, T, C = x.shape
         heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
         q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
-        q, k = self.located(q, k, cache)
+        q, k = self.locate(q, k, cache)
         if cache is not None:
             k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
-        y = attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
+        y = self.attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
 
-    def located(self, q: mx.array, k: mx.array, cache: LayerCache | None) -> tuple[mx.array, mx.array]:
+    def locate(self, q: mx.array, k: mx.array, cache: LayerCache | None = None) -> tuple[mx.array, mx.array]:
         """Queries and keys (B, nh, T, hs): normalised, and rotated to their positions, where the model does that."""
         if "q_norm" in self:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -98,28 +159,6 @@ class Attention(nn.Module):
             offset = 0 if cache is None else cache.length
             q, k = self.rope(q, offset), self.rope(k, offset)
         return q, k
-
-
-def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
-    """Softmax attention: q (B, nh, T, hs), k and v (B, nh, keys, hs) -> (B, nh, T, hs).
-
-    `mask` (T, keys) is added to the scores. Without one there are T keys, and no query sees a later one.
-    """
-    T, head_size = q.shape[2:]
-    if head_size in FUSED_HEAD_SIZES and (mask is not None or T > FEW_QUERIES):
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask="causal" if mask is None else mask)
-    # MLX has no kernel with a gradient here, and would run more operations: this product includes scale and mask
-    mask = causal_mask(T, q.dtype) if mask is None else mask
-    # precise, because a sum of many bfloat16 numbers needs more digits than bfloat16 has
-    return mx.softmax(mx.addmm(mask, q, k.swapaxes(-1, -2), alpha=scale), axis=-1, precise=True) @ v
-
-
-@lru_cache(maxsize=2)  # training and evaluation may differ in their dtype
-def causal_mask(T: int, dtype: mx.Dtype) -> mx.array:
-    """(T, T): 0 where the query of the row sees the key of the column, minus infinity where not. All layers share it."""
-    mask = mx.where(mx.tri(T, dtype=mx.bool_), 0.0, -math.inf).astype(dtype)
-    mx.eval(mask)  # as an operation of a traced graph it would be computed at every step
-    return mask
 
 
 class MLP(nn.Module):
@@ -141,13 +180,6 @@ class MLP(nn.Module):
         return self.dropout(self.c_proj(y))
 
 
-class SwiGLU(nn.Module):
-    """A gate says how much of each channel passes."""
-
-    def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
-        return nn.silu(gate) * x
-
-
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": partial(nn.GELU, "tanh"), "relu2": nn.ReLU2, "swiglu": SwiGLU}
 
 
@@ -158,102 +190,52 @@ def make_norm(config: GPTConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, bias=config.bias != "none")
 
 
-class Block(nn.Module):
-    """Communication, then computation, each added to the residual stream (pre-norm)."""
+class Cache:
+    """The keys and values of all layers for the tokens seen so far, so that generation computes them once.
 
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.ln_1 = make_norm(config)
-        self.attn = Attention(config)
-        self.ln_2 = make_norm(config)
-        self.mlp = MLP(config)
+    The arrays have their full size from the start, (B, nh, block_size, hs): a growing shape would be compiled anew for
+    every token. `state` is what a compiled function captures. Nothing checks that the tokens fit.
+    """
 
-    def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
-        x = x + self.attn(self.ln_1(x), cache, mask)
-        return x + self.mlp(self.ln_2(x))
+    def __init__(self, model: GPT, batch_size: int = 1):
+        config = model.config
+        shape = (batch_size, config.n_head, config.block_size, config.head_size)
+        keys_and_values = [{"k": mx.zeros(shape), "v": mx.zeros(shape)} for _ in model.h]
+        self.state = {"layers": keys_and_values, "length": mx.array(0)}
+        self.block_size = config.block_size
 
+    @property
+    def length(self) -> mx.array:
+        return self.state["length"]
 
-class GPT(nn.Module):
-    """Token ids to the logits of the next token."""
+    @property
+    def layers(self) -> list[LayerCache]:
+        return [LayerCache(state, self.length) for state in self.state["layers"]]
 
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.position == "learned":
-            self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.dropout)
-        self.h = [Block(config) for _ in range(config.n_layer)]
-        self.ln_f = make_norm(config)
-        if not config.tied:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, config.bias != "none")
-        self._init_weights()
-        mx.eval(mx.random.state)  # else it keeps the graphs of all earlier draws
+    def mask(self, T: int) -> mx.array:
+        """(T, block_size), added to the scores of the next T tokens: 0 where a token sees a key, minus infinity elsewhere."""
+        seen = mx.arange(self.block_size) <= self.length + mx.arange(T)[:, None]
+        return mx.where(seen, 0.0, -math.inf)
 
-    def __call__(self, idx: mx.array) -> mx.array:
-        """`idx` (B, T), integers, T <= block_size -> logits (B, T, vocab_size).
-
-        Raises `ValueError` for a longer sequence: MLX would read past the end of a position table.
-        """
-        return self.logits(self.blocks(idx))
-
-    def next_logits(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """The logits (B, vocab_size) of the token after `idx` (B, T), which follows the tokens that `cache` holds."""
-        return self.logits(self.blocks(idx, cache)[:, -1])
-
-    def embed(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """Vectors of tokens, and of positions if they are learned: `idx` (B, T), after the tokens that `cache` holds
-        -> (B, T, C)."""
-        T = idx.shape[1]
-        if T > self.config.block_size:
-            raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
-        x = self.wte(idx)  # (B, T, C)
-        if "wpe" in self:
-            x = x + (self.wpe.weight[:T] if cache is None else self.wpe(cache[0].length + mx.arange(T)))  # + (T, C)
-        return self.drop(x)
-
-    def logits(self, x: mx.array) -> mx.array:
-        """The output of the last block (..., C) -> logits (..., vocab_size)."""
-        x = self.ln_f(x)
-        return self.wte.as_linear(x) if self.config.tied else self.lm_head(x)
-
-    def num_parameters(self) -> int:
-        """How many numbers are trained."""
-        return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
-
-    def blocks(self, idx: mx.array, cache: list[LayerCache] | None = None) -> mx.array:
-        """The output of the last block: `idx` (B, T), after the tokens that `cache` holds -> (B, T, C)."""
-        x = self.embed(idx, cache)
-        mask = cache and cache[0].mask(idx.shape[1])
-        for block, layer_cache in zip(self.h, cache or repeat(None)):
-            x = block(x, layer_cache, mask)
-        advance(cache, idx.shape[1])
-        return x
-
-    def _init_weights(self) -> None:
-        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2.
-
-        With `init` zero, these layers and the head start at 0, so that each block begins as the identity. The embedding is
-        then N(0, 1), unless it is also the head.
-        """
-        residual, embedding, head = INIT_STD / math.sqrt(2 * self.config.n_layer), INIT_STD, INIT_STD
-        if self.config.init == "zero":
-            residual, embedding, head = 0.0, INIT_STD if self.config.tied else 1.0, 0.0
-        stds = {"c_proj": residual, "wte": embedding, "lm_head": head}
-        for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                std = stds.get(name.rpartition(".")[2], INIT_STD)
-                module.weight = nn.init.normal(std=std)(module.weight)
-            if isinstance(module, nn.Linear) and "bias" in module:
-                module.bias = mx.zeros_like(module.bias)
+    def advance(self, T: int) -> None:
+        """Count T more tokens."""
+        self.state["length"] = self.length + T
 
 
-def token_losses(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-    """Cross-entropy, in nats, of each of `targets` (B, T) after `idx` (B, T): (B, T), float32."""
-    return nn.losses.cross_entropy(model(idx).astype(mx.float32), targets)
+class LayerCache:
+    """The part of a `Cache` that one layer reads and writes. `length` counts the tokens before the new ones."""
+
+    def __init__(self, state: dict[str, mx.array], length: mx.array):
+        self.state, self.length = state, length
+
+    def write(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
+        """Put `k` and `v` (B, nh, T, hs) behind the tokens seen so far; return all keys and values (B, nh, block_size, hs)."""
+        for name, new in (("k", k), ("v", v)):
+            self.state[name] = mx.slice_update(self.state[name], new, self.length, axes=[2])
+        return self.state["k"], self.state["v"]
 
 
-def adapted(model: GPT, **changes) -> GPT:
+def adapt(model: GPT, **changes) -> GPT:
     """A model with the same weights and `changes` to its configuration: another `dropout`, or a smaller `block_size`,
     for which a position table is cropped (nanoGPT's `crop_block_size`). Other fields may be named if they stay.
 
@@ -270,3 +252,28 @@ def adapted(model: GPT, **changes) -> GPT:
     if "wpe" in model:
         changed.wpe.weight = model.wpe.weight[: config.block_size]  # (block_size, C)
     return changed
+
+
+def own_class(model: GPT) -> str | None:
+    """The name of the first class in `model` that a GPT of its configuration has not: a block of the user's own, for example. None
+    if `model` is a plain GPT, also with the leaves of a machine."""
+    key = random_key()
+    plain = {name: type(module) for name, module in GPT(model.config).named_modules()}
+    set_random_key(key)
+    for name, module in sorted(model.named_modules(), key=lambda named: named[0].count(".")):
+        kind = type(module)
+        is_leaf_of_machine = kind.__module__.startswith(f"{__package__}.machine.") and plain.get(name) in kind.__bases__
+        if kind is not plain.get(name) and not is_leaf_of_machine:
+            return f"{kind.__module__}.{kind.__qualname__}"
+    return None
+
+
+def random_key() -> mx.array:
+    """MLX's random state, from which weights and dropout are drawn: (2,), uint32."""
+    return mx.random.state[0]
+
+
+def set_random_key(key: mx.array) -> None:
+    """Restore a `random_key`. MLX's own list cannot be assigned."""
+    high, low = key.tolist()
+    mx.random.seed(high << 32 | low)

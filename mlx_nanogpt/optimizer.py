@@ -1,14 +1,13 @@
 """Adam, AdamW or Muon, how the learning rate changes, and the limit on gradients."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import mlx.core as mx
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .config import TrainConfig
-from .machine import machine
 
 MOMENTUM = 0.95  # of Muon
 QKV = "c_attn.weight"  # three matrices, one above the other
@@ -69,6 +68,7 @@ class Muon(optim.Optimizer):
         super().__init__()
         self._maybe_schedule("learning_rate", learning_rate)
         self.weight_decay = weight_decay
+        self.map: Callable[..., Iterable] = map  # a machine may compute the shapes at the same time
 
     def init_single(self, parameter: mx.array, state: dict) -> None:
         state["v"] = mx.zeros_like(parameter)
@@ -76,8 +76,8 @@ class Muon(optim.Optimizer):
     def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
         """The new values of the parameters, all of them matrices, that have a gradient."""
         directions = tree_flatten(super().apply_gradients(gradients, parameters))
-        parts = {name: mx.split(each, 3) if name.endswith(QKV) else [each] for name, each in directions}
-        steps = iter(orthogonalised([part for each in parts.values() for part in each]))
+        parts = {name: mx.split(matrix, 3) if name.endswith(QKV) else [matrix] for name, matrix in directions}
+        steps = iter(orthogonalise([part for own in parts.values() for part in own], self.map))
         rate, weights, new = self.learning_rate, dict(tree_flatten(parameters)), []
         for name, own in parts.items():
             step = mx.concatenate([next(steps) for _ in own])
@@ -90,13 +90,14 @@ class Muon(optim.Optimizer):
         return MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
 
 
-def orthogonalised(matrices: list[mx.array]) -> list[mx.array]:
-    """`orthogonal` of each matrix; if it is tall, longer by the root of rows over columns, as a step of Muon is."""
+def orthogonalise(matrices: list[mx.array], map: Callable[..., Iterable] = map) -> list[mx.array]:
+    """`orthogonal` of each matrix; if it is tall, longer by the root of rows over columns, as a step of Muon is. `map` gets the
+    shapes with the most numbers first."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, matrix in enumerate(matrices):
         by_shape.setdefault(matrix.shape, []).append(i)
     groups = sorted(by_shape.values(), key=lambda group: sum(matrices[i].size for i in group), reverse=True)
-    stacks = machine().spread(lambda group: orthogonal(mx.stack([matrices[i] for i in group])), groups)
+    stacks = map(lambda group: orthogonal(mx.stack([matrices[i] for i in group])), groups)
     steps: dict[int, mx.array] = {}
     for group, stack in zip(groups, stacks):
         rows, columns = stack.shape[1:]
@@ -141,12 +142,12 @@ def make_optimizer(config: TrainConfig) -> optim.Optimizer:
 def norm_of(grads: dict) -> mx.array:
     """The norm of all gradients of a tree together, a scalar. Each sum of squares is a matrix product: one kernel, where
     `optim.clip_grad_norm` needs a square and a sum."""
-    flat = [each.reshape(1, -1) for _, each in tree_flatten(grads)]  # (1, N) each
-    squares = sum((each @ each.T for each in flat), mx.array(0.0))  # (1, 1)
+    rows = [gradient.reshape(1, -1) for _, gradient in tree_flatten(grads)]  # (1, N)
+    squares = sum((row @ row.T for row in rows), mx.array(0.0))  # (1, 1)
     return mx.sqrt(squares[0, 0])
 
 
-def clipped(grads: dict, norm: mx.array, max_norm: float) -> dict:
+def clip(grads: dict, norm: mx.array, max_norm: float) -> dict:
     """A tree of gradients, scaled down if their `norm` is more than `max_norm`."""
     factor = mx.minimum(max_norm / (norm + 1e-6), 1.0)
-    return tree_map(lambda each: each * factor, grads)
+    return tree_map(lambda gradient: gradient * factor, grads)

@@ -26,8 +26,9 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 
 from .config import TrainConfig
 from .errors import UserError
-from .machine import machine, package_versions
-from .model import GPT
+from .machine import machine
+from .machine.facts import package_versions
+from .model import GPT, random_key, set_random_key
 from .text.loss import SplitLoss
 
 MOST_DRIFT = 1e-4  # between the weights of two ranks, relative to the largest; two kinds of chips may round differently
@@ -165,8 +166,7 @@ class Ranks:
         if self.size > 1:
             model.update(self._tree_of_first(model.parameters()))
             optimizer.state = self._tree_of_first(optimizer.state)
-            high, low = self._of_first(mx.random.state[0]).tolist()
-            mx.random.seed(high << 32 | low)
+            set_random_key(self._of_first(random_key()))
             self._confirm()
 
     def check_same(self, model: GPT) -> None:

@@ -28,20 +28,19 @@ for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich o
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_nanogpt_cli
 import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
 from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
-from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.machine.linux_cpu import operations
+from mlx_nanogpt.machine.linux_cpu import folding, operations
+from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
 from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text import tinyshakespeare
 
-import mlx_nanogpt_cli
-
 only_here = pytest.mark.skipif(
-    not isinstance(hardware.machine(), linux_cpu.LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
+    not isinstance(hardware.machine(), LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
 )
 # The logits of tiny models reach 5, and sums have up to 64 terms: in float32 two of them differ by up to twice
 # 64 * 2^-24 * 5. A LayerNorm without its eps differs by 1e-4; any other omission differs by more.
@@ -106,8 +105,8 @@ def broadcasts(request, monkeypatch):
 
 @pytest.fixture(params=[10**9, 0], ids=["folded", "whole"])
 def form_of_inference(request, monkeypatch):
-    """Models evaluated and generating as a small one does, and as a large one."""
-    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", request.param)
+    """Models that generate as a small one does, and as a large one."""
+    monkeypatch.setattr(folding, "SMALL_MODEL", request.param)
 
 
 both_forms = pytest.mark.usefixtures("form_of_inference")
@@ -164,9 +163,9 @@ def worsened_run(**changes) -> gpt.Run:
     return run
 
 
-def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, sample_tokens: int = 0) -> list[gpt.Event]:
-    """Train `run` to its end, or until it should stop; return the events."""
-    return list(gpt.train(run, DATA, should_stop, sample_tokens))
+def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, **more) -> list[gpt.Record]:
+    """Train `run` to its end, or until it should stop; return the records."""
+    return list(gpt.train(run, DATA, should_stop, **more))
 
 
 def asked(times: int) -> Callable[[], bool]:

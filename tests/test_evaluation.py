@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -12,18 +13,14 @@ from mlx_nanogpt import machine as hardware
 from conftest import (
     TOKENS,
     arrays,
-    both_forms,
     checkpoint_arrays,
     lively_model,
     loss_fn,
-    only_here,
     same,
     tiny_gpt,
     trained_run,
 )
 from mlx_nanogpt.config import Backend
-from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.model import token_losses
 from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
@@ -38,51 +35,49 @@ def plain_loop(model: gpt.GPT, tokens: np.ndarray, count: int) -> float:
     return total / count
 
 
-@both_forms
 @backends
 @pytest.mark.parametrize("count", [1, 3, 257, 4200])
 def test_an_evaluation_equals_a_plain_loop_over_its_windows(backend, count):
     model = lively_model(tiny_gpt())
-    loss = gpt.make_evaluate(model, backend)(TOKENS, count)
+    loss = gpt.estimate_loss(model, TOKENS, count, backend)
     assert loss == pytest.approx(plain_loop(model, TOKENS, count), rel=1e-5)
 
 
 @backends
 def test_an_evaluation_is_deterministic(backend):
     model = lively_model(tiny_gpt(dropout=0.5))
-    evaluate = gpt.make_evaluate(model, backend)
     mx.random.seed(1)
-    first = evaluate(TOKENS, 50)
+    first = gpt.estimate_loss(model, TOKENS, 50, backend)
     mx.random.seed(2)
-    assert evaluate(TOKENS, 50) == first == gpt.make_evaluate(model, backend)(TOKENS, 50)
+    assert gpt.estimate_loss(model, TOKENS, 50, backend) == first
 
 
-@both_forms
 @backends
 def test_an_evaluation_has_no_dropout(backend):
     with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())
-    losses = [gpt.make_evaluate(model, backend)(TOKENS, 50) for model in (with_dropout, without)]
+    losses = [gpt.estimate_loss(model, TOKENS, 50, backend) for model in (with_dropout, without)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@both_forms
 @backends
 def test_an_evaluation_sees_the_weights_as_they_are_now(backend):
     model = lively_model(tiny_gpt())
-    evaluate = gpt.make_evaluate(model, backend)
-    before = evaluate(TOKENS, 50)
+    before = gpt.estimate_loss(model, TOKENS, 50, backend)
     model.update(lively_model(tiny_gpt(), seed=4).parameters())
-    assert evaluate(TOKENS, 50) == pytest.approx(plain_loop(model, TOKENS, 50), rel=1e-5) != before
+    assert (
+        gpt.estimate_loss(model, TOKENS, 50, backend)
+        == pytest.approx(plain_loop(model, TOKENS, 50), rel=1e-5)
+        != before
+    )
 
 
-@both_forms
 @backends
 @pytest.mark.parametrize("training", [True, False])
 def test_an_evaluation_leaves_weights_randomness_and_mode_as_they_were(backend, training):
     model = lively_model(tiny_gpt(dropout=0.5))
     model.train(training)
     weights, randomness = arrays(model.parameters()), mx.random.state[0].tolist()
-    gpt.make_evaluate(model, backend)(TOKENS, 50)
+    gpt.estimate_loss(model, TOKENS, 50, backend)
     assert same(weights, arrays(model.parameters()))
     assert mx.random.state[0].tolist() == randomness
     assert {module.training for module in model.modules()} == {training}
@@ -91,29 +86,8 @@ def test_an_evaluation_leaves_weights_randomness_and_mode_as_they_were(backend, 
 def test_a_failed_evaluation_leaves_the_mode_as_it_was():
     model = lively_model(tiny_gpt())
     with pytest.raises(ValueError):
-        gpt.make_evaluate(model, "eager")(TOKENS[:3], 5)
+        gpt.estimate_loss(model, TOKENS[:3], 5, "eager")
     assert model.training
-
-
-@only_here
-def test_a_model_that_cannot_be_folded_keeps_its_mode(monkeypatch):
-    model = lively_model(tiny_gpt())
-    evaluate = gpt.make_evaluate(model, "compiled")
-    monkeypatch.setattr(linux_cpu, "folded", lambda model: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        evaluate(TOKENS, 50)
-    assert model.training
-
-
-def test_an_evaluation_never_writes_to_the_model(monkeypatch):
-    """Even if the model was small and folded at first, and is large, or on another device, later."""
-    model = lively_model(tiny_gpt())
-    evaluate, before = gpt.make_evaluate(model, "compiled"), arrays(model.parameters())
-    for limit in (0, 10**9):
-        monkeypatch.setattr(linux_cpu, "SMALL_MODEL", limit)
-        evaluate(TOKENS, 50)
-        assert same(before, arrays(model.parameters()))
-        evaluate = gpt.make_evaluate(model, "compiled")
 
 
 def test_how_often_a_run_is_evaluated_does_not_change_what_it_learns():
@@ -140,7 +114,6 @@ def plain_nats(model: gpt.GPT, tokens: np.ndarray) -> float:
     return nats
 
 
-@both_forms
 @backends
 @pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 17, 100, 1001])
 def test_a_split_is_what_a_plain_loop_over_its_windows_adds_up_to(backend, length):
@@ -167,9 +140,9 @@ def test_the_loss_of_a_split_does_not_depend_on_streams_and_groups(monkeypatch):
     model, seen = lively_model(tiny_gpt()), []
     for count in (1, 2, 3):
         streams = tuple(mx.new_stream(mx.default_device()) for _ in range(count))
-        for tokens_per_batch in (1, 24, 100, 10**6):
+        for windows_per_batch in (1, 3, 12, 10**5):
             monkeypatch.setattr(type(hardware.machine()), "streams", lambda _: streams)
-            monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: tokens_per_batch)
+            monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: windows_per_batch)
             seen.append(whole(model, TOKENS[:1001]))
     assert {each.tokens for each in seen} == {1000}
     assert max(each.nats for each in seen) - min(each.nats for each in seen) < 1e-6 * seen[0].nats
@@ -184,29 +157,33 @@ def test_a_model_that_knows_nothing_is_at_the_logarithm_of_its_vocabulary():
 
 
 def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
+    monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
     records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
     assert [each.tokens for each in records] == [*range(80, 1000, 80), 1000]
     assert all(a.nats < b.nats for a, b in pairwise(records))
 
 
 def test_a_batch_holds_as_many_tokens_as_keep_the_device_busy_where_the_vocabulary_is_small(machine):
-    most = machine.eval_tokens
-    assert [evaluation._tokens_per_batch(vocab_size) for vocab_size in (1, 65, 8192)] == [most] * 3
-    assert evaluation._tokens_per_batch(50_257) == min(most, 2670)  # 512 MiB of logits
+    def tokens(vocab_size: int) -> int:
+        model = SimpleNamespace(config=tiny_gpt(vocab_size=vocab_size, block_size=1))
+        return evaluation.windows_per_batch(model)
+
+    assert [tokens(vocab_size) for vocab_size in (1, 65, 8192)] == [machine.eval_tokens] * 3
+    assert tokens(50_257) == min(machine.eval_tokens, 2670)  # 512 MiB of logits
 
 
 @pytest.mark.parametrize("count", [1, 64, 100])
 def test_a_large_vocabulary_has_no_more_logits_in_a_batch_than_are_allowed(monkeypatch, count):
-    model, sizes = lively_model(tiny_gpt()), []
-    expected = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
+    class Watching(gpt.GPT):
+        def __call__(self, idx):
+            sizes.append(idx.size)
+            return super().__call__(idx)
+
+    sizes, model = [], Watching(tiny_gpt())
+    expected = gpt.estimate_loss(model, TOKENS, count, "eager"), whole(model, TOKENS).nats
+    sizes.clear()
     monkeypatch.setattr(evaluation, "LOGITS_PER_BATCH", 44 * model.config.vocab_size)
-    monkeypatch.setattr(
-        type(hardware.machine()),
-        "token_losses",
-        lambda _, model, idx, targets: sizes.append(targets.size) or token_losses(model, idx, targets),
-    )
-    found = gpt.make_evaluate(model, "eager")(TOKENS, count), whole(model, TOKENS).nats
+    found = gpt.estimate_loss(model, TOKENS, count, "eager"), whole(model, TOKENS).nats
     assert found == pytest.approx(expected, rel=1e-6) and max(sizes) <= 40 < sum(sizes)
 
 
@@ -222,14 +199,13 @@ class Watched(np.ndarray):
 
 
 def test_a_memmap_is_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
+    monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
     TOKENS.tofile(tmp_path / "tokens.bin")
     mapped, model = np.memmap(tmp_path / "tokens.bin", TOKENS.dtype, "r"), lively_model(tiny_gpt())
     assert whole(model, mapped) == whole(model, TOKENS) == whole(model, mapped.view(Watched))
     assert Watched.longest == 81
 
 
-@both_forms
 @backends
 def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
     with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())
@@ -240,7 +216,7 @@ def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
 
 
 def test_an_evaluation_that_is_given_up_leaves_the_mode_as_it_was(monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 80)
+    monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
     model = lively_model(tiny_gpt())
     records = gpt.evaluate_split(model, TOKENS, "eager")
     next(records)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import UserError, generate, make_sampler
 from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
-from mlx_nanogpt.model import LayerCache
+from mlx_nanogpt.model import Cache
 
 CONFIG = tiny_gpt(vocab_size=13)
 MODEL = lively_model(CONFIG)
@@ -53,7 +53,7 @@ def test_cached_logits_equal_uncached_ones(machine, architecture):
     model = lively_model(tiny_gpt(**{"vocab_size": 13} | architecture)).eval()
     machine.prepare(model)
     for first in range(1, CONFIG.block_size):  # that many tokens are read at once, the rest one by one
-        cache = [LayerCache(model.config) for _ in model.h]
+        cache = Cache(model)
         chunks = [text[:first], *([token] for token in text[first:])]
         for end, chunk in enumerate(chunks, first):
             logits = np.array(model.next_logits(mx.array([chunk]), cache))[0]

@@ -7,6 +7,7 @@ import functools
 import math
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -23,8 +24,8 @@ from conftest import (
     tiny_gpt,
 )
 from mlx.utils import tree_flatten
+from mlx_nanogpt.layers import CausalAttention
 from mlx_nanogpt.machine.linux_cpu import operations
-from mlx_nanogpt.model import attention
 
 CONFIG = tiny_gpt(vocab_size=11)
 RNG = np.random.default_rng(0)
@@ -163,14 +164,12 @@ def test_gpt_2_has_as_many_parameters_as_published():
 
 def test_the_losses_are_the_cross_entropy(machine):
     model = lively_model(CONFIG)
-    machine.prepare(model)
+    machine.prepare(model, gpt.make_optimizer(gpt.TrainConfig()))
     expected = reference_loss(weights_of(model), CONFIG, IDX, TARGETS)
 
-    def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        return machine.token_losses(model, idx, targets).mean()
-
-    for loss in (loss_fn, mean_loss, machine.in_parallel(mean_loss)):
-        assert loss(model, mx.array(IDX), mx.array(TARGETS)).item() == pytest.approx(expected, abs=1e-5)
+    idx, targets = mx.array(IDX), mx.array(TARGETS)
+    for loss in (loss_fn(model, idx, targets), model.token_losses(idx, targets).mean(), model.loss(idx, targets)):
+        assert loss.item() == pytest.approx(expected, abs=1e-5)
 
 
 # The default, and models that have a gradient of their own somewhere.
@@ -186,12 +185,8 @@ PARAMETERS = [
 def gradients(machine_kind: type, variant: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The weights of a model, and the gradients of its loss."""
     machine, model = machine_kind(), lively_model(DIFFERENTIATED[variant])
-    machine.prepare(model)
-
-    def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        return machine.token_losses(model, idx, targets).mean()
-
-    _, grads = nn.value_and_grad(model, machine.in_parallel(mean_loss))(model, mx.array(IDX), mx.array(TARGETS))
+    machine.prepare(model, gpt.make_optimizer(gpt.TrainConfig()))
+    _, grads = nn.value_and_grad(model, model.loss)(mx.array(IDX), mx.array(TARGETS))
     return weights_of(model), arrays(grads)
 
 
@@ -208,7 +203,7 @@ def test_attention_is_the_same_in_all_three_forms(shape):
         loss = lambda q, k, v: (form(q, k, v, 0.5) * cotangent).sum()
         return [form(q, k, v, 0.5), *mx.grad(loss, argnums=(0, 1, 2))(q, k, v)]
 
-    for a, b in zip(results(attention), results(operations.causal_attention), strict=True):
+    for a, b in zip(results(CausalAttention()), results(operations.causal_attention), strict=True):
         assert mx.allclose(a, b, rtol=1e-4, atol=ATTENTION_ROUNDING)
 
 
@@ -248,6 +243,7 @@ def test_the_gradients_are_those_of_finite_differences(machine, variant, name):
 @pytest.mark.parametrize("head_size", [16, 64])
 def test_attention_in_bfloat16_is_as_exact_as_bfloat16(head_size):
     q, k, v = (mx.random.normal((1, 2, 256, head_size), key=mx.random.key(i)) for i in range(3))
+    attention = CausalAttention()
     expected = attention(q, k, v, head_size**-0.5)
     rounded = attention(*(x.astype(mx.bfloat16) for x in (q, k, v)), head_size**-0.5).astype(mx.float32)
     # q, k, v, the probabilities and the result are each rounded by at most 2^-9; a bfloat16 sum would be wrong by 0.012

@@ -97,7 +97,7 @@ def test_a_trained_model_stays_above_the_floor(pastiche):
     train_config = gpt.TrainConfig(num_iter=60, eval_interval=60, eval_iters=1, learning_rate=1e-2)
     run = gpt.create_run(config, train_config, pastiche)
     list(gpt.train(run, pastiche))
-    loss = gpt.make_evaluate(run.load_model(), "eager")(pastiche.valid_tokens, 400)
+    loss = gpt.estimate_loss(run.load_model(), pastiche.valid_tokens, 400, "eager")
     assert pastiche.floor < loss < 3  # it learned something, but nothing that the text cannot teach
 
 
@@ -111,4 +111,4 @@ class Leaky(gpt.GPT):
 
 def test_a_model_that_sees_the_future_falls_below_the_floor(pastiche):
     config = gpt.GPTConfig(pastiche.tokenizer.vocab_size, block_size=16, n_layer=1, n_embd=8, head_size=8)
-    assert gpt.make_evaluate(Leaky(config), "eager")(pastiche.valid_tokens, 400) < pastiche.floor
+    assert gpt.estimate_loss(Leaky(config), pastiche.valid_tokens, 400, "eager") < pastiche.floor

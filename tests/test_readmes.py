@@ -11,7 +11,6 @@ import pytest
 import typer
 from mlx_nanogpt import PRESETS, configurations
 from mlx_nanogpt.measure.roofline import expected_seconds
-
 from mlx_nanogpt_cli.app import app
 
 ROOT = Path(__file__).parents[1]

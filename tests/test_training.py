@@ -36,8 +36,9 @@ from conftest import (
     trained_run,
 )
 from mlx.utils import tree_flatten
-from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
+from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.optimizer import Muon, orthogonal
+from mlx_nanogpt.runs import recorder
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import check_fits
 
@@ -69,7 +70,7 @@ def test_compiled_equals_eager(dropout):
     losses = {}
     for backend in ("compiled", "eager"):
         model, step = make(backend, dropout)
-        losses[backend] = [step(*batch(i)).item() for i in range(10)]
+        losses[backend] = [step(*batch(i))[0].item() for i in range(10)]
     np.testing.assert_allclose(losses["compiled"], losses["eager"], rtol=1e-4)
     assert len(set(losses["eager"])) == 10
 
@@ -79,7 +80,7 @@ def test_compiled_equals_eager_for_every_architecture(recipe):
     losses = []
     for backend in ("compiled", "eager"):
         _, step = make(backend, **recipe)
-        losses.append([step(*batch(i)).item() for i in range(5)])
+        losses.append([step(*batch(i))[0].item() for i in range(5)])
     # a step of Muon has all singular values near 1, so it turns rounding of a small one into a large change
     np.testing.assert_allclose(*losses, rtol=1e-3 if recipe["optimizer"] == "muon" else 1e-4)
 
@@ -88,7 +89,7 @@ def test_compiled_equals_eager_for_every_architecture(recipe):
 def test_one_batch_can_be_overfitted(backend):
     model, step = make(backend, learning_rate=1e-2)
     for _ in range(150):
-        loss = step(*batch(size=2))
+        loss, _ = step(*batch(size=2))
         mx.eval(loss, model.state)
     assert loss.item() < 0.05
 
@@ -176,8 +177,8 @@ def test_muon_moves_the_matrices_of_the_blocks_and_adam_the_rest():
 def test_every_step_draws_a_dropout_mask_of_its_own(backend):
     _, still = make(backend, dropout=0.0, learning_rate=1e-30)  # no weight moves: only the mask can change the loss
     _, drops = make(backend, dropout=0.5, learning_rate=1e-30)
-    assert len({still(*batch()).item() for _ in range(5)}) == 1
-    assert len({drops(*batch()).item() for _ in range(5)}) == 5
+    assert len({still(*batch())[0].item() for _ in range(5)}) == 1
+    assert len({drops(*batch())[0].item() for _ in range(5)}) == 5
 
 
 @pytest.mark.parametrize("size", [1, 3, 4])
@@ -190,7 +191,7 @@ def test_a_step_follows_the_gradient_of_the_loss_over_the_whole_batch(backend, s
     for i in range(3):
         loss, gradient = nn.value_and_grad(plain, loss_fn)(plain, *batch(i, size))
         descent[1].update(plain, gradient)
-        assert step(*batch(i, size)).item() == pytest.approx(loss.item(), rel=1e-5)
+        assert step(*batch(i, size))[0].item() == pytest.approx(loss.item(), rel=1e-5)
     stepped, expected = arrays(model.parameters()), arrays(plain.parameters())
     for name in expected:
         np.testing.assert_allclose(stepped[name], expected[name], atol=1e-5, err_msg=name)
@@ -209,12 +210,16 @@ def test_a_step_is_traced_once_however_many_there_are(monkeypatch):
         finish(run)
         return traces.count(True)
 
-    monkeypatch.setattr(training, "GPT", Counting)
+    monkeypatch.setattr(recorder, "GPT", Counting)
+    monkeypatch.setattr(recorder.Run, "check_class", lambda *_: None)
     resumed = tiny_run(dropout=0.1)
     finish(resumed, asked(3))
-    once = traces_of(tiny_run(dropout=0.1, num_iter=1))
-    assert 0 < once == traces_of(tiny_run(dropout=0.1)) == traces_of(resumed)
-    assert traces_of(tiny_run(**EVERYTHING)) == 2 * once  # each of two accumulated batches
+    traces.clear()
+    gpt.make_step(Counting(tiny_gpt()), optim.SGD(0.1), tiny_train())
+    before = traces.count(True)  # what a machine asks of a model before it is traced
+    once = traces_of(tiny_run(dropout=0.1, num_iter=1)) - before
+    assert 0 < once == traces_of(tiny_run(dropout=0.1)) - before == traces_of(resumed) - before
+    assert traces_of(tiny_run(**EVERYTHING)) - before == 2 * once  # each of two accumulated batches
 
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
@@ -226,7 +231,7 @@ def test_accumulated_batches_are_one_large_batch(backend):
         model, optimizer = gpt.GPT(tiny_gpt()), optim.SGD(0.5)  # not Adam, which hides the size of a gradient
         optimizer.init(model.trainable_parameters())
         step = gpt.make_step(model, optimizer, config)
-        losses = [step(*batch(i, size=12)).item() for i in range(3)]
+        losses = [step(*batch(i, size=12))[0].item() for i in range(3)]
         ends[parts] = (losses, arrays(model.parameters()))
     np.testing.assert_allclose(ends[1][0], ends[4][0], rtol=1e-5)
     for name, expected in ends[1][1].items():
@@ -347,7 +352,7 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_loss():
         ends[dtype] = run.history()[-1].valid_loss
         assert {array.dtype for array in checkpoint_arrays(run).values()} <= {np.dtype(t) for t in ("f4", "u4", "u8")}
         # and evaluates them in float32
-        plain = gpt.make_evaluate(run.load_model(), "eager")(DATA.valid_tokens, 8)
+        plain = gpt.estimate_loss(run.load_model(), DATA.valid_tokens, 8, "eager")
         assert ends[dtype] == pytest.approx(plain, rel=1e-5)
     assert ends["bfloat16"] != ends["float32"] and ends["bfloat16"] == pytest.approx(ends["float32"], abs=0.1)
 
@@ -362,7 +367,9 @@ def test_the_matrices_of_a_bfloat16_step_are_bfloat16(monkeypatch):
             return logits
 
     model, optimizer = Watching(tiny_gpt()), optim.SGD(0.1)
-    gpt.make_step(model, optimizer, tiny_train(dtype="bfloat16", backend="eager"))(*batch())
+    step = gpt.make_step(model, optimizer, tiny_train(dtype="bfloat16", backend="eager"))
+    seen.clear()
+    step(*batch())
     assert seen == {(mx.bfloat16, mx.bfloat16)} and model.wte.weight.dtype == mx.float32
 
 
@@ -380,10 +387,8 @@ def test_the_stream_tells_of_every_evaluation_and_checkpoint_and_of_the_end():
     events = finish(tiny_run(num_iter=25, eval_interval=10))
     progress = [event for event in events if isinstance(event, gpt.Progress)]
     assert [event.iteration for event in progress] == [10, 20]
-    assert all(0 < event.loss < 10 and event.train_seconds > 0 for event in progress)
-    assert [event.iteration for event in events if isinstance(event, gpt.Measurement)] == [10, 20]
-    told = (gpt.Progress, gpt.Measurement)
-    rest = [(type(event), event.iteration) for event in events if not isinstance(event, told)]
+    assert all(0 < event.loss < 10 and event.tokens_per_second > 0 for event in progress)
+    rest = [(type(event), event.iteration) for event in events if not isinstance(event, gpt.Progress)]
     stages = (gpt.Evaluating, gpt.Evaluation, gpt.Saved)
     rest = [event for event, _ in groupby(rest)]  # a slow evaluation reports its progress more than once
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
@@ -397,7 +402,7 @@ def test_the_loss_is_told_every_ten_steps_wherever_the_evaluations_fall(eval_int
 
 
 def test_an_evaluation_tells_how_far_it_is(monkeypatch):
-    monkeypatch.setattr(evaluation, "_tokens_per_batch", lambda vocab_size: 24)  # 3 windows
+    monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 3)
     monkeypatch.setattr(training, "REPORT_SECONDS", 0)
     told = [event for event in finish(tiny_run(num_iter=4)) if isinstance(event, gpt.Evaluating)]
     assert [(event.windows, event.total) for event in told] == [(n, 16) for n in (0, 3, 6, 8, 11, 14, 16)]
@@ -459,37 +464,40 @@ def test_a_run_is_trained_by_one_process_at_a_time():
     with pytest.raises(gpt.UserError, match="in use by another process"):
         next(gpt.train(gpt.open_run(run.path), DATA))
     first.close()
-    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
+    assert finish(run)[-1] == gpt.Done(8, "finished")
 
 
 # ---- samples
 
 
-def samples(events: list[gpt.Event]) -> list[gpt.Sample]:
+def samples(events: list[gpt.Record]) -> list[gpt.Sample]:
     return [event for event in events if isinstance(event, gpt.Sample)]
 
 
-def test_a_sample_follows_every_checkpoint_of_an_evaluation_but_the_last():
+def test_a_sample_follows_every_evaluation_and_is_in_the_log():
     run = tiny_run(num_iter=12)
     events = finish(run, sample_tokens=9)
-    assert [(each.iteration, len(each.tokens)) for each in samples(events)] == [(4, 9), (8, 9)]
-    assert all(isinstance(events[i - 1], gpt.Saved) for i, each in enumerate(events) if isinstance(each, gpt.Sample))
+    assert [(sample.iteration, len(sample.text)) for sample in samples(events)] == [(4, 9), (8, 9), (12, 9)]
+    for i, event in enumerate(events):
+        if isinstance(event, gpt.Sample):
+            assert isinstance(events[i - 1], gpt.Evaluation) and isinstance(events[i + 1], gpt.Saved)
+    assert samples(run.log()) == samples(events)
     assert samples(finish(tiny_run(num_iter=12))) == []
 
 
 def test_a_sample_is_what_the_model_writes_by_then():
     run = tiny_run(num_iter=8)
-    (sample,) = samples(finish(run, sample_tokens=20))
+    first, _ = samples(finish(run, sample_tokens=20))
     ids = gpt.generate(trained_run(num_iter=4).load_model(), [TOKENIZER.start_token], 20, run.train_config.seed)
-    assert sample.tokens == tuple(ids)
+    assert first.text == TOKENIZER.decode(list(ids))
 
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])
 @pytest.mark.parametrize("size", [0, 10**9])
 def test_samples_change_nothing_of_a_run(monkeypatch, size, backend):
-    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", size)  # generating in a model of its own, and in the live one
+    monkeypatch.setattr(folding, "SMALL_MODEL", size)  # generating in a model of its own, and in the live one
     with_samples, without = (tiny_run(dropout=0.2, num_iter=12, backend=backend) for _ in range(2))
-    assert len(samples(finish(with_samples, sample_tokens=20))) == 2
+    assert len(samples(finish(with_samples, sample_tokens=20))) == 3
     finish(without)
     assert same(checkpoint_arrays(with_samples), checkpoint_arrays(without))
     losses = [[(each.train_loss, each.valid_loss) for each in run.history()] for run in (with_samples, without)]
@@ -497,9 +505,9 @@ def test_samples_change_nothing_of_a_run(monkeypatch, size, backend):
 
 
 def test_the_seconds_of_a_sample_count_as_none_of_the_runs(monkeypatch):
-    monkeypatch.setattr(training, "generate", lambda *_: time.sleep(0.5) or [0])
+    monkeypatch.setattr(recorder, "generate", lambda *_: time.sleep(0.5) or [0])
     run = tiny_run()
-    assert len(samples(finish(run, sample_tokens=1))) == 1
+    assert len(samples(finish(run, sample_tokens=1))) == 2
     assert run.history()[-1].train_seconds + run.history()[-1].eval_seconds < 0.5
 
 
@@ -543,7 +551,7 @@ def test_two_identical_runs_are_identical_bit_for_bit(backend):
 def test_a_resumed_run_ends_with_exactly_the_weights_of_an_uninterrupted_one(times, stopped_at, backend):
     whole, parts = tiny_run(dropout=0.2, backend=backend), tiny_run(dropout=0.2, backend=backend)
     finish(whole)
-    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted", parts.path)
+    assert finish(parts, asked(times))[-1] == gpt.Done(stopped_at, "interrupted")
     assert parts.position().iteration == stopped_at
     mx.random.seed(99)  # another process has another random state
     finish(gpt.open_run(parts.path))
@@ -582,7 +590,7 @@ def test_an_extended_run_ends_with_exactly_the_weights_of_a_longer_one():
 def test_a_stop_request_saves_what_was_done_since_the_last_evaluation():
     run = tiny_run()
     events = finish(run, asked(8))
-    assert events[-2:] == [gpt.Saved(6), gpt.Done(6, "interrupted", run.path)]
+    assert events[-2:] == [gpt.Saved(6, run.path), gpt.Done(6, "interrupted")]
     assert [each.iteration for each in run.history()] == [4]
     assert run.position().train_seconds > 0
 
@@ -604,7 +612,7 @@ def validation_losses(monkeypatch):
 
     def arrange(losses: list[float]) -> None:
         found = iter([each for loss in losses for each in (1.0, loss)])
-        monkeypatch.setattr(training, "make_estimate", lambda *_: lambda *_: [gpt.SplitLoss(1, next(found))])
+        monkeypatch.setattr(training, "split_losses", lambda *_: [gpt.SplitLoss(1, next(found))])
 
     return arrange
 
@@ -621,30 +629,30 @@ def test_the_best_weights_are_kept_beside_the_last(validation_losses):
 def test_training_ends_at_the_target(validation_losses):
     validation_losses([3.0, 2.0, 1.9])
     run = tiny_run(num_iter=100, target_loss=2.0)
-    assert finish(run)[-1] == gpt.Done(8, "at the target", run.path)
-    assert finish(gpt.open_run(run.path)) == [gpt.Done(8, "at the target", run.path)]  # and stays so
-    assert finish(run.extended(target_loss=1.9))[-1] == gpt.Done(12, "at the target", run.path)
+    assert finish(run)[-1] == gpt.Done(8, "at the target")
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(8, "at the target")]  # and stays so
+    assert finish(run.extended(target_loss=1.9))[-1] == gpt.Done(12, "at the target")
 
 
 def test_without_a_target_a_loss_of_zero_ends_nothing(validation_losses):
     validation_losses([0.0, 0.0])
     run = tiny_run()
-    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
+    assert finish(run)[-1] == gpt.Done(8, "finished")
 
 
 def test_a_training_whose_last_iteration_is_done_is_finished(validation_losses):
     """Also if patience ends there."""
     validation_losses([1.0, 2.0])
     run = tiny_run(patience=1)
-    assert finish(run)[-1] == gpt.Done(8, "finished", run.path)
+    assert finish(run)[-1] == gpt.Done(8, "finished")
 
 
 def test_training_ends_when_patience_does(validation_losses):
     validation_losses([3.0, 2.0, 2.5, 2.0, 1.0])
     run = tiny_run(num_iter=100, patience=2)
-    assert finish(run)[-1] == gpt.Done(16, "out of patience", run.path)
-    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "out of patience", run.path)]  # and stays so
-    assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished", run.path)
+    assert finish(run)[-1] == gpt.Done(16, "out of patience")
+    assert finish(gpt.open_run(run.path)) == [gpt.Done(16, "out of patience")]  # and stays so
+    assert finish(run.extended(patience=0, num_iter=20))[-1] == gpt.Done(20, "finished")
 
 
 # ---- a loss that is not finite
@@ -666,7 +674,7 @@ def test_weights_that_are_not_finite_are_not_saved_when_a_run_is_stopped(monkeyp
     def make_bad_step(model, *_):
         def step(*_):
             model.wpe.weight = mx.full(model.wpe.weight.shape, math.nan)
-            return mx.array(1.0)
+            return mx.array(1.0), mx.array(1.0)
 
         return step
 
@@ -681,14 +689,14 @@ def blow_up(monkeypatch):
     """Make the step of the given number return a loss that is not finite."""
 
     def arrange(at: int) -> None:
-        count = iter(range(1, 1000))  # of the plain steps and the measured ones together
+        count = iter(range(1, 1000))
 
         def make_bad_step(*args):
             step = gpt.make_step(*args)
 
             def bad(*batch):
-                result, factor = step(*batch), math.nan if next(count) == at else 1
-                return (result[0] * factor, result[1]) if isinstance(result, tuple) else result * factor
+                loss, norm = step(*batch)
+                return loss * (math.nan if next(count) == at else 1), norm
 
             return bad
 
@@ -713,7 +721,7 @@ def test_weights_that_are_not_finite_are_never_kept(monkeypatch):
     def make_bad_step(model, *_):
         def step(*batch):
             model.ln_f.weight = model.ln_f.weight * math.nan
-            return mx.array(1.0)  # the loss before this step's update
+            return mx.array(1.0), mx.array(1.0)  # the loss before this step's update
 
         return step
 

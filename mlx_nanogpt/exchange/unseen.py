@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 
-from ..model import GPT, LayerCache
+from ..model import GPT, Cache
 
 FREQUENT = 1e-3  # a chance
 MARGIN = 30.0  # nats below the mean logit
@@ -45,7 +45,7 @@ def _inputs(model: GPT) -> np.ndarray:
     """What the head gets, (N, C), in texts that the model has written, and in texts of random tokens: a user may give any."""
     T, V = model.config.block_size, model.config.vocab_size
     B = max(SAMPLED // T, 1)
-    cache, key = [LayerCache(model.config, B) for _ in model.h], mx.random.key(0)
+    cache, key = Cache(model, B), mx.random.key(0)
     firsts = mx.arange(B) * V // B
     written = firsts[:, None]  # (B, 1)
     for _ in range(T - 1):

@@ -1,34 +1,11 @@
-"""How much memory a training takes, how much the machine has, and the errors of MLX when it has no more."""
+"""An estimate of the memory that training takes, and whether this machine has it."""
 
-import os
 from functools import lru_cache
 
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
 from ..model import GPT
-
-FAILURES = (
-    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
-    "out of memory",  # CUDA
-    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
-    "bad_alloc",
-)
-
-
-def ram() -> int:
-    """Bytes of memory that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def out_of_memory(error: RuntimeError | MemoryError) -> UserError | None:
-    """An error of MLX about memory, with the remedy; None for other errors."""
-    if not isinstance(error, MemoryError) and not any(each in str(error) for each in FAILURES):
-        return None
-    return UserError(
-        f"there is not enough memory ({str(error) or 'Python has no more'})",
-        "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
-    )
-
+from . import machine
 
 FLOAT, BFLOAT = 4, 2  # bytes
 
@@ -36,11 +13,30 @@ FLOAT, BFLOAT = 4, 2  # bytes
 KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
-BFLOAT_KEPT = 2.75  # bytes of a number with bfloat16, on average: some are kept as float32
+BFLOAT_KEPT = 3.2  # bytes of a number with bfloat16, on average: some are kept as float32
+
+
+def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
+    """The error if training takes more memory than the machine has, or an array that is too large for it."""
+    this_machine = machine()
+    fused = this_machine.fuses_attention(gpt.head_size)
+    needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
+    largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
+    if needed > there:
+        problem = f"about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB for it"
+    elif largest > limit:
+        problem = f"an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB"
+    else:
+        return None
+    return UserError(
+        f"training this model takes {problem}",
+        f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
+        f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
+    )
 
 
 def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
-    """Bytes that a training takes at its peak.
+    """Bytes that training takes at its peak.
 
     Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
     backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward

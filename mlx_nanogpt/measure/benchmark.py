@@ -21,16 +21,17 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from ..config import Backend, GPTConfig, TrainConfig, configurations
-from ..evaluation import Evaluation, make_evaluate
+from ..evaluation import estimate_loss
 from ..generation import generate
 from ..machine import describe_machine, machine
 from ..model import GPT
 from ..presets import PRESETS
+from ..records import REPORT_INTERVAL, Evaluation, Record
 from ..runs.run import create_run
 from ..text.batches import training_batch
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import Corpus
-from ..training import REPORT_INTERVAL, Event, check_fits, start_step, train
+from ..training import check_fits, start_step, train
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
 NANOLUX_LEAVES_OPEN = (
@@ -196,7 +197,7 @@ def flops_per_token(model: GPT) -> int:
 
 def bench(
     corpus: Corpus, quick: bool, backends: Sequence[Backend] = get_args(Backend)
-) -> Iterator[Stage | Event | BenchResult]:
+) -> Iterator[Stage | Record | BenchResult]:
     """Measure MLX's default device on NanoLux's protocol; yield stages, the events of each training, the result.
 
     A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
@@ -277,7 +278,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     def train_steps(count: int) -> None:
         for _ in range(count):
             started = time.perf_counter()
-            loss = step(*batch)
+            loss, _ = step(*batch)
             building.append(time.perf_counter() - started)
             mx.async_eval(loss, state)
         mx.eval(loss, state)
@@ -288,11 +289,12 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     steady = Rounds.of(_rounds(train_steps))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
-    operations, views = graph_size(step(*batch), *(array for _, array in tree_flatten(state[:2])))
+    operations, views = graph_size(step(*batch)[0], *(array for _, array in tree_flatten(state[:2])))
     mx.eval(state)
 
-    evaluate = make_evaluate(model, config.backend)
-    evaluate_rounds = _rounds(lambda count: [evaluate(data.valid_tokens, EVALUATED_WINDOWS) for _ in range(count)])
+    evaluate_rounds = _rounds(
+        lambda count: [estimate_loss(model, data.valid_tokens, EVALUATED_WINDOWS, config.backend) for _ in range(count)]
+    )
     window = Rounds.of([seconds / EVALUATED_WINDOWS for seconds in evaluate_rounds])
 
     tokens_per_step = config.batch_size * gpt.block_size

@@ -23,15 +23,17 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
-from ..evaluation import make_evaluate
+from ..evaluation import estimate_loss
 from ..files import Folder, locked
 from ..generation import generate, make_sampler
 from ..machine import can_compile, chip, describe_device, machine, rounds_products
-from ..model import GPT, LayerCache, attention, token_losses
+from ..model import GPT, Cache
+from ..optimizer import make_optimizer
+from ..records import Saved
 from ..runs.run import create_run, open_run
 from ..text.dataset import tokenize
 from ..text.identity import Corpus
-from ..training import Saved, start_step, train
+from ..training import start_step, train
 from .benchmark import NANOLUX_GPT, NANOLUX_TRAIN, measure_generation
 from .plan import measure
 from .roofline import expected_seconds
@@ -98,10 +100,10 @@ def _same_as_on_the_cpu() -> str:
             idx, targets = _tokens(2, 3, T)
             with _on_the_cpu():
                 plain = _lively(shape)
-                expected = _loss_and_gradients(plain, idx, targets, token_losses)
+                expected = _loss_and_gradients(plain, idx, targets)
             model = _lively(shape)
-            machine().prepare(model)
-            found = _loss_and_gradients(model, idx, targets, machine().token_losses, machine().in_parallel)
+            machine().prepare(model, make_optimizer(TRAINING))
+            found = _loss_and_gradients(model, idx, targets)
             worst = max(worst, *(_difference(a, b) for a, b in zip(found, expected, strict=True)))
     return _within(worst, tolerance(), "logits, losses and gradients")
 
@@ -117,6 +119,7 @@ def _no_token_sees_the_future() -> str:
             (one,) = idx
             two = mx.concatenate([one[:, :past], (one[:, past:] + 1) % SHAPE.vocab_size], axis=1)
             leak = max(leak, _difference(model(one)[:, :past], model(two)[:, :past]))
+        attention = model.h[0].attn.attention
         for T in LENGTHS:
             q, k, v = (mx.random.normal((1, 2, T, head_size), key=mx.random.key(i)) for i in range(3))
             found = attention(q, k, v, head_size**-0.5)
@@ -138,7 +141,7 @@ def _the_cache_is_right() -> str:
         machine().prepare(model)
         (idx,) = _tokens(1, 1, SHAPE.block_size)
         for first in (1, 9):
-            cache = [LayerCache(model.config) for _ in model.h]
+            cache = Cache(model)
             for end in range(first, SHAPE.block_size + 1):
                 start = 0 if end == first else end - 1
                 cached, whole = model.next_logits(idx[:, start:end], cache), model(idx[:, :end])[:, -1]
@@ -194,10 +197,10 @@ def _evaluation_is_exact() -> str:
     """An evaluation of a model with dropout, and the plain loss of the same windows without it."""
     model = _lively(replace(SHAPE, dropout=0.5))
     tokens = np.random.default_rng(0).integers(SHAPE.vocab_size, size=SHAPE.block_size + 1).astype(np.uint16)
-    found = make_evaluate(model, "compiled")(tokens, 3)  # the same window, three times
+    found = estimate_loss(model, tokens, 3)  # the same window, three times
     with _on_the_cpu():
         plain = _lively(replace(SHAPE, dropout=0.5)).eval()
-        expected = token_losses(plain, mx.array(tokens[None, :-1]), mx.array(tokens[None, 1:])).mean().item()
+        expected = plain.loss(mx.array(tokens[None, :-1]), mx.array(tokens[None, 1:])).item()
     return _within(abs(found - expected), tolerance(), "losses")
 
 
@@ -387,16 +390,9 @@ def _tokens(count: int, B: int, T: int) -> mx.array:
     return mx.array(np.random.default_rng(1).integers(SHAPE.vocab_size, size=(count, B, T)).astype(np.uint16))
 
 
-def _loss_and_gradients(
-    model: GPT, idx: mx.array, targets: mx.array, losses: Callable, in_parallel: Callable = lambda loss: loss
-) -> list[np.ndarray]:
-    """The logits, the mean loss and its gradients."""
-
-    def mean_loss(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
-        return losses(model, idx, targets).mean()
-
-    loss, grads = nn.value_and_grad(model, in_parallel(mean_loss))(model, idx, targets)
-    return [np.array(each) for each in (model(idx), loss, *(array for _, array in tree_flatten(grads)))]
+def _loss_and_gradients(model: GPT, idx: mx.array, targets: mx.array) -> list[np.ndarray]:
+    loss, grads = nn.value_and_grad(model, model.loss)(idx, targets)
+    return [np.array(array) for array in (model(idx), loss, *(array for _, array in tree_flatten(grads)))]
 
 
 def _numpy_attention(q: mx.array, k: mx.array, v: mx.array) -> np.ndarray:
@@ -415,7 +411,7 @@ def _stepped(shape: GPTConfig, config: TrainConfig, steps: int, losses: list[flo
     step, state = start_step(model, config)
     idx, targets = _tokens(2, config.batch_size * config.gradient_accumulation_steps, shape.block_size)
     for _ in range(steps):
-        loss = step(idx, targets)
+        loss, _ = step(idx, targets)
         mx.eval(loss, state)
         if losses is not None:
             losses.append(loss.item())

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
 from ..errors import UserError
-from ..evaluation import make_evaluate
+from ..evaluation import estimate_loss
 from ..machine import machine
 from ..machine.memory import estimated_memory
 from ..model import GPT
@@ -151,20 +151,19 @@ def measure(model: GPT, train: TrainConfig) -> Measured:
 
     def seconds_of_a_step() -> float:
         started = time.perf_counter()
-        mx.eval(step(idx, targets), state)
+        mx.eval(step(idx, targets)[0], state)
         return time.perf_counter() - started
 
     first = seconds_of_a_step()
     steps = max(1, min(MOST_STEPS, int(BUDGET / first)))
     later = [seconds_of_a_step() for _ in range(steps)]
     peak_memory = mx.get_peak_memory()
-    evaluate = make_evaluate(model, train.backend)
     batches = 2 * len(machine().streams())  # so that none of them waits
     windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // gpt.block_size, 1))
     if first < 1:
-        evaluate(tokens, windows)  # the first time compiles, which counts where all is fast
+        estimate_loss(model, tokens, windows, train.backend)  # the first time compiles, which counts where all is fast
     started = time.perf_counter()
-    evaluate(tokens, windows)
+    estimate_loss(model, tokens, windows, train.backend)
     return Measured(
         step_seconds=Rounds.of(later),
         window_seconds=(time.perf_counter() - started) / windows,

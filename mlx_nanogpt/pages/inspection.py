@@ -7,8 +7,9 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
+from ..layers import causal_mask
 from ..machine import machine
-from ..model import GPT, Attention, causal_mask
+from ..model import GPT, Attention
 
 LOGITS_PER_BATCH = 2**24  # float32: 64 MiB
 
@@ -134,6 +135,6 @@ def _attention_weights(attn: Attention, x: mx.array) -> mx.array:
     B, T, C = x.shape
     heads = attn.c_attn(x).reshape(B, T, 3 * attn.n_head, C // attn.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
     q, k, _ = mx.split(heads, 3, axis=1)  # (B, nh, T, hs) each
-    q, k = attn.located(q, k, None)
+    q, k = attn.locate(q, k)
     scores = attn.scale * q @ k.swapaxes(-1, -2) + causal_mask(T, q.dtype)  # (B, nh, T, T)
     return mx.softmax(scores.astype(mx.float32), axis=-1)

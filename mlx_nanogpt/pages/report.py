@@ -15,9 +15,9 @@ import numpy as np
 
 from ..config import tokens_per_step
 from ..errors import import_extra
-from ..evaluation import Evaluation
 from ..measure.benchmark import PUBLISHED
-from ..runs.log import Excerpt, Line, measurements
+from ..records import Evaluation, Progress, Sample
+from ..runs.log import Line
 from ..runs.run import Run
 from .inside import as_script, filled
 
@@ -129,7 +129,7 @@ def _facts(entries: Sequence[Entry]) -> str:
 
 def _excerpts(entry: Entry) -> str:
     """What the model wrote after some evaluations, side by side."""
-    texts = [line for line in entry.log if isinstance(line, Excerpt)]
+    texts = [line for line in entry.log if isinstance(line, Sample)]
     if not texts:
         return f"<p>{html.escape(entry.name)} kept no samples.</p>"
     chosen = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MOST_EXCERPTS).round().astype(int))]
@@ -153,7 +153,7 @@ def _axes(entry: Entry) -> dict[str, Callable[[Sequence[int]], list[float]]]:
 
 def _times(entry: Entry) -> list[tuple[int, float]]:
     """Iterations, and the seconds of training up to each: measured at evaluations, and in between as the speeds of the log say."""
-    measured = [line for line in measurements(entry.log) if line.tokens_per_second > 0]
+    measured = [line for line in entry.log if isinstance(line, Progress) and line.tokens_per_second > 0]
     found = [(0, 0.0)]
     for each in entry.history:
         start, total = found[-1]
@@ -186,7 +186,11 @@ def _losses(entries: Sequence[Entry], published: bool):
     figure = import_extra("plotly.graph_objects", "report").Figure()
     places: list[tuple[dict, list[int]]] = []  # the axes and the iterations of each trace
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        history, measured, axes = entry.history, measurements(entry.log), _axes(entry)
+        history, measured, axes = (
+            entry.history,
+            [line for line in entry.log if isinstance(line, Progress)],
+            _axes(entry),
+        )
         name = f"{entry.legend}: " if len(entries) > 1 else ""
         best = min(history, key=lambda each: each.valid_loss, default=None)
         traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
@@ -239,7 +243,7 @@ def _steps(entries: Sequence[Entry]):
         rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*kinds.values()]
     )
     for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        lines = measurements(entry.log)
+        lines = [line for line in entry.log if isinstance(line, Progress)]
         for row, kind in enumerate(kinds, start=1):
             figure.add_scatter(
                 x=[line.iteration for line in lines],

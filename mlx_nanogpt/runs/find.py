@@ -7,12 +7,29 @@ from pathlib import Path
 from ..errors import UserError
 from ..exchange.pretrained import load_exported
 from ..model import GPT
-from .run import Run, newest_run, open_run
+from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
 from ..text.corpus import check_readable_again, load_corpus
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
 from ..text.token_files import holds_tokens, open_token_folder
 from ..text.tokenizer import Tokenizer
+
+
+def newest_run() -> Run:
+    """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
+    checkpoints = last_written(CHECKPOINT)
+    if not checkpoints:
+        raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
+    return open_run(next(iter(checkpoints)).parent)
+
+
+def run_folders() -> dict[Path, float]:
+    """The folders of `runs/` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
+    first."""
+    found: dict[Path, float] = {}
+    for file, written in last_written(*FILES).items():
+        found.setdefault(file.parent, written)
+    return found
 
 
 def chosen_run(path: Path | None) -> Run:

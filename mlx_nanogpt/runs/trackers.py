@@ -13,11 +13,9 @@ from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 from ..errors import UserError
-from ..evaluation import Evaluation
 from ..errors import import_extra
-from .log import Measurement, measurements
-from .run import Run, Writer
-from ..training import Diverged, Event
+from .run import Run
+from ..records import Diverged, Evaluation, Progress as Measurement, Record as Event
 
 TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the packages, and of the extras
 PROJECT = "mlx-nanogpt"  # where trackio and wandb keep the runs

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 from mlx_nanogpt.measure import benchmark
-
 from mlx_nanogpt_cli.screen import tables
 
 

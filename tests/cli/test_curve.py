@@ -11,7 +11,6 @@ import termios
 
 import pytest
 from conftest import SESSION_CACHE, TINY, in_a_process
-
 from mlx_nanogpt_cli.process.stop_request import STOPPING
 from mlx_nanogpt_cli.screen.curve import BLOCKS, HEIGHT, LABEL, loss_curve
 

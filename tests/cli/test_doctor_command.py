@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from helpers import is_a_sentence
 from mlx_nanogpt.measure import doctor
-
 from mlx_nanogpt_cli.commands import doctor as command
 
 

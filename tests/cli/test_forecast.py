@@ -7,7 +7,6 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import tiny_gpt, tiny_train
-
 from mlx_nanogpt_cli.screen.forecast import FORWARD, Forecast
 
 TRAIN = tiny_train(num_iter=1040, eval_interval=100, eval_iters=50)  # the last evaluation is not at an interval's end

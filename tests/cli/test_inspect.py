@@ -9,7 +9,6 @@ from helpers import is_a_sentence
 from mlx_nanogpt.pages import inside
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.text.tokenizer import token_pieces
-
 from mlx_nanogpt_cli.commands.inspect import COLOURS, _coloured
 
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import TINY
-
 from mlx_nanogpt_cli.commands import train
 from mlx_nanogpt_cli.process import caffeinate
 from mlx_nanogpt_cli.screen import training_display

@@ -9,7 +9,6 @@ from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.measure import plan as planning
-
 from mlx_nanogpt_cli.commands.plan import duration
 
 

@@ -8,7 +8,6 @@ import pytest
 from mlx_nanogpt import Done, open_run
 from conftest import TEXT, TINY, asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
 from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, recorded
-
 from mlx_nanogpt_cli.commands import train
 from mlx_nanogpt_cli.process.stop_request import STOPPING
 

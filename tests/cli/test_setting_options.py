@@ -7,7 +7,6 @@ import pytest
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig
 from mlx_nanogpt.config import SETTINGS, TRAINING, setting
-
 from mlx_nanogpt_cli.app import app
 from mlx_nanogpt_cli.options.settings import PANELS, with_settings
 from mlx_nanogpt_cli.options.settings_table import README, with_table

@@ -16,7 +16,6 @@ from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_gpt, tiny
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
 from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text.identity import CorpusIdentity
-
 from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import short_sample

@@ -13,14 +13,15 @@ from mlx_nanogpt import training
 from conftest import DATA, arrays, asked, finish, loss_fn, tiny_run, tiny_train
 from mlx.utils import tree_flatten
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.runs.log import Excerpt, Measurement, from_text, is_logged, to_text
+from mlx_nanogpt import Progress, Sample
+from mlx_nanogpt.runs.log import from_text, is_logged, to_text
 from mlx_nanogpt.optimizer import rate_at
 from mlx_nanogpt.text.batches import training_batch
 
 
 def timeless(lines) -> list:
     """Lines without their speed, which is that of the moment."""
-    return [replace(line, tokens_per_second=0.0) if isinstance(line, Measurement) else line for line in lines]
+    return [replace(line, tokens_per_second=0.0) if isinstance(line, Progress) else line for line in lines]
 
 
 def iterations(run: gpt.Run, kind: type) -> list[int]:
@@ -33,35 +34,32 @@ def iterations(run: gpt.Run, kind: type) -> list[int]:
 def test_the_log_has_every_tenth_step_and_a_text_for_each_evaluation():
     run = tiny_run(num_iter=45, eval_interval=15)
     finish(run, sample_tokens=12)
-    assert iterations(run, Measurement) == [10, 20, 30, 40]
-    assert iterations(run, Excerpt) == [15, 30, 45]
-    assert all(len(line.text) == 12 for line in run.log() if isinstance(line, Excerpt))
+    assert iterations(run, Progress) == [10, 20, 30, 40]
+    assert iterations(run, Sample) == [15, 30, 45]
+    assert all(len(line.text) == 12 for line in run.log() if isinstance(line, Sample))
 
 
 def test_without_samples_the_log_has_no_texts():
     run = tiny_run(num_iter=20)
     finish(run)
-    assert iterations(run, Excerpt) == []
+    assert iterations(run, Sample) == []
 
 
 def test_a_log_line_is_told_when_its_step_is_known():
     run = tiny_run(num_iter=25)
-    told = [event for event in finish(run) if isinstance(event, Measurement)]
+    told = [event for event in finish(run) if isinstance(event, Progress)]
     assert told == run.log() and all(line.tokens_per_second > 0 for line in told)
 
 
 class Device:
-    """A device that takes a second for a step. By the time that the host reads a loss, it has done all steps but the newest."""
+    """A device that takes a second for a step."""
 
     def __init__(self):
-        self.started, self.clock = 0, 0.0
+        self.built, self.clock = 0, 0.0
 
-    def make_step(self, measured: bool):
-        def step(idx, targets):
-            self.started += 1
-            return (Loss(self, self.started), Loss(self, 0)) if measured else Loss(self, self.started)
-
-        return step
+    def step(self, idx, targets):
+        self.built += 1
+        return Loss(self, self.built), Loss(self, 0)
 
 
 class Loss(NamedTuple):
@@ -69,7 +67,7 @@ class Loss(NamedTuple):
     step: int
 
     def item(self) -> float:
-        self.device.clock = max(self.device.clock, self.device.started - 1, self.step)
+        self.device.clock = max(self.device.clock, self.step)
         return 1.0
 
 
@@ -77,7 +75,7 @@ class Loss(NamedTuple):
 @pytest.mark.parametrize("stop", [None, 30])
 def test_the_speed_of_a_line_is_that_of_its_steps(eval_interval, stop, monkeypatch):
     device = Device()
-    monkeypatch.setattr(training, "make_step", lambda *arguments: device.make_step(arguments[-1]))
+    monkeypatch.setattr(training, "make_step", lambda *_: device.step)
     monkeypatch.setattr(training.mx, "async_eval", lambda *arrays: None)
     monkeypatch.setattr(training.time, "perf_counter", lambda: device.clock)
     run = tiny_run(num_iter=40, eval_interval=eval_interval)
@@ -89,7 +87,7 @@ def test_the_speed_of_a_line_is_that_of_its_steps(eval_interval, stop, monkeypat
 
 
 def test_a_million_steps_have_a_short_log():
-    logged = [iteration for iteration in range(1, 10**6 + 1) if is_logged(iteration, 10)]
+    logged = [iteration for iteration in range(1, 10**6 + 1) if is_logged(iteration)]
     assert len(logged) == 1000 + 900 + 900
     assert logged[:2] == [10, 20] and logged[999:1002] == [10_000, 10_100, 10_200] and logged[-1] == 10**6
 
@@ -119,21 +117,6 @@ def test_the_rate_is_the_one_of_the_step():
     assert rate_at(tiny_train(), 7) == 1e-3
 
 
-def test_a_measured_step_is_a_step():
-    models = []
-    for measured in (False, True):
-        mx.random.seed(1)
-        model, config = gpt.GPT(tiny_run().gpt_config), tiny_train()
-        optimizer = gpt.make_optimizer(config)
-        optimizer.init(model.trainable_parameters())
-        step = gpt.make_step(model, optimizer, config, measured=measured)
-        batch = [mx.array(each) for each in training_batch(DATA.train_tokens, 1, 0, 4, 8)]
-        mx.eval(step(*batch), model.state)
-        models.append(arrays(model.parameters()))
-    for name in models[0]:
-        assert np.allclose(models[0][name], models[1][name], rtol=0, atol=1e-6)
-
-
 # ---- after a stop, a kill or damage
 
 
@@ -151,11 +134,11 @@ def test_lines_after_the_checkpoint_are_dropped():
     finish(run)
     before = timeless(run.log())
     with (run.path / "log.jsonl").open("a") as file:  # as a kill between the log and the checkpoint leaves it
-        file.write(to_text([Measurement(30, 9.0, 1e-3, 1.0, 1.0), Excerpt(24, "from a life that was lost")]))
+        file.write(to_text([Progress(30, 9.0, 1e-3, 1.0, 1.0), Sample(24, "from a life that was lost")]))
     assert timeless(run.log()) == before
     longer = run.extended(num_iter=40)
     finish(longer)
-    assert iterations(longer, Measurement) == [10, 20, 30, 40] and timeless(longer.log())[:2] == before
+    assert iterations(longer, Progress) == [10, 20, 30, 40] and timeless(longer.log())[:2] == before
 
 
 def test_a_run_without_a_log_goes_on():
@@ -164,7 +147,7 @@ def test_a_run_without_a_log_goes_on():
     (run.path / "log.jsonl").unlink()
     assert run.log() == []
     finish(run.extended(num_iter=30))
-    assert iterations(run, Measurement) == [30]
+    assert iterations(run, Progress) == [30]
 
 
 DAMAGED = [
@@ -176,7 +159,7 @@ DAMAGED = [
 
 @pytest.mark.parametrize("line", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_line_is_left_out_and_no_other(line):
-    good = [Measurement(10, 2.0, 1e-3, 1.0, 1.0), Excerpt(20, "to be")]
+    good = [Progress(10, 2.0, 1e-3, 1.0, 1.0), Sample(20, "to be")]
     first, second = to_text(good).splitlines()
     assert from_text(f"{first}\n{line}\n{second}\n{first}", last=20) == good
 
@@ -191,7 +174,7 @@ def test_a_log_of_bytes_breaks_nothing():
         for at in rng.integers(len(whole), size=3):
             damaged[at] = rng.integers(256)
         file.write_bytes(damaged)
-        assert all(isinstance(line, Measurement | Excerpt) for line in run.log())
+        assert all(isinstance(line, Progress | Sample) for line in run.log())
 
 
 def test_a_line_is_plain_json():

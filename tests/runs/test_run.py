@@ -19,7 +19,10 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
 from mlx_nanogpt import UserError, newest_run, open_run
+from mlx_nanogpt.records import State
+from mlx_nanogpt.runs import recorder as recorder_module
 from mlx_nanogpt.runs import run as run_module
+from mlx_nanogpt.runs.recorder import Recorder
 from conftest import (
     CORPUS,
     DATA,
@@ -162,7 +165,7 @@ def test_a_directory_that_holds_another_run_by_now_is_not_trained_in():
 
 def test_a_run_that_is_being_trained_is_not_changed_by_another_process():
     run = trained_run()
-    with run.locked():
+    with Recorder(run):
         before = contents(run.path)
         with pytest.raises(UserError, match="runs/1 is in use by another process"):
             finish(run.extended(num_iter=12))
@@ -557,14 +560,14 @@ def test_a_crash_between_the_checkpoint_and_the_best_weights_loses_nothing(older
 
 
 def test_a_failure_to_write_the_best_weights_says_that_the_checkpoint_has_them(monkeypatch):
-    run, right = tiny_run(), run_module.write_arrays
+    run, right = tiny_run(), recorder_module.write_arrays
 
     def full(folder, name, *more):
         if name == "best.safetensors":
             raise OSError(28, "No space left on device")
         right(folder, name, *more)
 
-    monkeypatch.setattr(run_module, "write_arrays", full)
+    monkeypatch.setattr(recorder_module, "write_arrays", full)
     with pytest.raises(
         UserError, match="the best weights, of iteration 4, could not be written .*the checkpoint has them"
     ):
@@ -624,8 +627,8 @@ def test_weights_that_are_not_finite_are_refused():
     model, optimizer = gpt.GPT(run.gpt_config), gpt.make_optimizer(run.train_config)
     model.wpe.weight[0, 0] = math.nan
     optimizer.init(model.trainable_parameters())
-    with run.locked() as writer:
-        writer.save(model, optimizer, run.position())
+    with Recorder(run) as recorder:
+        recorder.save(State(model, optimizer))
     refused(run, "its weights are not all finite")
 
 

@@ -9,6 +9,9 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from ... import layers as plain
+from ..leaves import replace_leaves
+
 LARGEST_VOCABULARY = 4096  # for a gradient by a matrix product, whose cost grows with the vocabulary
 GELU_SCALE, GELU_CUBIC = math.sqrt(2 / math.pi), 0.044715
 
@@ -67,11 +70,18 @@ class Dropout(nn.Dropout):
         return mx.where(mx.random.bernoulli(self._p_1, x.shape), x * (1 / self._p_1), 0)
 
 
-OWN = {nn.Embedding: Embedding, nn.GELU: GELU, nn.Dropout: Dropout}
+class CrossEntropy(plain.CrossEntropy):
+    """One kernel on a GPU, which adds bfloat16 logits in float32."""
+
+    def __call__(self, logits: mx.array, targets: mx.array) -> mx.array:
+        if mx.default_device() != mx.gpu:
+            return super().__call__(logits, targets)
+        return mx.fast.cross_entropy(logits, targets)
+
+
+OWN = {nn.Embedding: Embedding, nn.GELU: GELU, nn.Dropout: Dropout, plain.CrossEntropy: CrossEntropy}
 
 
 def use_own(model: nn.Module) -> None:
-    """Give every layer of `model` its class in `OWN`, in place, as `nn.quantize` does. Arrays, names and mode stay."""
-    for module in model.modules():
-        if own := OWN.get(type(module)):
-            module.__class__ = own
+    """Give each leaf of `model` its class in `OWN`, in place."""
+    replace_leaves(model, OWN)

@@ -33,8 +33,8 @@ def load() -> str:
     if "mlx.core" in sys.modules:
         remedy = "import mlx_nanogpt before it"
         warnings.warn(
-            f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=4
-        )  # 4: the line that imports mlx_nanogpt
+            f"mlx.core was imported first, so {SLOW}; {remedy}", RuntimeWarning, stacklevel=5
+        )  # 5: the line that imports mlx_nanogpt
         return "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)"
     try:
         ctypes.CDLL(str(_renamed_openblas()), mode=ctypes.RTLD_GLOBAL)

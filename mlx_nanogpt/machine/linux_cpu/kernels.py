@@ -51,8 +51,8 @@ def _is_ours(temporary: str) -> bool:
     return os.access(temporary, os.W_OK) and os.access(folder, os.W_OK)
 
 
-def explained(error: RuntimeError | MemoryError) -> UserError | None:
-    """An error of MLX about a kernel that it could not compile, keep or load; None for other errors."""
+def explain(error: RuntimeError | MemoryError) -> UserError | None:
+    """An error of MLX about a kernel that it could not compile, keep or load, with the remedy; None for other errors."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
     said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # the output of the compiler, warnings too

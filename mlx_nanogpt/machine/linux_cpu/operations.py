@@ -100,9 +100,9 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
 
 def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
-    """x (N, C) -> x divided by the root mean square of its row (N, C), and the factor (N, 1). With rows of mean 0 that is the
+    """x (..., C) -> x divided by the root mean square of its row (..., C), and the factor (..., 1). With rows of mean 0 that is the
     deviation."""
-    scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (N, 1)
+    scale = mx.rsqrt(_mean(mx.square(x)) + eps)  # (..., 1)
     return x * broadcast_view(scale, x.shape), scale
 
 
@@ -110,9 +110,9 @@ def unit_variance(x: mx.array, eps: float) -> tuple[mx.array, mx.array]:
 
 
 def _mean(x: mx.array) -> mx.array:
-    """(N, C) -> (N, 1)."""
+    """(..., C) -> (..., 1)."""
     C = x.shape[-1]
-    return x @ _constant((C, 1), 1 / C)
+    return x @ _constant((*[1] * (x.ndim - 2), C, 1), 1 / C)
 
 
 def _sum_of_rows(x: mx.array) -> mx.array:
@@ -179,9 +179,14 @@ def _rope(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     return turned(x, cos, sin)
 
 
-def rope(x: mx.array, base: float) -> mx.array:
-    """Rotary positions: x (B, nh, T, hs), where T starts at 0 -> (B, nh, T, hs)."""
-    return _rope(x, *angles(*x.shape[2:], base))
+def rope(x: mx.array, base: float, offset: int | mx.array = 0) -> mx.array:
+    """Rotary positions: x (B, nh, T, hs), whose first position is `offset` -> (B, nh, T, hs)."""
+    T, head_size = x.shape[2:]
+    if type(offset) is int and offset == 0:
+        return _rope(x, *angles(T, head_size, base))
+    # mx.compile merges these for all layers, where MLX's own rotation computes angles for every q and k
+    angle = (offset + mx.arange(T))[:, None] * _frequencies(head_size, base)  # (T, hs)
+    return turned(x, mx.cos(angle), mx.sin(angle))
 
 
 def turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
@@ -319,11 +324,20 @@ def _mask(shape: tuple[int, ...]) -> mx.array:
 @lru_cache(maxsize=4)
 def angles(T: int, head_size: int, base: float) -> tuple[mx.array, mx.array]:
     """The cosine and the sine of the angles of positions 0 to T - 1, (T, hs) each."""
-    frequencies = base ** (-np.arange(0, head_size, 2) / head_size)  # (hs/2,)
-    angles = np.tile(np.outer(np.arange(T), frequencies), 2)  # (T, hs)
-    tables = mx.array(np.cos(angles), mx.float32), mx.array(np.sin(angles), mx.float32)
+    angle = np.outer(np.arange(T), _frequencies64(head_size, base))  # (T, hs)
+    tables = mx.array(np.cos(angle), mx.float32), mx.array(np.sin(angle), mx.float32)
     mx.eval(tables)
     return tables
+
+
+def _frequencies64(head_size: int, base: float) -> np.ndarray:
+    """The angle between two positions for each channel, (hs,)."""
+    return np.tile(base ** (-np.arange(0, head_size, 2) / head_size), 2)
+
+
+@lru_cache(maxsize=4)  # mx.compile merges what is computed from one array
+def _frequencies(head_size: int, base: float) -> mx.array:
+    return mx.array(_frequencies64(head_size, base), mx.float32)
 
 
 @lru_cache(maxsize=4)

@@ -7,32 +7,55 @@ their own. One thread, the host, builds the graph and hands each operation to th
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache, partial
 from itertools import accumulate, cycle, pairwise
 from typing import TypeVar
 
 import mlx.core as mx
+import mlx.nn as nn
+
+from ...model import GPT, random_key, set_random_key
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 T = TypeVar("T")
 MAX_STREAMS = 4  # one host serves all of them; more than two were never measured
+PROBED_TOKENS = 8  # of a row
+PROBE_ROUNDING = 1e-5  # of losses of some ten nats, in float32
 
 
-def in_parallel(loss_fn: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    """`loss_fn`, a mean over idx and targets (B, T), computed in parts of the batch on several streams."""
+def spread_loss(model: GPT) -> None:
+    """Let `model.loss` compute the parts of a batch on all streams, unless the model has a loss of its own or its rows see each
+    other."""
+    if getattr(model.loss, "__func__", None) is GPT.loss and _rows_are_independent(model):
+        model.loss = partial(_loss_of_parts, model)  # a copy of the model gets one of its own
 
-    def loss(model, idx: mx.array, targets: mx.array) -> mx.array:
-        B, workers = idx.shape[0], streams()
-        total = mx.array(0.0)
-        for stream, (start, stop) in zip(workers, pairwise(part_edges(B, len(workers)))):
-            with mx.stream(stream):
-                part = loss_fn(model, idx[start:stop], targets[start:stop]) * ((stop - start) / B)
-            total = total + part
-        return total
 
-    return loss
+def _loss_of_parts(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
+    """`GPT.loss`, idx and targets (B, T) -> a scalar."""
+    B, workers = idx.shape[0], streams()
+    total = mx.array(0.0)
+    for stream, (start, stop) in zip(workers, pairwise(part_edges(B, len(workers)))):
+        with mx.stream(stream):
+            part = GPT.loss(model, idx[start:stop], targets[start:stop]) * ((stop - start) / B)
+        total = total + part
+    return total
+
+
+def _rows_are_independent(model: GPT) -> bool:
+    """Whether the losses of a row stay when another row is left out. A block of the user's own may normalise over the batch."""
+    idx = mx.arange(2 * min(model.config.block_size, PROBED_TOKENS)).reshape(2, -1) % model.config.vocab_size
+    key, dropouts = random_key(), [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    modes = [dropout.training for dropout in dropouts]
+    for dropout in dropouts:
+        dropout.eval()  # the mask of a row depends on the size of a batch
+    both, alone = model.token_losses(idx, idx), model.token_losses(idx[:1], idx[:1])
+    for dropout, mode in zip(dropouts, modes):
+        dropout.train(mode)
+    same = mx.allclose(both[:1], alone, rtol=PROBE_ROUNDING, atol=PROBE_ROUNDING).item()
+    set_random_key(key)
+    return same
 
 
 def spread(function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
@@ -61,7 +84,6 @@ class _Streams(threading.local):
 
     def __init__(self):
         self.all: tuple[mx.Stream, ...] = ()
-        self.on_core: dict[int, mx.Stream] = {}
 
 
 _made = _Streams()
@@ -74,26 +96,6 @@ def streams() -> tuple[mx.Stream, ...]:
         _schedule_as_batch()
         _made.all = tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
     return _made.all
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keep the calling thread, and the thread of a stream, on the same core.
-
-    MLX hands each operation from one to the other. To wake a thread on another core takes longer than most operations on a
-    single text.
-    """
-    streams()  # before: these threads may use all cores
-    cores = os.sched_getaffinity(0)
-    core = max(cores)
-    os.sched_setaffinity(0, {core})
-    try:
-        if core not in _made.on_core:
-            _made.on_core[core] = mx.new_stream(mx.cpu)  # its thread inherits the core
-        with mx.stream(_made.on_core[core]):
-            yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 def _schedule_as_batch() -> None:

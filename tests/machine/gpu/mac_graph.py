@@ -20,10 +20,10 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 from mlx.utils import tree_flatten
 from mlx_nanogpt.config import configurations
-from mlx_nanogpt.evaluation import make_batch_losses
+from mlx_nanogpt.evaluation import compile_losses
 from mlx_nanogpt.generation import make_decode, make_reread
 from mlx_nanogpt.measure.benchmark import graph_size
-from mlx_nanogpt.model import GPT, LayerCache
+from mlx_nanogpt.model import GPT, Cache
 from mlx_nanogpt.presets import PRESETS
 
 FUSED = ("CrossEntropy", "LayerNorm", "RMSNorm", "RoPE", "ScaledDotProductAttention", "ScaledDotProductAttentionVJP")
@@ -77,7 +77,7 @@ def configured(preset: str | None = None, **changes) -> tuple[gpt.GPTConfig, gpt
 
 def step_graph(attention: MetalAttention, model: GPT, optimizer, config: gpt.TrainConfig, windows: mx.array) -> int:
     attention.in_gradient = True
-    loss = gpt.make_step(model, optimizer, config)(windows, windows)
+    loss, _ = gpt.make_step(model, optimizer, config)(windows, windows)
     attention.in_gradient = False
     states = [model.state, optimizer.state, mx.random.state]
     return graph_size(loss, *(array for _, array in tree_flatten(states)))[0]
@@ -103,9 +103,9 @@ def main() -> dict[str, int]:
     for prefix, preset in (("", None), ("modern ", "modern")):
         shape, _ = configured(preset)
         model = gpt.GPT(shape).eval()
-        cache = [LayerCache(shape) for _ in model.h]
+        cache = Cache(model)
         written[prefix] = model, cache
-        mx.eval(model.state, [layer.state for layer in cache])
+        mx.eval(model.state, cache.state)
     sample, token, key = gpt.make_sampler(), mx.zeros((1,), mx.uint32), mx.random.key(1)
     windows, text = mx.zeros((256, shape.block_size), mx.uint16), mx.zeros((1, shape.block_size), mx.uint32)
     mx.eval(token, key, windows, text)
@@ -117,10 +117,10 @@ def main() -> dict[str, int]:
     mx.default_device = lambda: mx.gpu
     sizes = {}
     for prefix, (model, cache) in written.items():
-        sizes[f"{prefix}evaluation"] = graph_size(make_batch_losses(model, "compiled")(windows, windows))[0]
+        sizes[f"{prefix}evaluation"] = graph_size(compile_losses(model)(windows, windows))[0]
         sizes[f"{prefix}reread"] = graph_size(*make_reread(model, sample)(text, key))[0]
         decoded = make_decode(model, cache, sample)(token, key)
-        states = [array for _, array in tree_flatten([layer.state for layer in cache])]
+        states = [array for _, array in tree_flatten(cache.state)]
         sizes[f"{prefix}decode"] = graph_size(*decoded, *states)[0]
     return sizes | {name: step_graph(attention, *parts) for name, parts in made.items()}
 

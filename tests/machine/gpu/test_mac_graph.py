@@ -12,7 +12,7 @@ from mlx_nanogpt.measure.roofline import MAC_OPERATIONS
 MOST = {
     "default step": MAC_OPERATIONS["step"],
     "baby step": 315,
-    "bfloat16 step": 394,
+    "bfloat16 step": 466,
     "step of 8 tokens": 323,
     "evaluation": MAC_OPERATIONS["evaluation"],
     "decode": MAC_OPERATIONS["token"],

@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
-from mlx_nanogpt import machine as hardware
 from mlx_nanogpt.machine import Machine
-from mlx_nanogpt.machine.gpu import metal
-from mlx_nanogpt.machine.memory import ram
+from mlx_nanogpt.machine.facts import ram
+from mlx_nanogpt.machine.gpu import layers, metal
 
 
 @pytest.fixture
@@ -87,18 +86,18 @@ def test_a_training_may_have_what_metal_recommends(monkeypatch):
     ],
 )  # fmt: skip
 def test_a_lack_of_memory_is_told_with_what_to_lower(error):
-    explained = Machine().explained(error)
+    explained = Machine().explain(error)
     assert "there is not enough memory" in explained.problem and "`batch_size`" in explained.remedy
 
 
 def test_another_error_of_mlx_stays_an_error():
-    assert Machine().explained(RuntimeError("[matmul] shapes do not fit")) is None
+    assert Machine().explain(RuntimeError("[matmul] shapes do not fit")) is None
 
 
 def test_bfloat16_logits_reach_the_fused_loss_of_a_gpu_as_they_are(monkeypatch):
     """As float32, GPT-2's vocabulary would take gigabytes more."""
     seen = []
-    monkeypatch.setattr(hardware.mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
     monkeypatch.setattr(mx.fast, "cross_entropy", lambda logits, targets: seen.append(logits.dtype) or logits.sum())
-    Machine().token_losses(lambda idx: mx.zeros((1, 2, 5), mx.bfloat16), mx.zeros((1, 2)), mx.zeros((1, 2), mx.int32))
+    layers.CrossEntropy()(mx.zeros((1, 2, 5), mx.bfloat16), mx.zeros((1, 2), mx.int32))
     assert seen == [mx.bfloat16]

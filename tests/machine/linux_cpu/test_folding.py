@@ -8,10 +8,10 @@ import pytest
 from mlx_nanogpt import generate
 from conftest import LOGIT_ROUNDING, arrays, each_architecture, lively_model, only_here, tiny_gpt
 from mlx_nanogpt.machine.linux_cpu import folding
-from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.machine.linux_cpu.folding import folded
+from mlx_nanogpt.machine.linux_cpu.folding import fold
 from mlx_nanogpt.machine.linux_cpu.layers import Linear
-from mlx_nanogpt.model import LayerCache
+from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
+from mlx_nanogpt.model import Cache
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this machine uses folding
 
@@ -19,7 +19,7 @@ pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this mac
 def prepared(config) -> gpt.GPT:
     """A model whose layers can be folded."""
     model = lively_model(config)
-    linux_cpu.LinuxCPU().prepare(model)
+    LinuxCPU().prepare(model)
     return model
 
 
@@ -31,10 +31,9 @@ IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 @pytest.mark.parametrize("bias", ["lecture", "all", "none"])
 def test_a_folded_model_has_the_same_logits(bias, tied, architecture):
     model = prepared(tiny_gpt(**{"vocab_size": 9} | architecture | {"bias": bias, "tied": tied})).eval()
-    assert folding.foldable(model)
-    folded_model = folded(model)
+    folded_model = fold(model)
     assert mx.allclose(folded_model(IDX), model(IDX), atol=LOGIT_ROUNDING)
-    caches = [[LayerCache(model.config, batch_size=3) for _ in model.h] for _ in range(2)]
+    caches = [Cache(model, batch_size=3) for _ in range(2)]
     for part in (IDX[:, :5], IDX[:, 5:6], IDX[:, 6:]):
         logits = [each.next_logits(part, cache) for each, cache in zip((folded_model, model), caches)]
         assert mx.allclose(*logits, atol=LOGIT_ROUNDING)
@@ -49,7 +48,7 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
             seen.append(x)
             return super().__call__(x)
 
-    folded_model = folded(prepared(tiny_gpt(vocab_size=9)))
+    folded_model = fold(prepared(tiny_gpt(vocab_size=9)))
     folded_model.ln_f = Spy(folded_model.ln_f.eps)
     for block in folded_model.h:
         block.ln_1, block.ln_2 = Spy(block.ln_1.eps), Spy(block.ln_2.eps)
@@ -62,7 +61,7 @@ def test_the_residual_stream_of_a_folded_model_has_mean_0():
 def test_folding_leaves_the_model_and_the_random_state_as_they_were():
     model = prepared(tiny_gpt(tied=True))
     before, state = arrays(model.parameters()), np.array(mx.random.state[0])
-    mx.eval(folded(model).parameters())
+    mx.eval(fold(model).parameters())
     assert model.training and model.config == tiny_gpt(tied=True)
     assert all(np.array_equal(before[name], array) for name, array in arrays(model.parameters()).items())
     assert np.array_equal(np.array(mx.random.state[0]), state)
@@ -70,7 +69,7 @@ def test_folding_leaves_the_model_and_the_random_state_as_they_were():
 
 def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
     model = prepared(tiny_gpt(vocab_size=9))
-    folded_model = folded(model)
+    folded_model = fold(model)
     before = np.array(folded_model(IDX))
     model.wte.weight = model.wte.weight + 1
     model.h[0].mlp.c_fc.weight *= 2
@@ -89,12 +88,38 @@ def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
 def test_a_model_of_other_parts_is_not_folded_and_writes_all_the_same(change):
     model = prepared(tiny_gpt(vocab_size=32, n_embd=32)).eval()
     change(model)
-    assert linux_cpu.LinuxCPU().inference_copy(model) is model
+    assert LinuxCPU().for_inference(model) is model
     assert len(list(generate(model, [1], 12, seed=1))) == 12
 
 
 def test_small_models_are_folded_and_large_ones_are_not(monkeypatch):
-    model, machine = prepared(tiny_gpt()), linux_cpu.LinuxCPU()
-    assert isinstance(machine.inference_copy(model).ln_f, folding.Scale)
-    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", model.num_parameters() - 1)
-    assert machine.inference_copy(model) is model
+    model = prepared(tiny_gpt()).eval()
+    assert isinstance(LinuxCPU().for_inference(model).ln_f, folding.Scale)
+    monkeypatch.setattr(folding, "SMALL_MODEL", model.num_parameters() - 1)
+    assert LinuxCPU().for_inference(model) is model
+    model.freeze()  # it stays as large
+    assert LinuxCPU().for_inference(model) is model
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda self, x, cache=None, mask=None: x + self.mlp(self.ln_2(self.attn(x, cache, mask))),
+        lambda self, x, cache=None, mask=None: self.ln_1(x + self.attn(self.ln_2(x), cache, mask)),
+        lambda self, x, cache=None, mask=None: x + self.attn(2 * x, cache, mask),
+    ],
+    ids=["no residual", "another norm", "no norm"],
+)
+def test_a_folded_model_steps_aside_when_somebody_edited_the_block(monkeypatch, call):
+    model = prepared(tiny_gpt()).eval()
+    monkeypatch.setattr(type(model.h[0]), "__call__", call)
+    assert LinuxCPU().for_inference(model) is model
+
+
+def test_a_folded_model_steps_aside_when_a_part_of_the_block_is_gone():
+    model = prepared(tiny_gpt()).eval()
+    for block in model.h:
+        del block.ln_2
+    with pytest.raises(AttributeError):
+        fold(model)
+    assert folding.fold_if_small(model) is model

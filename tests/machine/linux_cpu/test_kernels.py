@@ -107,4 +107,4 @@ def test_no_place_at_all_is_a_sentence(temporary):
 
 
 def test_other_errors_are_not_explained():
-    assert kernels.explained(RuntimeError("[matmul] shapes")) is None
+    assert kernels.explain(RuntimeError("[matmul] shapes")) is None

@@ -1,5 +1,6 @@
 """The promises of the threads behind MLX's CPU backend on Linux: the same results, faster."""
 
+import copy
 import os
 import resource
 import threading
@@ -11,8 +12,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, loss_fn, only_here, tiny_gpt, tiny_train
-from mlx_nanogpt.machine.linux_cpu import machine as linux_cpu
-from mlx_nanogpt.machine.linux_cpu.streams import in_parallel, part_edges, streams
+from mlx_nanogpt.machine.linux_cpu.streams import part_edges, spread_loss, streams
 
 
 @only_here
@@ -20,13 +20,45 @@ from mlx_nanogpt.machine.linux_cpu.streams import in_parallel, part_edges, strea
 def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size, broadcasts):
     model = lively_model(tiny_gpt())
     idx, targets = mx.random.randint(0, 10, (2, batch_size, 8))
-    (loss, gradient), (parts_loss, parts_gradient) = (
-        nn.value_and_grad(model, each)(model, idx, targets) for each in (loss_fn, in_parallel(loss_fn))
-    )
+    loss, gradient = nn.value_and_grad(model, loss_fn)(model, idx, targets)
+    spread_loss(model)
+    parts_loss, parts_gradient = nn.value_and_grad(model, model.loss)(idx, targets)
     # each is a mean of up to 5 * 8 float32 numbers: its relative error is at most 40 * 2^-24, in any order
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
     whole, parts = arrays(gradient), arrays(parts_gradient)
     assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
+
+
+@only_here
+def test_a_copy_of_a_model_has_a_loss_of_its_own():
+    model = lively_model(tiny_gpt())
+    spread_loss(model)
+    twin, idx = copy.deepcopy(model), mx.zeros((3, 8), mx.int32)
+    twin.lm_head.weight = twin.lm_head.weight + 1
+    assert twin.loss(idx, idx).item() == pytest.approx(loss_fn(twin, idx, idx).item(), rel=5e-6)
+    assert model.loss(idx, idx).item() == pytest.approx(loss_fn(model, idx, idx).item(), rel=5e-6)
+
+
+class OwnLoss(gpt.GPT):
+    def loss(self, idx: mx.array, targets: mx.array) -> mx.array:
+        return self.token_losses(idx, targets).max()
+
+
+class OverTheBatch(gpt.GPT):
+    """Normalises over the whole batch, as NanoLux does."""
+
+    def logits(self, x: mx.array) -> mx.array:
+        logits = super().logits(x)
+        return logits / mx.sqrt(mx.square(logits).mean())
+
+
+@only_here
+@pytest.mark.parametrize("kind", [OwnLoss, OverTheBatch])
+def test_a_loss_that_is_no_mean_over_independent_rows_stays_whole(kind):
+    model, key = kind(tiny_gpt(dropout=0.5)), mx.random.state[0].tolist()
+    spread_loss(model)
+    assert "loss" not in vars(model) and mx.random.state[0].tolist() == key
+    assert {module.training for module in model.modules()} == {True}
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
@@ -100,72 +132,3 @@ def test_every_thread_has_streams_of_its_own(broadcasts):
         thread.start()
         thread.join()
     assert not failures
-
-
-def cores_while_drawing(model: gpt.GPT) -> set[int]:
-    """The cores that a generation may use while it works."""
-    cores = []
-
-    def sample(logits: mx.array, key: mx.array) -> mx.array:
-        cores.append(os.sched_getaffinity(0))
-        return mx.random.categorical(logits, key=key)
-
-    list(gpt.generate(model, [1], 3, 1, sample))
-    return cores[0]
-
-
-@only_here
-def test_a_small_model_generates_on_one_core():
-    assert len(cores_while_drawing(lively_model(tiny_gpt()))) == 1
-
-
-@only_here
-def test_a_large_model_generates_on_all_cores(monkeypatch):
-    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", 1000)
-    assert cores_while_drawing(lively_model(tiny_gpt())) == os.sched_getaffinity(0)
-
-
-@only_here
-def test_between_two_tokens_the_caller_has_all_cores():
-    """For any number of texts at the same time, in any order of their ends."""
-    before = os.sched_getaffinity(0)
-    texts = [gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=seed) for seed in (1, 2, 3)]
-    for text in texts * 2:
-        next(text)
-        assert os.sched_getaffinity(0) == before
-    texts[0].close()
-    list(texts[1])
-    del texts[2]
-    assert os.sched_getaffinity(0) == before
-
-
-@only_here
-def test_a_sampler_that_fails_gives_the_cores_back():
-    before = os.sched_getaffinity(0)
-    with pytest.raises(ZeroDivisionError):
-        next(gpt.generate(lively_model(tiny_gpt()), [1], 3, 1, lambda *_: 1 / 0))
-    assert os.sched_getaffinity(0) == before
-
-
-@only_here
-def test_a_model_whose_weights_are_frozen_is_as_large(monkeypatch):
-    model = lively_model(tiny_gpt())
-    monkeypatch.setattr(linux_cpu, "SMALL_MODEL", model.num_parameters() - 1)
-    model.freeze()
-    assert not linux_cpu.is_small(model)
-
-
-@only_here
-def test_a_training_that_begins_while_a_text_is_generated_has_all_cores():
-    counts = []
-
-    def work() -> None:
-        tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
-        next(tokens)
-        counts.append(len(streams()))
-        tokens.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert counts == [len(streams())]

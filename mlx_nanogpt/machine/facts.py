@@ -1,0 +1,53 @@
+"""Facts about this machine: its chip, its memory, the versions of what computes, and MLX's errors when memory is short."""
+
+import os
+import platform
+import shutil
+from importlib.metadata import version
+
+import mlx.core as mx
+
+from ..errors import UserError
+
+NO_MEMORY = (
+    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
+    "out of memory",  # CUDA
+    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
+    "bad_alloc",
+)
+
+
+def ram() -> int:
+    """Bytes of memory in this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def chip() -> str:
+    """The name of the chip that computes."""
+    return mx.device_info().get("device_name") or platform.processor()
+
+
+def can_compile() -> bool:
+    """Whether mx.compile compiles: on a CPU it needs a compiler, and runs uncompiled without one."""
+    return mx.default_device() == mx.gpu or shutil.which("g++") is not None
+
+
+def rounds_products() -> bool:
+    """Whether a large float32 product keeps fewer digits than float32 has: TF32 on an M5 or an NVIDIA GPU."""
+    x = mx.full((256, 256), 1 + 2**-16)
+    return not mx.array_equal(x @ mx.eye(256), x).item()
+
+
+def package_versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {package: version(package) for package in ("mlx-nanogpt", "mlx")}
+
+
+def explain_memory(error: RuntimeError | MemoryError) -> UserError | None:
+    """An error of MLX about memory, with the remedy; None for other errors."""
+    if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+        return None
+    return UserError(
+        f"there is not enough memory ({str(error) or 'Python has no more'})",
+        "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
+    )

@@ -1,0 +1,207 @@
+"""The promises to whoever changes the model: an edit of model.py is what runs, and a model of one's own trains, resumes and writes."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import mlx_nanogpt as gpt
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from conftest import DATA, TOKENIZER, asked, checkpoint_arrays, finish, python, same, tiny_gpt, tiny_run
+from mlx_nanogpt.machine import machine
+from mlx_nanogpt.model import own_class
+
+# ---- an edit of model.py
+
+EDITS = {
+    "no residual": ("x = x + self.attn(", "x = self.attn("),
+    "post-norm": (
+        "x = x + self.attn(self.ln_1(x), cache, mask)\n        return x + self.mlp(self.ln_2(x))",
+        "x = self.ln_1(x + self.attn(x, cache, mask))\n        return self.ln_2(x + self.mlp(x))",
+    ),
+    "another activation": ('"relu": nn.ReLU,', '"relu": nn.Tanh,'),
+    "attention without scale": ("self.scale = config.head_size**-0.5", "self.scale = 1.0"),
+}
+# Prints the losses of five steps, of an evaluation, and a greedy text: with the leaves of this machine, and then with none.
+SCRIPT = """
+import json, sys, types
+import mlx_nanogpt as gpt, mlx.core as mx, numpy as np
+from mlx.utils import tree_map
+from mlx_nanogpt import machine
+for platform in (sys.platform, "darwin"):
+    machine.sys = types.SimpleNamespace(platform=platform)
+    if platform == "darwin":
+        machine.use_own = lambda model: None
+    mx.random.seed(1)
+    model = gpt.GPT(gpt.GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_embd=16, head_size=8))
+    model.update(tree_map(lambda p: p + 0.3 * mx.random.normal(p.shape), model.parameters()))
+    config = gpt.TrainConfig(learning_rate=0.01)
+    optimizer = gpt.make_optimizer(config)
+    optimizer.init(model.trainable_parameters())
+    step, idx = gpt.make_step(model, optimizer, config), mx.random.randint(0, 11, (4, 8), key=mx.random.key(2))
+    losses = [step(idx, (idx + 1) % 11)[0].item() for _ in range(5)]
+    tokens = np.random.default_rng(1).integers(11, size=500).astype(np.uint16)
+    losses.append(gpt.estimate_loss(model, tokens, 20))
+    print(json.dumps([losses, list(gpt.generate(model, [1], 20, 3, gpt.make_sampler(temperature=0)))]))
+"""
+
+
+def losses_and_text(edit: tuple[str, str] | None) -> list[list]:
+    """What SCRIPT prints with a copy of the library in which `edit` was made in model.py."""
+    shutil.copytree(Path(gpt.__file__).parent, "copy/mlx_nanogpt", dirs_exist_ok=True)
+    if edit:
+        file = Path("copy/mlx_nanogpt/model.py")
+        source = file.read_text(encoding="utf-8")
+        assert source.count(edit[0]) == 1
+        file.write_text(source.replace(*edit), encoding="utf-8")
+    script = f"import sys; sys.path.insert(0, 'copy')\n{SCRIPT}"
+    return [json.loads(line) for line in python(script).splitlines()]
+
+
+@pytest.fixture(scope="module")
+def unedited(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("unedited"))
+        return losses_and_text(None)
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edit_of_the_model_is_what_runs_in_training_evaluation_and_generation(unedited, edit):
+    (losses, text), (plain_losses, plain_text) = losses_and_text(edit)
+    np.testing.assert_allclose(losses, plain_losses, rtol=1e-4)  # five steps of Adam, in float32
+    assert text == plain_text
+    difference = np.abs(np.array(losses) - unedited[0][0])
+    assert difference.min() > 1e-3  # in the first step, in each later one, and in the evaluation
+
+
+# ---- a model of one's own
+
+
+class MeanBlock(nn.Module):
+    """Each token adds the mean of the tokens so far: no attention, no cache."""
+
+    def __init__(self, config: gpt.GPTConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.linear = nn.Linear(config.n_embd, config.n_embd)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        means = mx.cumsum(self.norm(x), axis=1) / mx.arange(1, x.shape[1] + 1)[:, None]  # (B, T, C)
+        return x + self.linear(means)
+
+
+class OwnGPT(gpt.GPT):
+    """A GPT whose logits are scaled down."""
+
+    def logits(self, x: mx.array) -> mx.array:
+        return super().logits(x) / 2
+
+
+class OwnLinear(nn.Linear):
+    def __call__(self, x: mx.array) -> mx.array:
+        return 1.5 * super().__call__(x)
+
+
+def with_own_blocks() -> gpt.GPT:
+    model = gpt.GPT(tiny_gpt(dropout=0.2))
+    model.h = [MeanBlock(model.config) for _ in model.h]
+    return model
+
+
+def with_own_leaf() -> gpt.GPT:
+    model = gpt.GPT(tiny_gpt(dropout=0.2))
+    model.h[0].mlp.c_fc = OwnLinear(16, 64)
+    return model
+
+
+OWN = {
+    "subclass": (lambda: OwnGPT(tiny_gpt(dropout=0.2)), "OwnGPT"),
+    "own blocks": (with_own_blocks, "MeanBlock"),
+    "own leaf": (with_own_leaf, "OwnLinear"),
+}
+each_own = pytest.mark.parametrize("make, name", OWN.values(), ids=OWN)
+
+
+def own_run(make, path: str, *stops: int) -> gpt.Run:
+    """A run trained with a model of `make`, stopped after each of `stops` steps and resumed by a new model."""
+    run = tiny_run(path, dropout=0.2)
+    for stop in [*stops, 10**6]:
+        mx.random.seed(3)
+        finish(run, asked(stop), model=make())
+    return run
+
+
+@each_own
+def test_a_model_of_ones_own_resumes_bit_for_bit_and_is_named_in_its_run(make, name):
+    whole, parts = own_run(make, "whole"), own_run(make, "parts", 3, 4)
+    assert same(checkpoint_arrays(whole), checkpoint_arrays(parts))
+    assert whole.model_class() == own_class(make()) == f"{__name__}.{name}"
+    assert len(whole.history()) == 2
+
+
+@each_own
+def test_a_model_of_ones_own_writes_and_is_evaluated_as_its_plain_form(make, name):
+    model = own_run(make, "run").load_model(into=make()).eval()
+    text = [TOKENIZER.start_token]
+    for _ in range(20):  # one token after the other, nothing cached, beyond the context of 8
+        text.append(int(mx.argmax(model(mx.array([text[-8:]]))[0, -1])))
+    assert list(gpt.generate(model, text[:1], 20, 1, gpt.make_sampler(temperature=0))) == text[1:]
+    tokens = DATA.valid_tokens[:9]
+    expected = model.token_losses(mx.array(tokens[None, :-1]), mx.array(tokens[None, 1:])).mean().item()
+    assert gpt.estimate_loss(model, tokens, 3) == pytest.approx(expected, rel=1e-5)
+
+
+@each_own
+def test_nothing_rebuilds_a_model_of_ones_own_as_a_plain_gpt(make, name, mlx_gpt):
+    run = own_run(make, "run")
+    refused = rf"the run run was trained with {__name__}\.{name}, not with the GPT of this library; build that model"
+    for action in (run.load_model, lambda: finish(run.extended(num_iter=12))):
+        with pytest.raises(gpt.UserError, match=refused):
+            action()
+    for command in (["generate", "--run=run"], ["train", "--resume=run", "--num-iter=12"], ["export", "--run=run"]):
+        result = mlx_gpt(*command)
+        assert result.status == 1 and f"{name}, not with the GPT of this library" in result.err, command
+
+
+def test_a_plain_run_is_not_continued_with_a_model_of_ones_own():
+    run = tiny_run()
+    finish(run, asked(3))
+    with pytest.raises(
+        gpt.UserError, match=r"was trained with the GPT of this library, not with .*OwnGPT; start a new"
+    ):
+        finish(run, model=OwnGPT(tiny_gpt()))
+    assert run.model_class() is None
+
+
+def test_a_plain_gpt_with_the_leaves_of_a_machine_is_not_ones_own():
+    model = gpt.GPT(tiny_gpt(activation="gelu", position="rope", norm="rmsnorm"))
+    key = mx.random.state[0].tolist()
+    assert own_class(model) is None
+    machine().prepare(model, gpt.make_optimizer(gpt.TrainConfig()))
+    assert own_class(model) is None and mx.random.state[0].tolist() == key
+    model.h[1].mlp.activation = nn.SiLU()
+    assert own_class(model) == "mlx.nn.layers.activations.SiLU"
+
+
+# ---- the recipe of the README
+
+
+def test_the_recipe_trains_resumes_bit_for_bit_writes_and_has_its_curves(capsys, mlx_gpt):
+    readme = (Path(__file__).parents[1] / "mlx_nanogpt" / "README.md").read_text(encoding="utf-8")
+    (recipe,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "MeanBlock" in code]
+    names: dict = {"__name__": "recipe"}
+    exec(compile(recipe, "mlx_nanogpt/README.md", "exec"), names)
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Done(iteration=40, end='finished')") for line in shown)
+    run, data, make_model = names["run"], names["data"], names["make_model"]
+    again = gpt.create_run(run.gpt_config, run.train_config, data)
+    for stop in (11, 10**6):
+        list(gpt.train(again, data, asked(stop), model=make_model(run.gpt_config)))
+    assert same(checkpoint_arrays(run), checkpoint_arrays(again)) and len(run.history()) == 2
+    pytest.importorskip("plotly")
+    assert mlx_gpt("report", run.path, "--out=page.html").status == 0
+    assert len([line for line in run.log() if isinstance(line, gpt.Progress)]) == 4
+    assert "40" in Path("page.html").read_text(encoding="utf-8")
