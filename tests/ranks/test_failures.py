@@ -11,8 +11,9 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import TEXT, TINY, checkpoint_arrays, same, until
-from mlx_nanogpt_cli.process.ranks import LOST
 from ring import COMMAND, finish_processes, launch, listening_sockets, ranks_of, start_launcher, start_ring
+
+from mlx_nanogpt_cli.process.ranks import LOST
 
 EAGER = ["train", *TINY, "--backend=eager"]  # there is nothing to compile
 ENDLESS = [*EAGER, "--num-iter=1000000"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
 from conftest import DATA, arrays, finish, tiny_run, tiny_train
+from mlx_nanogpt.evaluation import estimate_loss
 from mlx_nanogpt.ranks import ALONE, Ranks, is_rank, join
 from mlx_nanogpt.text.batches import training_batch
 from ring import start_ring, train_by_ring
@@ -75,9 +76,8 @@ def test_several_ranks_train_the_model_of_one_process(as_a_mac, size, names):
             assert b.valid_loss == pytest.approx(a.valid_loss, abs=limit / 10), name
     several = gpt.open_run(Path(names[0]))  # an evaluation by several ranks has the bits of one
     last, count = several.history()[-1], SETTINGS["eval_iters"] * several.train_config.batch_size
-    evaluate = gpt.make_evaluate(several.load_model(), "compiled")
-    assert last.train_loss == evaluate(DATA.train_tokens, count)
-    assert last.valid_loss == evaluate(DATA.valid_tokens, count)
+    for loss, tokens in ((last.train_loss, DATA.train_tokens), (last.valid_loss, DATA.valid_tokens)):
+        assert loss == estimate_loss(several.load_model(), tokens, count)
 
 
 def test_another_batch_would_be_noticed(as_a_mac):
