@@ -56,7 +56,7 @@ def saved_iteration() -> int:
 
 
 def test_a_launch_that_loses_a_rank_or_its_launcher_resumes_with_the_same_bits(slow_disk):
-    launcher = start_launcher("-n2", *ENDLESS, script=HASTY)
+    launcher = start_launcher("-n2", *ENDLESS)
     until(is_saved)
     ranks = ranks_of(launcher.pid)
     if sys.platform == "linux":
