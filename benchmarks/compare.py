@@ -45,7 +45,7 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Rounds:
-    """One value of each round, and what is said of them."""
+    """One value of each round, and their median and range."""
 
     median: float
     min: float
@@ -75,14 +75,14 @@ class Worker:
         self.process = subprocess.Popen(command, cwd=Path(__file__).parent, stdin=pipe, stdout=pipe, text=True)
 
     def ask(self, do: str, **arguments: object) -> dict:
-        """Have a command of `peers/worker.py` done and wait for its reply."""
+        """Send a command to `peers/worker.py` and wait for its reply."""
         try:
             print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
         except BrokenPipeError:
             pass  # there will be no reply either
         reply = self.process.stdout.readline()
         if not reply:
-            raise UserError(f"the peer {self.name} stopped while it was asked to {do}", "see what it said above")
+            raise UserError(f"the peer {self.name} stopped while it was asked to {do}", "read its output above")
         return json.loads(reply)
 
     def __enter__(self) -> "Worker":
@@ -109,14 +109,12 @@ def main(
 ) -> None:
     """Measure training, evaluation and generation beside other frameworks."""
     names = _choose(peers)
-    corpus = gpt.load_corpus(data)
-    dataset = gpt.tokenize(corpus)
+    dataset = gpt.tokenize(gpt.load_corpus(data))
     settings = record.settings_of(GPTConfig(dataset.tokenizer.vocab_size), TrainConfig())
     num_windows = eval_batches * eval_batch_size
 
     with TemporaryDirectory() as folder, ExitStack() as stack:
-        num_steps = 1 + CHECK_STEPS + rounds * steps
-        _write_data(Path(folder), dataset, settings, num_steps, num_windows, eval_batch_size)
+        _write_data(Path(folder), dataset, settings, 1 + CHECK_STEPS + rounds * steps, num_windows, eval_batch_size)
         workers = {name: stack.enter_context(Worker(name)) for name in names}
         made = {}
         for name, worker in workers.items():
@@ -124,19 +122,10 @@ def main(
             made[name] = worker.ask("make", settings=asdict(settings), folder=folder) | _start(worker)
         _check(made, settings)
 
-        train, evaluate, generate = {}, {}, {}
+        train = _time_training(workers, rounds, steps)
+        evaluate = _time(workers, rounds, "evaluate", num_windows)
         generating = {name: worker for name, worker in workers.items() if made[name]["generates"]}
-        for i, name, worker in _turns(workers, rounds, "training"):
-            first = 1 + CHECK_STEPS + i * steps
-            train.setdefault(name, []).append(worker.ask("train", first=first, last=first + steps)["seconds"] / steps)
-        for worker in workers.values():
-            worker.ask("evaluate")  # compiles
-        for _, name, worker in _turns(workers, rounds, "evaluation"):
-            evaluate.setdefault(name, []).append(worker.ask("evaluate")["seconds"] / num_windows)
-        for worker in generating.values():
-            worker.ask("generate", num_tokens=tokens)
-        for _, name, worker in _turns(generating, rounds, "generation"):
-            generate.setdefault(name, []).append(worker.ask("generate", num_tokens=tokens)["seconds"] / tokens)
+        generate = _time(generating, rounds, "generate", tokens, num_tokens=tokens)
         memory = {name: worker.ask("peak_memory")["bytes"] / 2**20 for name, worker in workers.items()}
 
     result = record.circumstances(SCRIPT) | {
@@ -154,27 +143,40 @@ def main(
             "loss_tolerance": LOSS_TOLERANCE,
         },
         "peers": {
-            name: {
-                "title": PEERS[name].title,
-                "same_model": PEERS[name].same_model,
-                **made[name],
-                "train_ms_per_step": _measured(train, name, lambda seconds: 1e3 * seconds),
-                "evaluation_ms_per_window": _measured(evaluate, name, lambda seconds: 1e3 * seconds),
-                "generation_tokens_per_second": _measured(generate, name, lambda seconds: 1 / seconds),
-                "peak_memory_mib": memory[name],
-            }
+            name: {"title": PEERS[name].title, "same_model": PEERS[name].same_model}
+            | made[name]
+            | _compare(name, train, evaluate, generate)
+            | {"peak_memory_mib": memory[name]}
             for name in names
         },
     }
-    path = record.write_json("compare", result)
-    report = _report(result)
+    path, report = record.write_json("compare", result), _report(result)
     path.with_suffix(".md").write_text(report, encoding="utf-8")
     console.print(report, markup=False, soft_wrap=True)
     console.print(f"Written to {path} and {path.with_suffix('.md').name}", soft_wrap=True)
 
 
+def _time_training(workers: dict[str, Worker], rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return the seconds of a step in each round, by the name of the peer."""
+    seconds = {name: [] for name in workers}
+    for i, name, worker in _turns(workers, rounds, "training"):
+        first = 1 + CHECK_STEPS + i * steps
+        seconds[name].append(worker.ask("train", first=first, last=first + steps)["seconds"] / steps)
+    return seconds
+
+
+def _time(workers: dict[str, Worker], rounds: int, do: str, units: int, **arguments: int) -> dict[str, list[float]]:
+    """Return the seconds of a unit of the command `do` in each round, by the name of the peer."""
+    seconds = {name: [] for name in workers}
+    for worker in workers.values():
+        worker.ask(do, **arguments)  # compiles
+    for _, name, worker in _turns(workers, rounds, do):
+        seconds[name].append(worker.ask(do, **arguments)["seconds"] / units)
+    return seconds
+
+
 def _choose(peers: str | None) -> list[str]:
-    """The names of the peers to measure, ours first. Raises `UserError` if one is unknown or its package missing."""
+    """Return the names of the peers to measure, ours first. Raises `UserError` if one is unknown or its package missing."""
     chosen = list(PEERS) if peers is None else [name.strip() for name in peers.split(",")]
     unknown = [name for name in chosen if name not in PEERS]
     if unknown:
@@ -184,7 +186,7 @@ def _choose(peers: str | None) -> list[str]:
         present = ",".join(name for name in chosen if PEERS[name].package not in missing)
         raise UserError(
             f"{' and '.join(missing)} cannot be found",
-            f'install what the peers need with pip install -e ".[benchmarks]", or go without: --peers {present or OURS}',
+            f'install the packages of the peers with pip install -e ".[benchmarks]", or leave them out: --peers {present or OURS}',
         )
     return [OURS, *(name for name in dict.fromkeys(chosen) if name != OURS)]
 
@@ -192,7 +194,7 @@ def _choose(peers: str | None) -> list[str]:
 def _write_data(
     folder: Path, data: gpt.Dataset, settings: Settings, num_steps: int, num_windows: int, eval_batch_size: int
 ) -> None:
-    """Write what `peers/worker.py` reads, so that all see the same windows in the same order."""
+    """Write the input of `peers/worker.py`, so that all see the same windows in the same order."""
     batches = [
         training_batch(data.train_tokens, settings.seed, i, settings.batch_size, settings.block_size)
         for i in range(num_steps)
@@ -206,7 +208,7 @@ def _write_data(
 
 
 def _start(worker: Worker) -> dict:
-    """Make the first step, which compiles, and the steps by which the peers are checked."""
+    """Take the first step, which compiles, and the steps that check the peers."""
     first = worker.ask("train", first=0, last=1)
     losses = worker.ask("train", first=1, last=1 + CHECK_STEPS)["losses"]
     return {
@@ -217,7 +219,7 @@ def _start(worker: Worker) -> dict:
 
 
 def _check(made: dict[str, dict], settings: Settings) -> None:
-    """Raise `UserError` unless every peer that says so has the model that we have and learns as it does."""
+    """Raise `UserError` unless every peer of the same model has our number of parameters and learns as ours does."""
     uniform, ours = math.log(settings.vocab_size), made[OURS]
     problems = []
     for name, peer in made.items():
@@ -238,28 +240,37 @@ def _check(made: dict[str, dict], settings: Settings) -> None:
         )
 
 
-def _turns(workers: dict[str, Worker], rounds: int, what: str) -> Iterator[tuple[int, str, Worker]]:
-    """Every worker once in every round, each time beginning with another, after a pause in which all fall asleep."""
+def _turns(workers: dict[str, Worker], rounds: int, stage: str) -> Iterator[tuple[int, str, Worker]]:
+    """Yield every worker once in every round, each time beginning with another, after a pause in which all fall asleep."""
     names = list(workers)
     with console.status("") as status:
         for i in range(rounds):
             shift = i % len(names)
             for name in names[shift:] + names[:shift]:
-                status.update(f"{what}, round {i + 1} of {rounds}: {name}")
+                status.update(f"{stage}, round {i + 1} of {rounds}: {name}")
                 time.sleep(SETTLE_SECONDS)
                 yield i, name, workers[name]
 
 
-def _measured(seconds: dict[str, list[float]], name: str, unit: Callable[[float], float]) -> dict | None:
-    """The rounds of `name` in the unit that `unit` makes of seconds, and their ratios to ours; None if it had no turn."""
+def _compare(name: str, train: dict, evaluate: dict, generate: dict) -> dict[str, dict | None]:
+    """Return the rounds of a peer in the units of the report, and their ratios to ours."""
+    return {
+        "train_ms_per_step": _summarise(train, name, lambda seconds: 1e3 * seconds),
+        "evaluation_ms_per_window": _summarise(evaluate, name, lambda seconds: 1e3 * seconds),
+        "generation_tokens_per_second": _summarise(generate, name, lambda seconds: 1 / seconds),
+    }
+
+
+def _summarise(seconds: dict[str, list[float]], name: str, unit: Callable[[float], float]) -> dict | None:
+    """Return the rounds of `name` in the unit that `unit` makes of seconds, and their ratios to ours; None if it had no turn."""
     if name not in seconds:
         return None
     ratios = [ours / theirs for ours, theirs in zip(seconds[OURS], seconds[name])]
-    return asdict(Measured(Rounds.of([unit(each) for each in seconds[name]]), Rounds.of(ratios)))
+    return asdict(Measured(Rounds.of([unit(value) for value in seconds[name]]), Rounds.of(ratios)))
 
 
 def _report(result: dict) -> str:
-    """The result as Markdown, with a table that can be quoted."""
+    """Return the result as Markdown, with a table that can be quoted."""
     machine, settings, protocol = result["machine"], result["settings"], result["protocol"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
     head = (

@@ -18,8 +18,8 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device, package_versions
-from mlx_nanogpt.measure.benchmark import flops_per_token
 from mlx_nanogpt.measure.roofline import BEST, CHIPS, MAC_OPERATIONS, WORST
+from mlx_nanogpt.measure.timing import flops_per_token
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 PRESETS = ("nanolux", "baby", "gpt2")

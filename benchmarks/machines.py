@@ -40,7 +40,7 @@ TITLES = [
 
 
 def rows(result: dict) -> Iterator[list[str]]:
-    """A row for each backend of a file of `mlx-gpt bench --json`."""
+    """Yield a row for each backend of a file of `mlx-gpt bench --json`."""
     machine = result["machine"]
     expected = expected_seconds(machine["chip"]) if machine["device"] == "gpu" else None
     parts = f"{machine['cores']} cores" if machine["device"] == "cpu" else "GPU"
@@ -62,7 +62,7 @@ def rows(result: dict) -> Iterator[list[str]]:
 
 
 def table(results: list[dict]) -> str:
-    """The rows of `results` in Markdown, the fastest first."""
+    """Return the rows of `results` in Markdown, the fastest first."""
     cells = [row for result in results for row in rows(result)]
     cells.sort(key=lambda row: -float(row[TITLES.index("Tokens/s")].replace(",", "")))
     rule = ["---", "---", *["---:"] * (len(TITLES) - 2)]
@@ -70,7 +70,7 @@ def table(results: list[dict]) -> str:
 
 
 def write() -> str:
-    """The content of machines.md."""
+    """Return the content of machines.md."""
     return HEAD + table([json.loads(file.read_text(encoding="utf-8")) for file in FILES])
 
 

@@ -1,9 +1,9 @@
-"""The memory that training takes on token files of 10 MB and of 1 GB: it reads only the windows that it needs.
+"""The memory of training on token files of 10 MB and of 1 GB: it reads only the windows that it needs.
 
     python benchmarks/memory.py
 
-Linux only, whose /proc tells what a process has of its own (RssAnon) apart from pages of files, which the system may take
-back at any time. Each training is a process of its own; the token files are temporary.
+Linux only: its /proc separates a process's own memory (RssAnon) from pages of files, which the system may take back at any
+time. Each run is a process of its own; the token files are temporary.
 """
 
 import pickle
@@ -22,7 +22,7 @@ SAMPLE_SECONDS = 0.01
 
 
 def write_tokens(folder: Path, size: int) -> None:
-    """A folder as nanoGPT's, of random tokens."""
+    """Write random tokens into a folder like nanoGPT's."""
     rng = np.random.default_rng(1)
     folder.mkdir()
     with (folder / "train.bin").open("wb") as file:
@@ -35,8 +35,8 @@ def write_tokens(folder: Path, size: int) -> None:
     )
 
 
-def peak_of(command: list[str]) -> dict[str, int]:
-    """Run `command`; the largest RssAnon and RssFile that were seen, in bytes."""
+def measure_peak(command: list[str]) -> dict[str, int]:
+    """Run `command`; return its largest RssAnon and RssFile in bytes."""
     peak = {"RssAnon": 0, "RssFile": 0}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
@@ -60,7 +60,7 @@ def main() -> None:
             write_tokens(Path(work) / "tokens", size)
             options = ["--num-iter=200", "--eval-interval=200", "--eval-iters=20", "--n-layer=2"]
             run = [f"--data={work}/tokens", f"--run-dir={work}/run", "--device=cpu"]
-            peak = peak_of([sys.executable, "-m", "mlx_nanogpt_cli", "train", *run, *options])
+            peak = measure_peak([sys.executable, "-m", "mlx_nanogpt_cli", "train", *run, *options])
             print(f"| {name} | {peak['RssAnon'] / 1e6:.0f} MB | {peak['RssFile'] / 1e6:.0f} MB |")
 
 

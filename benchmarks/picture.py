@@ -4,7 +4,7 @@
     mlx-gpt train --eval-interval 250 --eval-iters 100
     python benchmarks/picture.py runs/1
 
-Draw it on the machine that trained the run, for the caption names this machine. The picture goes to
+Draw it on the machine that trained the run, because the caption names this machine. The picture goes to
 benchmarks/results/training.svg.
 """
 
@@ -39,15 +39,15 @@ def main(run: Annotated[Path, typer.Argument(help="The run directory.")]) -> Non
     print(f"Written: {path}")
 
 
-def _written_text(run: Run) -> str:
-    """The first lines that the model writes from an empty prompt."""
+def _write_text(run: Run) -> str:
+    """Let the model write the first lines from an empty prompt."""
     tokens = gpt.generate(run.load_model(), [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
     lines = run.tokenizer.decode(tokens).strip().splitlines()
     return "\n".join([part for line in lines for part in textwrap.wrap(line, COLUMNS) or [""]][:LINES])
 
 
 def _caption(run: Run) -> str:
-    """The command that makes such a run, this machine, and the versions."""
+    """Return the command of such a run, this machine, and the versions."""
     machine, settings = describe_machine(), asdict(run.gpt_config) | asdict(run.train_config)
     defaults = asdict(GPTConfig(vocab_size=run.gpt_config.vocab_size)) | asdict(TrainConfig())
     changed = [f"--{name.replace('_', '-')} {settings[name]}" for name in settings if settings[name] != defaults[name]]
@@ -57,7 +57,7 @@ def _caption(run: Run) -> str:
 
 
 def _draw(run: Run, path: Path) -> None:
-    """The losses on the left, the text on the right, the caption below."""
+    """Draw the losses on the left, the text on the right, the caption below."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
@@ -65,12 +65,12 @@ def _draw(run: Run, path: Path) -> None:
     # Text stays text, so the file is small; the same run gives the same file.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "training", "text.color": TEXT_COLOUR})
     history = run.history()
-    iterations = [each.iteration for each in history]
+    iterations = [evaluation.iteration for evaluation in history]
     figure = Figure(figsize=(10, 4.3), facecolor="white")
     losses = figure.add_axes((0.055, 0.245, 0.41, 0.66))
     for name, colour, values in (
-        ("validation", VALID_COLOUR, [each.valid_loss for each in history]),
-        ("training", TRAIN_COLOUR, [each.train_loss for each in history]),
+        ("validation", VALID_COLOUR, [evaluation.valid_loss for evaluation in history]),
+        ("training", TRAIN_COLOUR, [evaluation.train_loss for evaluation in history]),
     ):
         losses.plot(iterations, values, "o-", color=colour, markersize=3.5, linewidth=1.8)
         last, above = (iterations[-1], values[-1]), (0, 15)
@@ -86,7 +86,7 @@ def _draw(run: Run, path: Path) -> None:
 
     figure.text(0.5, 0.928, f"What the model writes after {iterations[-1]:,} iterations", fontsize=11)
     text = {"family": "monospace", "va": "top", "linespacing": 1.3}
-    figure.text(0.5, 0.885, _written_text(run), fontsize=8.5, **text)
+    figure.text(0.5, 0.885, _write_text(run), fontsize=8.5, **text)
     figure.text(0.012, 0.095, _caption(run), fontsize=8, color=CAPTION_COLOUR, **text)
     figure.savefig(path, metadata={"Date": None})
 

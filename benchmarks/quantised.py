@@ -1,4 +1,4 @@
-"""What quantisation costs: the loss of exported models in mlx_lm, on the validation split of their run.
+"""The cost of quantisation: the loss of exported models in mlx_lm, on the validation split of their run.
 
     pip install mlx-lm
     mlx-gpt export --run runs/1 --out my-gpt
@@ -38,7 +38,7 @@ def main(
 
 
 def mean_loss(model: nn.Module, tokens: np.ndarray, block_size: int) -> float:
-    """The mean loss of all of `tokens` but the first, in nats."""
+    """Return the mean loss of all of `tokens` but the first, in nats."""
     total = 0.0
     for idx, targets in consecutive_windows(tokens, WINDOWS, block_size):
         logits = model(mx.array(idx)).astype(mx.float32)

@@ -1,12 +1,12 @@
-"""Train what one change after another brings, or the recipes that reach NanoLux's loss first.
+"""Train with one change after another, or the recipes that reach NanoLux's loss first.
 
     pip install -e ".[benchmarks]"
-    python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 trainings
-    python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 trainings
+    python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 runs
+    python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
-Each training is one line of results/<machine>-<kind>.jsonl, its log. A training that is there is not repeated, so the script may
-be stopped. With --only it may run twice at once, on different cores.
+Each run is one line of results/<machine>-<kind>.jsonl, its log. A run that is there is not repeated, so the script may be
+stopped. With --only it may run twice at once, on different cores.
 """
 
 import json
@@ -38,11 +38,11 @@ console = Console(highlight=False)
 
 
 def of_modern(*names: str) -> dict[str, object]:
-    """The values that the preset modern has for some settings."""
+    """Return some settings of the preset modern."""
     return {name: MODERN[name] for name in names}
 
 
-# What is changed, and how; each rung keeps the changes before it. The last one is the preset modern.
+# The changes of each rung, which keeps those before it. The last one is the preset modern.
 LADDER = {
     "the default": {},
     "AdamW: rate 0.006 with warm-up and cosine, decay, clipping": of_modern(
@@ -58,7 +58,7 @@ LADDER = {
 
 
 def ladder() -> Iterator[tuple[str, dict]]:
-    """Each rung, and all its settings."""
+    """Yield each rung and all its settings."""
     settings: dict = {"eval_interval": 5000, **WHOLE}
     for name, changes in LADDER.items():
         settings = settings | changes
@@ -66,7 +66,7 @@ def ladder() -> Iterator[tuple[str, dict]]:
 
 
 def short(num_iter: int, **changes) -> dict[str, object]:
-    """A short training of the preset modern."""
+    """Return the settings of a short run of the preset modern."""
     lengths = {"num_iter": num_iter, "lr_decay_iters": num_iter, "eval_interval": num_iter, "warmup_iters": 40}
     return MODERN | WHOLE | lengths | changes
 
@@ -85,29 +85,31 @@ KINDS = {"ladder": dict(ladder()), "records": RECORDS}
 
 
 def main(
-    kind: Annotated[Literal["ladder", "records", "tables"], typer.Argument(help="What to do.")],
+    kind: Annotated[
+        Literal["ladder", "records", "tables"], typer.Argument(help="The runs to train, or the tables to write.")
+    ],
     only: Annotated[list[str] | None, typer.Option(help="Train only these, by name and seed: Muon/1337.")] = None,
 ) -> None:
-    """Train what is not in the log yet; or write the tables."""
+    """Train the runs that are not in the log yet, or write the tables."""
     if kind == "tables":
         (HERE / "recipes.md").write_text(tables(), encoding="utf-8")
         draw(RESULTS / "ladder.svg")
         return
     log = RESULTS / f"{slug(chip())}-{kind}.jsonl"
-    for name, seed in wanted(kind):
+    for name, seed in list_runs(kind):
         key = f"{name}/{seed}"
         if key in read(log) or (only and key not in only):
             continue
         console.print(f"{key}: training", soft_wrap=True)
-        done = trained(KINDS[kind][name] | {"seed": seed})
+        done = train(KINDS[kind][name] | {"seed": seed})
         line = {"name": name, "seed": seed, **done, **circumstances("benchmarks/recipes.py")}
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         console.print(f"{key}: {done['train_loss']:.4f} {done['valid_loss']:.4f}", soft_wrap=True)
 
 
-def wanted(kind: str) -> Iterator[tuple[str, int]]:
-    """Names and seeds: three seeds for the ends of the ladder and for each record, and one for what they are compared with."""
+def list_runs(kind: str) -> Iterator[tuple[str, int]]:
+    """Yield names and seeds: three seeds for the ends of the ladder and for each record, and one for the others."""
     names = list(KINDS[kind])
     several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
     for name in names:
@@ -115,8 +117,8 @@ def wanted(kind: str) -> Iterator[tuple[str, int]]:
             yield name, seed
 
 
-def trained(settings: Mapping[str, object]) -> dict:
-    """Train with `settings` on tiny Shakespeare, and say what came of it."""
+def train(settings: Mapping[str, object]) -> dict:
+    """Train with `settings` on tiny Shakespeare; return the result."""
     gpt_config, train_config = gpt.configurations(settings)
     data = gpt.tokenize(gpt.load_corpus("tinyshakespeare"), train_fraction=train_config.train_fraction)
     with TemporaryDirectory() as folder:
@@ -130,15 +132,15 @@ def trained(settings: Mapping[str, object]) -> dict:
         "parameters": gpt.GPT(gpt_config).num_parameters(),
         "iterations": last.iteration,
         "tokens": last.iteration * tokens_per_step(gpt_config, train_config),
-        "train_seconds": sum(each.train_seconds for each in history),
+        "train_seconds": sum(evaluation.train_seconds for evaluation in history),
         "train_loss": last.train_loss,
         "valid_loss": last.valid_loss,
-        "history": [asdict(each) for each in history],
+        "history": [asdict(evaluation) for evaluation in history],
     }
 
 
 def read(log: Path) -> dict[str, dict]:
-    """The trainings in `log`, by name and seed."""
+    """Return the runs in `log`, by name and seed."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return {f"{line['name']}/{line['seed']}": line for line in map(json.loads, lines)}
 
@@ -147,7 +149,7 @@ def read(log: Path) -> dict[str, dict]:
 
 
 def tables() -> str:
-    """recipes.md, from all logs."""
+    """Return the content of recipes.md, from all logs."""
     parts = [HEAD]
     for log in sorted(RESULTS.glob("*-ladder.jsonl")):
         parts.append(_ladder_table(list(read(log).values())))
@@ -160,19 +162,19 @@ def tables() -> str:
 HEAD = """# Recipes
 
 `python benchmarks/recipes.py` trained all of this on tiny Shakespeare. Losses are NanoLux's protocol, 1,000 batches of each split
-after the last iteration, if nothing else is said.
+after the last iteration, unless the text names another.
 
 ## From 2017 to today
 
 Each row keeps the changes of the rows before it. All have NanoLux's shape and tokens: 6 layers of 64, heads of 16, a context of
 64, 5,000 batches of 32. The ends are means of three seeds, with the smallest and the largest in brackets; the
-rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step says little.
+rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step means little.
 
 ![The losses of the ladder](results/ladder.svg)
 """
 RECORDS_HEAD = f"""## NanoLux's loss, sooner
 
-NanoLux ends at a validation loss of {TARGET} after {NANOLUX_TOKENS:,} tokens. This is how little it takes, as means of three seeds; the
+NanoLux ends at a validation loss of {TARGET} after {NANOLUX_TOKENS:,} tokens. These recipes need less, as means of three seeds; the
 default has one. *Of NanoLux's* counts tokens, *of the default's* compares seconds of training.
 """
 
@@ -184,7 +186,7 @@ def _machine(lines: list[dict]) -> str:
 
 
 def _range(values: list[float], digits: str) -> str:
-    """The mean, and the smallest and the largest if there are several."""
+    """Return the mean, and the smallest and the largest if there are several."""
     spread = f" ({min(values):{digits}} to {max(values):{digits}})" if len(values) > 1 else ""
     return f"{mean(values):{digits}}{spread}"
 
@@ -196,10 +198,10 @@ def _by_name(lines: list[dict]) -> dict[str, list[dict]]:
 
 
 def _ladder_table(lines: list[dict]) -> str:
-    rows = ["| What changes | Parameters | Train | Valid |", "|---|---:|---:|---:|"]
-    trainings = _by_name(lines)
+    rows = ["| Change | Parameters | Train | Valid |", "|---|---:|---:|---:|"]
+    runs = _by_name(lines)
     for name in LADDER:
-        if of_name := trainings.get(name):
+        if of_name := runs.get(name):
             losses = [_range([line[f"{split}_loss"] for line in of_name], ".4f") for split in ("train", "valid")]
             rows.append(f"| {name} | {of_name[0]['parameters']:,} | {' | '.join(losses)} |")
     return _machine(lines) + "\n" + "\n".join(rows) + "\n"
@@ -210,12 +212,12 @@ def _records_table(lines: list[dict], log: str) -> str:
         "| Record | Tokens | Of NanoLux's | Seconds | Of the default's | Valid | Cause |",
         "|---|---:|---:|---:|---:|---:|---|",
     ]
-    trainings = _by_name(lines)
-    if "the default" not in trainings:
-        raise UserError(f"{log} has no training of the default to compare with", "run recipes.py records to its end")
-    default = mean(line["train_seconds"] for line in trainings["the default"])
-    for name, of_name in trainings.items():
-        tokens, seconds = (mean(line[what] for line in of_name) for what in ("tokens", "train_seconds"))
+    runs = _by_name(lines)
+    if "the default" not in runs:
+        raise UserError(f"{log} has no run of the default to compare with", "run recipes.py records to its end")
+    default = mean(line["train_seconds"] for line in runs["the default"])
+    for name, of_name in runs.items():
+        tokens, seconds = (mean(line[key] for line in of_name) for key in ("tokens", "train_seconds"))
         loss = _range([line["valid_loss"] for line in of_name], ".4f")
         rows.append(
             f"| {name} | {tokens:,.0f} | 1/{NANOLUX_TOKENS / tokens:.1f} | {seconds:.1f} | 1/{default / seconds:.1f} | {loss} | "
@@ -225,17 +227,17 @@ def _records_table(lines: list[dict], log: str) -> str:
 
 
 def draw(path: Path) -> None:
-    """The losses of each rung, mean of its seeds, into an SVG file."""
+    """Draw the losses of each rung, mean of its seeds, into an SVG file."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    trainings = _by_name([line for log in sorted(RESULTS.glob("*-ladder.jsonl"))[:1] for line in read(log).values()])
-    names = [name for name in LADDER if name in trainings]
+    runs = _by_name([line for log in sorted(RESULTS.glob("*-ladder.jsonl"))[:1] for line in read(log).values()])
+    names = [name for name in LADDER if name in runs]
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for split, colour in (("valid", VALID_COLOUR), ("train", TRAIN_COLOUR)):
-        losses = [mean(line[f"{split}_loss"] for line in trainings[name]) for name in names]
+        losses = [mean(line[f"{split}_loss"] for line in runs[name]) for name in names]
         axes.plot(losses, range(len(names)), "o-", color=colour, label=split)
         for loss, row in zip(losses, range(len(names))):
             axes.annotate(f"{loss:.3f}", (loss, row), (6, 6), textcoords="offset points", color=colour, fontsize=8)

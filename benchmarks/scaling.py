@@ -5,7 +5,7 @@
 
 From the default shape it goes along four axes: width, context, batch and depth. The shapes of an axis are all in memory
 and take turns, a round of a few steps each, so that a machine that grows hot or busy slows all of them alike. The token
-ids are random, for time does not depend on them.
+ids are random, because time does not depend on them.
 
 Results go to benchmarks/results/ as <machine>-scaling.json, .md, with a table for each axis, and .png.
 """
@@ -25,7 +25,8 @@ import mlx.core as mx
 import numpy as np
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.measure.benchmark import Rounds
+from mlx_nanogpt.measure import timing
+from mlx_nanogpt.measure.timing import Rounds
 from peers import record
 from rich.console import Console
 from rich.markdown import Markdown
@@ -44,7 +45,7 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step costs at one value of an axis. The peak memory, in bytes, is this shape's alone, over all rounds."""
+    """The cost of a step at one value of an axis. The peak memory, in bytes, is this shape's alone, over all rounds."""
 
     value: int
     parameters: int
@@ -57,7 +58,7 @@ class Cost:
 class Exponent:
     """The k of cost ~ value^k: by least squares in the logarithms of all points, and between the two largest alone.
 
-    What does not grow hides the law at small values; the two largest are nearest to it.
+    A constant part hides the law at small values; the two largest are nearest to it.
     """
 
     fit: float
@@ -78,8 +79,8 @@ class Axis:
     memory: Exponent
 
 
-class Trial:
-    """A model of one shape in training, its compiled step warm, and what its rounds took."""
+class Shape:
+    """A model of one shape in training, its compiled step warm, and the seconds of its rounds."""
 
     def __init__(self, name: str, value: int, round_seconds: float):
         shape, train = (
@@ -87,14 +88,9 @@ class Trial:
             for default in (GPTConfig(), TrainConfig(backend="compiled"))
         )
         others = mx.get_active_memory()
-        mx.random.seed(train.seed)
-        self.value, self.batch_shape = value, (train.batch_size, shape.block_size)
-        self.model, optimizer = gpt.GPT(shape), gpt.make_optimizer(train)
-        optimizer.init(self.model.trainable_parameters())
-        self.state = [self.model.state, optimizer.state, mx.random.state]
-        self.step = gpt.make_step(self.model, optimizer, train)
-        self.batch = [mx.random.randint(0, shape.vocab_size, self.batch_shape, key=mx.random.key(i)) for i in (0, 1)]
-        mx.eval(self.state, self.batch)
+        self.value, self.batch_shape, self.model = value, (train.batch_size, shape.block_size), gpt.GPT(shape)
+        tokens = np.random.default_rng(0).integers(shape.vocab_size, size=100 * shape.block_size).astype(np.uint16)
+        self.trial = timing.Trial(self.model, train, tokens)
         self.at_rest = mx.get_active_memory() - others
         self.rounds: list[float] = []
         self.peak_memory = 0
@@ -110,15 +106,12 @@ class Trial:
         others = mx.get_active_memory() - self.at_rest
         mx.reset_peak_memory()
         started = time.perf_counter()
-        for _ in range(self.count):
-            loss = self.step(*self.batch)
-            mx.async_eval(loss, self.state)
-        mx.eval(loss, self.state)
+        self.trial.work(self.count)
         self.rounds.append((time.perf_counter() - started) / self.count)
         self.peak_memory = max(self.peak_memory, mx.get_peak_memory() - others)
 
     def cost(self) -> Cost:
-        """What the rounds come to."""
+        """Return the summary of the rounds."""
         speed = Rounds.of([math.prod(self.batch_shape) / seconds for seconds in self.rounds])
         return Cost(self.value, self.model.num_parameters(), Rounds.of(self.rounds), speed, self.peak_memory)
 
@@ -155,25 +148,25 @@ def main(
 
 
 def _measure(name: str, rounds: int, seconds: float) -> Axis:
-    """Every shape of an axis once in every round."""
+    """Measure every shape of an axis once in every round."""
     title, values = AXES[name]
     mx.clear_cache()  # of the axis before
     with console.status("") as status:
-        trials = []
+        shapes = []
         for value in values:
             status.update(f"{title}: first steps at {name} {value}")
-            trials.append(Trial(name, value, seconds))
+            shapes.append(Shape(name, value, seconds))
         for i in range(rounds):
-            for trial in trials:
-                status.update(f"{title}, round {i + 1} of {rounds}: {name} {trial.value}")
-                trial.work()
-    costs = [trial.cost() for trial in trials]
+            for shape in shapes:
+                status.update(f"{title}, round {i + 1} of {rounds}: {name} {shape.value}")
+                shape.work()
+    costs = [shape.cost() for shape in shapes]
     time_exponent = Exponent.of(values, [cost.step_seconds.median for cost in costs])
     return Axis(costs, time_exponent, Exponent.of(values, [cost.peak_memory for cost in costs]))
 
 
 def _section(name: str, axis: Axis) -> str:
-    """An axis as Markdown."""
+    """Return an axis as Markdown."""
     rows = [(f"`{name}`", "Parameters", "Time, ms per step", "Tokens/s", "Peak memory, MiB"), ["---:"] * 5]
     for cost in axis.costs:
         median, least, greatest = (f"{1e3 * getattr(cost.step_seconds, key):,.1f}" for key in ("median", "min", "max"))
@@ -197,7 +190,7 @@ Exponent of peak memory: {axis.memory.fit:.2f}, between the two largest {axis.me
 
 
 def _report(result: dict, measured: dict[str, Axis], figure: str) -> str:
-    """The result as Markdown, with tables that can be quoted."""
+    """Return the result as Markdown, with tables that can be quoted."""
     machine, default, protocol = result["machine"], result["default"], result["protocol"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
     sections = "\n".join(_section(name, axis) for name, axis in measured.items())
@@ -213,7 +206,7 @@ One thing is varied at a time from the default shape: batches of {default["batch
 {default["head_size"]}. The compiled step, in float32, on random tokens; the shapes of an axis take turns, \
 {protocol["rounds"]} rounds of about {protocol["seconds_per_round"]:g} s each, of one step at least. A time is the \
 median of the rounds (least to greatest). Peak memory is the most that MLX's arrays take at once. An exponent is the k \
-of cost ~ value^k, by least squares in the logarithms of all points; between the two largest alone, what does not grow \
+of cost ~ value^k, by least squares in the logarithms of all points; between the two largest alone, a constant part \
 hides the law least.
 
 ![Tokens per second and peak memory along each axis]({figure})
@@ -222,7 +215,7 @@ hides the law least.
 
 
 def _draw(measured: dict[str, Axis], machine: dict, path: Path) -> None:
-    """A panel for each axis, all on the same scales: tokens per second on the left, peak memory on the right."""
+    """Draw a panel for each axis, all on the same scales: tokens per second on the left, peak memory on the right."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
@@ -240,8 +233,8 @@ def _draw(measured: dict[str, Axis], machine: dict, path: Path) -> None:
         panels.append((left, right))
         values = [cost.value for cost in axis.costs]
         speeds = [cost.tokens_per_second for cost in axis.costs]
-        spread = [[each.median - each.min for each in speeds], [each.max - each.median for each in speeds]]
-        left.errorbar(values, [each.median for each in speeds], spread, fmt="o-", capsize=3, color=SPEED_COLOUR)
+        spread = [[speed.median - speed.min for speed in speeds], [speed.max - speed.median for speed in speeds]]
+        left.errorbar(values, [speed.median for speed in speeds], spread, fmt="o-", capsize=3, color=SPEED_COLOUR)
         right.plot(values, [cost.peak_memory / 2**20 for cost in axis.costs], "s--", color=MEMORY_COLOUR)
         left.set_title(
             f"{AXES[name][0]}: time ~ n$^{{{axis.time.fit:.2f}}}$, memory ~ n$^{{{axis.memory.fit:.2f}}}$", fontsize=11

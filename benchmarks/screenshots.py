@@ -1,10 +1,10 @@
-"""Pictures of the pages on a run, wide and narrow, light and dark (what `mlx-gpt inspect --html` and `mlx-gpt report` write), and
-of the terminal while another one trains.
+"""Pictures of the pages on a run (of `mlx-gpt inspect --html` and `mlx-gpt report`), wide and narrow, light and dark, and of the
+terminal while another one trains.
 
     python benchmarks/screenshots.py runs/1 [FOLDER]
 
-Takes Chromium, tmux and the extra `report`. A narrow picture is that of a frame, for a window of Chromium is 500 pixels wide or
-more.
+Takes Chromium, tmux and the extra `report`. A narrow picture is that of a frame, because a window of Chromium is at least 500
+pixels wide.
 """
 
 import html
@@ -44,7 +44,7 @@ def shot(page: Path, picture: Path, width: int, height: int, dark: bool) -> None
 
 
 def screen(work: Path) -> str:
-    """What the terminal shows while the preset minute trains, with the sequences of its colours."""
+    """Return the terminal while the preset minute trains, with the sequences of its colours."""
     command = shlex.join([*MLX_GPT, "train", "--preset", "minute"])
     tmux = ["tmux", "-L", f"pictures-{os.getpid()}"]
     size = ["-x", str(COLUMNS), "-y", str(LINES)]

@@ -1,5 +1,5 @@
-"""The command line, `mlx-gpt`. This file makes standard streams and signals safe before it imports the commands, which takes
-half a second. The commands are in `app.py`."""
+"""The command line, `mlx-gpt`. This file makes standard streams and signals safe before it imports `app.py`, which takes half a
+second."""
 
 import errno
 import io
@@ -12,12 +12,12 @@ CLOSED: set[str] = set()  # the standard streams that were closed when the proce
 
 def main() -> None:
     """Run the program. Ctrl-C ends it without a traceback, whenever it comes and however often."""
-    # A background job ignores Ctrl-C, and goes on doing so.
+    # A background job keeps ignoring Ctrl-C.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _open_standard_streams()
-    if not _is_usable_width(os.environ.get("COLUMNS", "1")):  # rich would draw in that many columns
+    if os.environ.get("COLUMNS") == "0":  # rich would draw in no columns
         del os.environ["COLUMNS"]
     _hide_interrupts()  # before typer is imported: it calls the hook that it finds
 
@@ -65,16 +65,12 @@ class _Terminal(io.FileIO):
             return len(data)
 
 
-def _is_usable_width(number: str) -> bool:
-    return not number.isdecimal() or int(number) > 0
-
-
 def _hide_interrupts() -> None:
     """Let a `KeyboardInterrupt` that nobody catches end the process as Ctrl-C does, without a traceback."""
     excepthook, unraisablehook = sys.excepthook, sys.unraisablehook
 
     def unhandled(kind: type, error: BaseException, traceback: object) -> None:
-        if not issubclass(kind, KeyboardInterrupt):  # for that one Python itself ends the process
+        if not issubclass(kind, KeyboardInterrupt):  # Python itself ends the process for that one
             excepthook(kind, error, traceback)
 
     def unraisable(args: object) -> None:

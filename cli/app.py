@@ -1,5 +1,4 @@
-"""The commands of `mlx-gpt`, one file each, and how their errors are told. They read the library's defaults and show its
-results."""
+"""The program: its commands, one file each, and its error messages."""
 
 import shlex
 import sys
@@ -45,44 +44,22 @@ app = typer.Typer(
 )
 
 
-def _given(words: list[str], option: typer.CallbackParam | None) -> str:
-    """The value that `words` have for `option`."""
-    for word, following in zip(words, [*words[1:], ""]):
-        name, _, value = word.partition("=")
-        if option and name.replace("_", "-") in option.opts:
-            return value or following
-    return "it"
-
-
-def _plain(message: str, value: str) -> str:
-    """What typer says of `value`, in plainer words."""
-    for kind, example in (("integer", "a whole number, such as 500"), ("number", "a number, such as 0.001")):
-        if message.startswith(f"Input should be a valid {kind}"):
-            return f"{value} is not {example}"
-    return message.removeprefix("Value error, ").replace("Input should be", f"{value} should be")
-
-
 class Command(TyperCommand):
     """A command that answers a word without an option, as in `mlx-gpt train my.txt`, with the option that was meant."""
 
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        words = list(args)  # typer empties `args`
-        try:
-            args = super().parse_args(ctx, args)
-        except typer.BadParameter as error:
-            error.message = _plain(error.message, _given(words, error.param))
-            raise
+        args = super().parse_args(ctx, args)
         if ctx.args:
-            word, names = shlex.quote(" ".join(ctx.args)), {each.name for each in self.params}
+            word, names = shlex.quote(" ".join(ctx.args)), {parameter.name for parameter in self.params}
             order = (*(["preset"] if word in PRESETS else []), "prompt", "run", "data")
             meant = [f"did you mean --{name} {word}?" for name in order if name in names]
             ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")
         return args
 
 
-# The options after `train` are those of train.
+# Options after `train` belong to train.
 OWN_SETTINGS = {"launch": {"ignore_unknown_options": True, "allow_interspersed_args": False}}
 
 for name, command in {
@@ -116,17 +93,17 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and stop.")
     ] = False,
 ) -> None:
-    """The options before a command; the callback of --version has done its work already."""
+    """Options before a command; the callback of --version has run already."""
 
 
 def run() -> None:
-    """Run the program. A problem that the user can mend becomes a sentence on standard error, and exit status 1."""
+    """Run the program. An error that the user can correct becomes a sentence on standard error, and exit status 1."""
     warnings.showwarning = _warn
     try:
         try:
             app()
         finally:
-            sys.stdout.flush()  # here, so that a failure is told below
+            sys.stdout.flush()  # here, so that a failure is reported below
     except UserError as error:
         _fail(with_options(str(error)))
     except BrokenPipeError:  # the reader has what it wants

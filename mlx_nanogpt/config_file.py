@@ -1,8 +1,4 @@
-"""Settings to start from: a preset by its name, or a TOML file, which is read and written here.
-
-The file is flat, and its keys are the names of the settings. The device and the directory of a run are no settings. The
-configurations check the values.
-"""
+"""Settings to start from: a preset by its name, or a flat TOML file whose keys are the names of the settings."""
 
 import difflib
 import re
@@ -22,31 +18,31 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# the keys of a file, in order, by the comment above them
+# the keys of a file in order, under the comment above them
 GROUPS = {TEXT: ["data", "tokenizer", "vocab_size", "init_from"]}
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
 NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
 ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}  # TOML has the same form for a control character
-LARGEST_FILE = 2**20  # bytes; a file of all settings has a hundredth of it
+LARGEST_FILE = 2**20  # bytes; all settings take a hundredth of it
 
 
 def preset_settings(name: str) -> dict[str, object]:
-    """The settings of the preset called `name`. Raises `UserError` if there is none."""
+    """The settings of the preset `name`. Raises `UserError` if there is none."""
     if name not in PRESETS:
-        nearest, listed = _nearest(name, PRESETS), f"presets are {', '.join(PRESETS)}"
-        raise UserError(f"preset {name!r} is not known", f"{nearest} The {listed}" if nearest else f"the {listed}")
+        question = _nearest(name, PRESETS) or "choose another."
+        raise UserError(f"preset {name!r} is not known", f"{question} The presets are {', '.join(PRESETS)}")
     return dict(PRESETS[name].settings)
 
 
 def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:
     """The settings in the TOML file `path`, some of `KEYS`; `data` is a list of texts, also where the file names one.
 
-    Raises `UserError`, naming the file, if it cannot be read, is not TOML, has another key, or is not a valid
-    configuration together with what is set `instead` and the defaults.
+    Raises `UserError` with the file's name if it cannot be read, is not TOML, has another key, or is not a valid configuration
+    together with the settings `instead` and the defaults.
     """
-    text = _read_text(path)
+    text = _read(path)
     try:
         settings = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: TOMLDecodeError, and a number of thousands of digits
@@ -58,12 +54,12 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
     try:
         configurations(settings | dict(instead))
         check_choice("tokenizer", settings.get("tokenizer", "char"), TokenizerName)
-        if "vocab_size" in settings and settings.get("tokenizer") != "bpe":
-            raise UserError("vocab_size is for the tokenizer bpe; without it the text says it", "leave it out")
         if "vocab_size" in settings:
+            if settings.get("tokenizer") != "bpe":
+                raise UserError("vocab_size needs tokenizer bpe", "leave it out, or set the tokenizer")
             check_vocab_size(settings["vocab_size"])
         if not isinstance(settings.get("init_from", ""), str):
-            raise UserError(f"init_from {settings['init_from']!r} names no model", "give a name in quotes")
+            raise UserError(f"init_from {settings['init_from']!r} is not a name", "give a name in quotes")
         if "data" in settings:
             settings["data"] = _texts(settings["data"])
     except UserError as error:
@@ -72,33 +68,31 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
 
 
 def write_config_file(settings: Mapping[str, object], about: Iterable[str] = ()) -> str:
-    """A TOML file that `read_config_file` reads as those of `settings` that are in `KEYS`, after `about` as comments.
+    """Return the text of a TOML file with those of `settings` that are in `KEYS`, below the comments `about`.
 
-    Raises `UserError` if the name of a text is not Unicode, which TOML is.
+    Raises `UserError` if the name of a text is not Unicode, because TOML is.
     """
-    blocks = [[_comment(line) for line in about]]
+    blocks = [[f"# {printable(line)}" for line in about]]
     for title, keys in GROUPS.items():
-        blocks.append([_comment(title), *(f"{key} = {_toml(settings[key])}" for key in keys if key in settings)])
+        blocks.append([f"# {title}", *(f"{key} = {_toml(settings[key])}" for key in keys if key in settings)])
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _read_text(path: Path) -> str:
+def _read(path: Path) -> str:
+    remedy = "name a TOML file of settings"
     try:
         with path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", "name a TOML file of settings") from error
+        raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
     if len(raw) > LARGEST_FILE:
-        raise UserError(
-            f"{path} has more than {LARGEST_FILE:,} bytes, which no settings have", "name a TOML file of settings"
-        )
+        raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, too many for settings", remedy)
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8", "save it as UTF-8"
-        ) from error
+        problem = f"{path}, line {line}: byte {raw[error.start]:#04x} is not UTF-8"
+        raise UserError(problem, "save it as UTF-8") from error
 
 
 def _check_key(key: str, value: object, where: str) -> None:
@@ -109,11 +103,11 @@ def _check_key(key: str, value: object, where: str) -> None:
         remedy = _nearest(NANOGPTS_NAMES.get(key, key), KEYS) or f"the settings are {', '.join(KEYS)}"
         raise UserError(f"{where}: {shown} is not a setting", remedy)
     if type(value) is int and not -(2**63) <= value < 2**63:
-        raise UserError(f"{where}: {key} is beyond TOML's whole numbers, which have 64 bits", "give a smaller one")
+        raise UserError(f"{where}: {key} has more than the 64 bits of TOML's whole numbers", "give a smaller one")
 
 
 def _line_of(key: str, text: str) -> str:
-    """Where `key` stands, if just one line looks like it."""
+    """The line of `key`, if only one line looks like it."""
     begins = re.compile(rf"""[\[\s]*["']?{re.escape(key)}["']?\s*[=.\]]""")
     lines = [number for number, line in enumerate(text.split("\n"), 1) if begins.match(line)]
     return f", line {lines[0]}" if len(lines) == 1 else ""
@@ -122,18 +116,14 @@ def _line_of(key: str, text: str) -> str:
 def _texts(data: object) -> list[str]:
     texts: list[Any] = data if isinstance(data, list) else [data]
     if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
-        raise UserError(f"data {data!r} names no text", "give a name in quotes, or several in [brackets]")
+        raise UserError(f"data {data!r} does not name a text", "give a name in quotes, or several in [brackets]")
     return texts
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
-    """A question for the one of `names` that looks most like `name`; nothing if none does."""
+    """A question for the one of `names` that is most like `name`; empty if none is."""
     nearest = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {nearest[0]}?" if nearest else ""
-
-
-def _comment(line: str) -> str:
-    return f"# {printable(line)}"
 
 
 def _toml(value: object) -> str:

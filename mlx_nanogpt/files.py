@@ -1,4 +1,4 @@
-"""Files: where the cache is, and writing in which nothing that the user had is lost."""
+"""The cache folder, crash-safe writes, and the errors of reading a damaged file."""
 
 import errno
 import fcntl
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError
+from .errors import UserError, is_out_of_memory
 
 NOT_THERE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.ENOLCK}
-"""How network and FUSE volumes answer to what they cannot do."""
+"""The errors of network and FUSE volumes that lack an operation."""
 
-DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, MemoryError)
-"""What reading a damaged file may raise."""
+DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""The errors that reading a damaged file may raise. MLX also reports a lack of memory as a RuntimeError; see `explaining_damage`."""
 
 
 def cache_dir() -> Path:
@@ -34,28 +34,61 @@ def cache_dir() -> Path:
         raise UserError("there is no home directory to keep a cache in", "set XDG_CACHE_HOME to a folder") from error
 
 
+def read_text(path: Path) -> str:
+    """The UTF-8 text of the file `path`."""
+    return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def explaining_damage(
+    path: Path,
+    problem: str = "is damaged, or was not written by this program",
+    remedy: str = "restore it from a copy, name another run, or train a new one",
+) -> Iterator[None]:
+    """Turn an error of reading `path` in the body into a `UserError`. A lack of memory is not damage and passes through."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"{error.filename or path} cannot be read ({error.strerror or error})"
+        raise UserError(problem, f"make it readable, or {remedy}") from error
+    except DAMAGE as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"{path} {problem} ({type(error).__name__}: {error})", remedy) from error
+
+
+@contextmanager
+def explaining_write(path: Path, remedy: str, by_mlx: bool = False) -> Iterator[None]:
+    """Turn an error of writing `path` in the body into a `UserError`; of MLX, it is a RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and (not by_mlx or is_out_of_memory(error)):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason})", remedy) from error
+
+
 @dataclass(frozen=True)
 class Folder:
-    """An open folder. Files go into it even if it was moved meanwhile."""
+    """An open folder. Files go into it even after it was moved."""
 
     path: Path  # at the time it was opened
     descriptor: int
 
     def current_path(self) -> Path:
-        """Where the folder is now: `path`, or an absolute path if it was moved. Raises `UserError` if it was deleted."""
+        """`path`, or the absolute path that the folder was moved to. Raises `UserError` if it was deleted."""
         own = os.fstat(self.descriptor)
         for path in (self.path, _path_of(self.descriptor)):
             with suppress(OSError):
                 if os.path.samestat(own, path.stat()):
                     return path
-        raise UserError(
-            f"{self.path} was deleted meanwhile, or moved to another disk",
-            "start anew, and leave the folder where it is",
-        )
+        problem = f"{self.path} was deleted, or moved to another disk"
+        raise UserError(problem, "start again, and leave the folder where it is")
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[BinaryIO]:
-        """Yield a file to write to. Once all of it is on the disk it replaces the file `name`, whose rights it takes over.
+        """Yield a file to write to. Once it is on the disk, it replaces the file `name` and takes over its permissions.
 
         If the body raises, or the machine stops, the older file is still there, whole.
         """
@@ -90,17 +123,16 @@ class Folder:
     def sweep(self, *names: str) -> None:
         """Remove the half-written files `names` of killed processes. Hold the lock: other processes may be writing."""
         left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
-        for each in os.listdir(self.descriptor):
-            if left.fullmatch(each):
-                os.unlink(each, dir_fd=self.descriptor)
+        for name in filter(left.fullmatch, os.listdir(self.descriptor)):
+            os.unlink(name, dir_fd=self.descriptor)
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags, 0o666, dir_fd=self.descriptor)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Folder]:
-    """Open the folder `path` for the time of the body."""
+def open_folder(path: Path) -> Iterator[Folder]:
+    """Yield the folder `path`, open."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         yield Folder(path, descriptor)
@@ -110,13 +142,13 @@ def opened(path: Path) -> Iterator[Folder]:
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
-    """Open the folder `path` and lock it against other processes that call this. If one has the lock, wait for it or raise
-    `UserError`. A disk without locks, as on some networks, is used with a warning."""
-    with opened(path) as folder:
+    """Yield the folder `path`, open and locked. If another process has the lock, wait for it or raise `UserError`. A disk
+    without locks, as on some networks, is used with a warning."""
+    with open_folder(path) as folder:
         try:
             fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another process", "wait for its end, or stop it") from error
+            raise UserError(f"{path} is in use by another process", "wait until it ends, or stop it") from error
         except OSError as error:
             if error.errno not in NOT_THERE:
                 raise
@@ -130,8 +162,8 @@ def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write to. Once all of it is on the disk it replaces the file `path`; see `Folder.replacing`."""
-    with opened(path.parent) as folder, folder.replacing(path.name) as file:
+    """Yield a file to write to, which then replaces the file `path`; see `Folder.replacing`."""
+    with open_folder(path.parent) as folder, folder.replacing(path.name) as file:
         yield file
 
 
@@ -144,27 +176,28 @@ def check_name(path: Path, remedy: str) -> None:
 
 
 @contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Yield a folder to write files into. Once all of them are on the disk it is renamed to `path`.
+def create_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to write files into. Once they are on the disk, it is renamed to `path`.
 
-    If the body raises, or the machine stops, there is no `path`. The next call removes what a killed process left. Raises
+    If the body raises, or the machine stops, there is no `path`. The next call removes the files of a killed process. Raises
     `UserError` if `path` exists, or if MLX cannot write to a path of its name.
     """
     if os.path.lexists(path):
-        raise UserError(f"{path} exists already, and nothing in it is overwritten", "choose another name")
+        raise UserError(f"{path} exists already", "choose another name")
     check_name(path, "choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
     left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.part")
-    for each in filter(lambda each: left.fullmatch(each.name), path.parent.iterdir()):
-        with suppress(UserError, OSError), locked(each):  # a process that still writes it holds the lock
-            shutil.rmtree(each)
+    for folder in path.parent.iterdir():
+        if left.fullmatch(folder.name):
+            with suppress(UserError, OSError), locked(folder):  # a process that still writes it holds the lock
+                shutil.rmtree(folder)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir()
     try:
         with locked(aside, wait=True):
             yield aside
-            for each in aside.iterdir():
-                with each.open("rb+") as file:
+            for written in aside.iterdir():
+                with written.open("rb+") as file:
                     _sync(file.fileno())
             os.rename(aside, path)
     finally:
@@ -173,38 +206,41 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def check_counts(*values: Any) -> None:
     """Raise `ValueError` unless all `values` are whole numbers from 0 on."""
-    if not all(type(each) is int and 0 <= each < 2**63 for each in values):
+    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
         raise ValueError(f"not all of {values} are whole numbers from 0 on")
 
 
 def check_measures(*values: Any) -> None:
     """Raise `ValueError` unless all `values` are finite numbers from 0 on."""
-    if not all(type(each) in (int, float) and math.isfinite(each) and each >= 0 for each in values):
+    if not all(type(value) in (int, float) and math.isfinite(value) and value >= 0 for value in values):
         raise ValueError(f"not all of {values} are finite numbers from 0 on")
 
 
 def _path_of(descriptor: int) -> Path:
-    """Where an open folder is now. If it was deleted, nothing is at that path."""
+    """The path of an open folder. If it was deleted, nothing is at that path."""
     if hasattr(fcntl, "F_GETPATH"):  # macOS
         return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
 def _sync_folder(descriptor: int) -> None:
-    """Let the new name of a file reach the disk before a later one does."""
-    try:
+    """Write the new name of a file to the disk before a later one."""
+    with _if_supported():
         os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in NOT_THERE:
-            raise
 
 
 def _sync(descriptor: int) -> None:
     if hasattr(fcntl, "F_FULLFSYNC"):  # macOS, where fsync does not reach beyond the cache of the drive
-        try:
+        with _if_supported():
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
             return
-        except OSError as error:
-            if error.errno not in NOT_THERE:
-                raise
     os.fsync(descriptor)
+
+
+@contextmanager
+def _if_supported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_THERE:
+            raise

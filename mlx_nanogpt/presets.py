@@ -1,17 +1,17 @@
-"""Places to start from: the settings of known models, under short names."""
+"""Presets: the settings of known models, under short names."""
 
 from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """A place to start from: one line on what it is for, and the fields of both configurations that it sets."""
+    """A line on its purpose, and the fields of both configurations that it sets."""
 
     description: str
     settings: dict[str, object]
 
 
-# What nanoGPT's configurations have in common, and what those for tiny Shakespeare's characters do. The share of the text
-# is that of its Shakespeare, also for GPT-2: OpenWebText, of which it keeps 0.05%, is a thousand times longer.
+# nanoGPT's common settings, and those for the characters of tiny Shakespeare. `train_fraction` is that of its Shakespeare,
+# also for GPT-2: OpenWebText, of which nanoGPT validates on 0.05%, is a thousand times longer.
 _NANOGPT = {
     "bias": "none",
     "tied": True,
@@ -22,7 +22,7 @@ _NANOGPT = {
 }
 _SHAKESPEARE_CHAR = _NANOGPT | {"warmup_iters": 100, "min_lr": 1e-4, "beta2": 0.99, "eval_interval": 250}
 
-# What Llama and Qwen changed, trained with Muon.
+# The architecture of Llama and Qwen, trained with Muon.
 _MODERN = {
     "norm": "rmsnorm",
     "position": "rope",

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -36,7 +37,7 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.machine.linux_cpu import folding, operations
 from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
-from mlx_nanogpt.measure import benchmark
+from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt.text import tinyshakespeare
 
 only_here = pytest.mark.skipif(
@@ -45,6 +46,7 @@ only_here = pytest.mark.skipif(
 # The logits of tiny models reach 5, and sums have up to 64 terms: in float32 two of them differ by up to twice
 # 64 * 2^-24 * 5. A LayerNorm without its eps differs by 1e-4; any other omission differs by more.
 LOGIT_ROUNDING = 4e-5
+LONGEST = 120  # seconds of a process
 NOBODY = "http://127.0.0.1:1/"  # an address where nobody listens
 WORDS = [
     "\n",
@@ -225,10 +227,16 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 # ---- what commands are tested on
 
 
+@functools.cache
+def _trained_once() -> Path:
+    return trained_run(Path(SESSION_CACHE) / f"trained-{os.getpid()}").path
+
+
 @pytest.fixture
 def run():
-    """A trained run, runs/1."""
-    return trained_run()
+    """A trained run, runs/1: a copy of one that this process trained once."""
+    shutil.copytree(_trained_once(), "runs/1")
+    return gpt.open_run(Path("runs/1"))
 
 
 @pytest.fixture
@@ -245,15 +253,19 @@ def small_protocol(monkeypatch):
     small = {
         "NANOLUX_GPT": tiny_gpt(),
         "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
+        "BUILT_STEPS": 2,
+        "EVALUATED_WINDOWS": 4,
+    }
+    faster = {
         "ROUNDS": 2,
         "ROUND_SECONDS": 0.001,
         "MATRIX_SIZE": 16,
-        "EVALUATED_WINDOWS": 4,
         "GENERATED_TOKENS": 24,
         "GENERATION_ROUNDS": 2,
     }
-    for name, value in small.items():
-        monkeypatch.setattr(benchmark, name, value)
+    for module, values in ((benchmark, small), (timing, faster)):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
 
 
 # ---- the command line
@@ -291,15 +303,15 @@ def mlx_gpt(monkeypatch, capsys):
 
 
 def in_a_process(*arguments, **more) -> subprocess.Popen:
-    """Start Python with `arguments` in a process of its own, its output piped."""
-    return subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        env=os.environ | {"XDG_CACHE_HOME": SESSION_CACHE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **more,
-    )
+    """Start Python with `arguments` in a process of its own, its output piped. It is killed after `LONGEST` seconds, so that no
+    test waits forever."""
+    settings = {"env": os.environ | {"XDG_CACHE_HOME": SESSION_CACHE}, "text": True}
+    settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, *map(str, arguments)], **settings | more)
+    timer = threading.Timer(LONGEST, process.kill)
+    timer.daemon = True
+    timer.start()
+    return process
 
 
 def python(script: str, *arguments) -> str:

@@ -1,4 +1,4 @@
-"""The promises of presets and of settings files: what they say holds, and every mistake in them is a sentence."""
+"""Presets and settings files: every setting holds, and every mistake is a sentence."""
 
 import random
 import sys
@@ -33,7 +33,7 @@ def refusal(text: str | bytes) -> str:
     return str(error.value)
 
 
-# ---- what a file says
+# ---- settings
 
 
 def test_every_field_of_the_configurations_is_a_key():
@@ -42,9 +42,7 @@ def test_every_field_of_the_configurations_is_a_key():
 
 
 def test_every_setting_has_another_value_to_be_tested_with():
-    assert OTHER_SETTINGS.keys() == SETTINGS.keys(), (
-        "give a new setting another value, in OTHER_SETTINGS of conftest.py"
-    )
+    assert OTHER_SETTINGS.keys() == SETTINGS.keys(), "give a new setting a line in OTHER_SETTINGS of conftest.py"
     assert not [name for name, field in SETTINGS.items() if OTHER_SETTINGS[name] == field.default]
 
 
@@ -62,18 +60,19 @@ def test_what_is_written_is_read_and_is_what_anybody_else_reads():
     assert tomllib.loads(text) == OTHERS | {"data": "play.txt"}
 
 
-def test_what_a_file_leaves_open_stays_open():
-    assert read("n_layer = 4\n") == {"n_layer": 4}
-    assert read("") == {}
-
-
-def test_a_text_may_be_named_alone_or_in_a_list():
-    assert read('data = "a.txt"')["data"] == read('data = ["a.txt"]')["data"] == ["a.txt"]
-    assert read('data = ["a.txt", "b.txt"]')["data"] == ["a.txt", "b.txt"]
-
-
-def test_windows_line_ends_and_byte_order_mark_are_no_matter():
-    assert read(b"\xef\xbb\xbfn_layer = 4\r\nseed = 3\r\n") == {"n_layer": 4, "seed": 3}
+@pytest.mark.parametrize(
+    "text, settings",
+    [
+        ("", {}),
+        ("n_layer = 4\n", {"n_layer": 4}),
+        (b"\xef\xbb\xbfn_layer = 4\r\nseed = 3\r\n", {"n_layer": 4, "seed": 3}),  # of Windows
+        ('data = "a.txt"', {"data": ["a.txt"]}),
+        ('data = ["a.txt"]', {"data": ["a.txt"]}),
+        ('data = ["a.txt", "b.txt"]', {"data": ["a.txt", "b.txt"]}),
+    ],
+)
+def test_a_file_holds_its_settings_and_no_others(text, settings):
+    assert read(text) == settings
 
 
 @pytest.mark.parametrize(
@@ -104,9 +103,9 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
         (
             "xyzzy = 4",
-            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, vocab_size, init_from, train_fraction, ",
+            ", line 1: xyzzy is not a setting; the settings are data, tokenizer, vocab_size, init_from, train",
         ),
-        ("vocab_size = 65", ": vocab_size is for the tokenizer bpe; without it the text says it; leave it out"),
+        ("vocab_size = 65", ": vocab_size needs tokenizer bpe; leave it out, or set the tokenizer"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),
         ('resume = "x"', ", line 1: resume is not a setting;"),
         ('device = "cpu"', ", line 1: device is not a setting;"),
@@ -121,25 +120,25 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ("n_layer 4", "line 1, column 9"),
         ("data = " + "[" * 10_000, " is not TOML: "),
         ("n_layer = " + "9" * 5000, " is not TOML: "),
-        ("n_layer = 0x" + "f" * 5000, ", line 1: n_layer is beyond TOML's whole numbers"),
-        ("grad_clip = 9223372036854775808", ", line 1: grad_clip is beyond TOML's whole numbers"),
-        ('n_layer = "4"', ": n_layer '4' is no number; give a whole number from 1 to 1000"),
+        ("n_layer = 0x" + "f" * 5000, ", line 1: n_layer has more than the 64 bits of TOML's whole numbers"),
+        ("grad_clip = 9223372036854775808", ", line 1: grad_clip has more than the 64 bits of TOML's whole numbers"),
+        ('n_layer = "4"', ": n_layer '4' is not a number; give a whole number from 1 to 1000"),
         ("n_layer = 4.0", ": n_layer 4.0 is out of range; give a whole number from 1 to 1000"),
-        ("n_layer = true", ": n_layer True is no number; give a whole number"),
+        ("n_layer = true", ": n_layer True is not a number; give a whole number"),
         ("learning_rate = nan", ": learning_rate nan is out of range; give a number"),
-        ('learning_rate = "1e-3"', ": learning_rate '1e-3' is no number; give a number"),
-        ("learning_rate = 2024-01-01", "is no number; give a number"),
-        ("tied = 1", ": tied 1 is neither true nor false"),
+        ('learning_rate = "1e-3"', ": learning_rate '1e-3' is not a number; give a number"),
+        ("learning_rate = 2024-01-01", "is not a number; give a number"),
+        ("tied = 1", ": tied 1 is not known; choose one of: true, false"),
         ('tokenizer = "words"', ": tokenizer 'words' is not known; choose one of: char, bpe, gpt2"),
-        ("init_from = 3", ": init_from 3 names no model;"),
+        ("init_from = 3", ": init_from 3 is not a name; give a name in quotes"),
         ('bias = "some"', ": bias 'some' is not known; choose one of: lecture, all, none"),
         ("bias = [1]", ": bias [1] is not known; choose one of: lecture, all, none"),
         ("n_embd = 100", ": head_size 16 does not divide n_embd 100"),
-        ("data = 3", ": data 3 names no text;"),
-        ("data = []", ": data [] names no text;"),
-        ('data = ""', ": data '' names no text;"),
-        ('data = ["a", 3]', ": data ['a', 3] names no text;"),
-        ('data = "a\\u0000b"', ": data 'a\\x00b' names no text;"),
+        ("data = 3", ": data 3 does not name a text;"),
+        ("data = []", ": data [] does not name a text;"),
+        ('data = ""', ": data '' does not name a text;"),
+        ('data = ["a", 3]', ": data ['a', 3] does not name a text;"),
+        ('data = "a\\u0000b"', ": data 'a\\x00b' does not name a text;"),
         (b"seed = 3\n# caf\xe9", ", line 2: byte 0xe9 is not UTF-8; save it as UTF-8"),
     ],
 )
@@ -148,15 +147,23 @@ def test_a_mistake_is_a_sentence_that_names_the_file_and_the_place(text, reason)
     assert message.startswith("mine.toml") and reason in message
 
 
-def test_a_line_that_cannot_be_told_is_not_made_up():
+def test_a_line_that_is_not_certain_is_left_out():
     assert refusal('data = """\nnope = 1\n"""\nnope = 2').startswith("mine.toml: nope is not a setting")
 
 
-def test_a_file_that_is_not_there_is_a_sentence():
-    with pytest.raises(UserError, match="nowhere.toml cannot be read .No such file or directory.; name"):
-        read_config_file(Path("nowhere.toml"))
-    with pytest.raises(UserError, match="cannot be read .Is a directory.; name"):
-        read_config_file(Path("."))
+@pytest.mark.parametrize(
+    "path, reason",
+    [
+        ("nowhere.toml", "nowhere.toml cannot be read .No such file or directory.; name"),
+        (".", "cannot be read .Is a directory.; name"),
+        ("/dev/zero", "/dev/zero has more than 1,048,576 bytes, too many for settings"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_sentence(path, reason):
+    if path == "/dev/zero" and not Path(path).exists():
+        pytest.skip("there is no endless file here")
+    with pytest.raises(UserError, match=reason):
+        read_config_file(Path(path))
 
 
 def test_a_damaged_file_is_a_configuration_or_a_sentence():
@@ -186,26 +193,20 @@ def test_a_damaged_file_is_a_configuration_or_a_sentence():
             configurations(settings)
             assert read(write_config_file(settings)) == settings
             outcomes["read"] += 1
-    assert min(outcomes.values()) > 50  # both happen
+    assert min(outcomes.values()) > 40  # both happen
 
 
 # ---- presets
 
 
 @pytest.mark.parametrize("name, nearest", [("lapto", "laptop"), ("gpt-2", "gpt2"), ("nano_lux", "nanolux")])
-def test_a_preset_that_is_not_known_is_told_the_nearest_and_all(name, nearest):
+def test_an_unknown_preset_is_refused_with_the_nearest_and_all(name, nearest):
     expected = f"preset '{name}' is not known; did you mean {nearest}? The presets are {', '.join(PRESETS)}"
     with pytest.raises(UserError) as error:
         preset_settings(name)
     assert str(error.value) == expected
 
 
-def test_a_preset_cannot_be_changed_by_who_asked_for_it():
+def test_the_settings_of_a_preset_are_a_copy():
     preset_settings("laptop")["n_layer"] = 99
     assert preset_settings("laptop")["n_layer"] == 4
-
-
-@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="there is no endless file here")
-def test_a_file_without_an_end_is_refused():
-    with pytest.raises(UserError, match="/dev/zero has more than 1,048,576 bytes, which no settings have"):
-        read_config_file(Path("/dev/zero"))

@@ -1,4 +1,4 @@
-"""The promises of the file writer: the new file whole, or the old one untouched."""
+"""Files: the new file whole, or the old one untouched; and only damage is called damage."""
 
 import errno
 import fcntl
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlx_nanogpt import UserError
 from conftest import finish, tiny_run
-from mlx_nanogpt.files import cache_dir, locked, replacing
+from mlx_nanogpt.files import cache_dir, explaining_damage, locked, replacing
 
 
 def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
@@ -17,7 +17,7 @@ def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
         file.write(b"new")
         assert Path("note").read_text() == "old"
     assert Path("note").read_text() == "new"
-    assert not [each for each in Path().iterdir() if each.name.startswith(".")]
+    assert not list(Path().glob(".*"))
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else():
@@ -26,7 +26,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else():
         file.write(b"half")
         raise RuntimeError
     assert Path("note").read_text() == "old"
-    assert not [each for each in Path().iterdir() if each.name.startswith(".")]
+    assert not list(Path().glob(".*"))
 
 
 @pytest.fixture
@@ -53,9 +53,8 @@ def test_a_disk_that_cannot_empty_its_cache_is_synchronised_as_far_as_it_can(ref
     monkeypatch.setattr(os, "fsync", synchronised.append)
     with replacing(Path("note")) as file:
         file.write(b"new")
-    assert (
-        Path("note").read_text() == "new" and refused[0][1] == fcntl.F_FULLFSYNC and len(synchronised) == 2
-    )  # the file, and its name
+    assert Path("note").read_text() == "new" and refused[0][1] == fcntl.F_FULLFSYNC
+    assert len(synchronised) == 2  # the file, and its name
 
 
 def test_a_disk_that_fails_to_synchronise_is_an_error(refuses):
@@ -85,3 +84,30 @@ def test_the_cache_is_where_the_desktop_wants_it_and_by_default_in_the_home(monk
     assert cache_dir() == tmp_path / "elsewhere" / "mlx-nanogpt"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_dir() == tmp_path / "home" / ".cache" / "mlx-nanogpt"
+
+
+# ---- damage
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("no JSON"), RuntimeError("[load] bad header"), KeyError("wte"), RecursionError()]
+)
+def test_an_error_of_reading_is_a_sentence_about_damage(error):
+    with pytest.raises(UserError, match=f"note is damaged, .*{type(error).__name__}.*; restore it"):
+        with explaining_damage(Path("note")):
+            raise error
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    with pytest.raises(UserError, match=r"run/note cannot be read \(No such file or directory\); make it readable, or"):
+        with explaining_damage(Path("run")):
+            Path("run/note").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("[malloc_or_wait] Unable to allocate 9 bytes."), RuntimeError("out of memory")],
+)
+def test_a_lack_of_memory_is_not_damage(error):
+    with pytest.raises(type(error)), explaining_damage(Path("note")):
+        raise error

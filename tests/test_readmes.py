@@ -1,10 +1,11 @@
-"""The promises of the READMEs: what they link to is there, what they tell the reader to type exists, and their example runs."""
+"""The promises of the READMEs: their links and their commands exist, and their example runs."""
 
 import json
 import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ PROGRAM = typer.main.get_command(app)
 each_readme = pytest.mark.parametrize("name", NAMES)
 
 
-def typed(text: str) -> Iterator[list[str]]:
-    """The words of each command in the shell blocks of `text`, and of each mlx-gpt command inside a line, without what a
-    redirection writes to."""
+def list_commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command in the shell blocks of `text`, and of each mlx-gpt command inside a line, without the
+    file of a redirection."""
     lines = [line for block in re.findall(r"```sh\n(.*?)```", text, re.S) for line in block.splitlines()]
     lines += [
         code.replace("\n", " ") for code in re.findall(r"`(mlx-gpt [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
@@ -51,29 +52,29 @@ def typed(text: str) -> Iterator[list[str]]:
             yield command
 
 
-def check_typed(words: list[str]) -> None:
+def check_command(words: list[str]) -> None:
     """Raise an error unless mlx-gpt takes `words`; values may be anything."""
     name, *arguments = words
     if name == "launch" and "train" in arguments:  # which has options of its own before those of train
-        check_typed(arguments[arguments.index("train") :])
+        check_command(arguments[arguments.index("train") :])
         arguments = arguments[: arguments.index("train")]
     command = PROGRAM if name.startswith("-") else PROGRAM.commands[name]
     context = typer.Context(command, **PROGRAM.context_settings)
     _, left, _ = command.make_parser(context).parse_args(words if command is PROGRAM else arguments)
-    assert not left, f"{left} is no option"
+    assert not left, f"{left} is not an option"
 
 
 @each_readme
 def test_every_link_leads_to_a_file(name):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", READMES[name])
-    assert not [each for each in targets if not (ROOT / name).parent.joinpath(each).exists()]
+    assert not [target for target in targets if not (ROOT / name).parent.joinpath(target).exists()]
 
 
 @each_readme
 def test_every_file_of_code_that_is_named_is_there(name):
     paths = re.findall(r"`((?:\w+/)+\w+\.py)`", READMES[name])
     folders = (ROOT, (ROOT / name).parent)
-    assert not [each for each in paths if "NAME" not in each and not any((at / each).exists() for at in folders)]
+    assert not [path for path in paths if "NAME" not in path and not any((at / path).exists() for at in folders)]
 
 
 @each_readme
@@ -88,17 +89,19 @@ def test_every_heading_that_a_link_names_is_there(name):
 
 @each_readme
 def test_every_command_exists_with_all_its_options(name):
-    for words in typed(READMES[name]):
+    for words in list_commands(READMES[name]):
         if words[0] == "mlx-gpt":
-            check_typed(words[1:])
+            check_command(words[1:])
 
 
 @each_readme
-def test_every_script_and_test_to_run_is_there(name):
-    for words in typed(READMES[name]):
+def test_every_script_module_and_test_to_run_is_there(name):
+    modules = re.findall(r"python -m (mlx_nanogpt\S*[^\s`])", READMES[name])
+    assert not [module for module in modules if find_spec(module) is None]
+    for words in list_commands(READMES[name]):
         if words[0] == "python":
             paths = [word for word in words[1:] if "/" in word and not word.startswith("runs/")]
-            assert not [each for each in paths if not (ROOT / each).exists()]
+            assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 @pytest.mark.parametrize(
@@ -107,19 +110,19 @@ def test_every_script_and_test_to_run_is_there(name):
 )
 def test_a_command_that_does_not_exist_is_noticed(words, wrong):
     with pytest.raises(Exception, match=wrong):
-        check_typed(shlex.split(words))
+        check_command(shlex.split(words))
 
 
 def test_commands_are_found_beside_pipes_files_and_comments():
     block = "```sh\ncat *.md | mlx-gpt train --data -  # a | b\nx && mlx-gpt eval > 'a file' && mlx-gpt bench\n```"
-    assert list(typed(block)) == [
+    assert list(list_commands(block)) == [
         ["cat", "*.md"],
         ["mlx-gpt", "train", "--data", "-"],
         ["x"],
         ["mlx-gpt", "eval"],
         ["mlx-gpt", "bench"],
     ]
-    assert len(list(typed(READMES["README.md"]))) > 10
+    assert len(list(list_commands(READMES["README.md"]))) > 10
 
 
 def test_the_gallery_of_machines_is_that_of_the_results():
@@ -140,7 +143,7 @@ def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
 
 
 def script(name: str, monkeypatch) -> dict:
-    """What a script of benchmarks/ defines."""
+    """Return the names that a script of benchmarks/ defines."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return runpy.run_path(str(ROOT / f"benchmarks/{name}.py"))
 
@@ -155,7 +158,7 @@ def test_a_mac_in_the_gallery_has_its_share_of_the_roofline():
 
 
 @pytest.mark.parametrize("name, most", [("README.md", 150), (".github/CONTRIBUTING.md", 60)])
-def test_what_is_read_first_is_short(name, most):
+def test_a_readme_that_is_read_first_is_short(name, most):
     assert len(READMES[name].splitlines()) <= most
 
 

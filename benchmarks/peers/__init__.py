@@ -18,7 +18,7 @@ Batch = tuple[np.ndarray, np.ndarray]  # token ids and their targets one token l
 
 @dataclass(frozen=True)
 class Settings:
-    """What every peer has in common. No defaults: they are the product's (see `record.settings_of`)."""
+    """The settings of every peer. No defaults: they are the product's (see `record.settings_of`)."""
 
     vocab_size: int
     block_size: int
@@ -37,7 +37,7 @@ class Settings:
 
     @property
     def residual_std(self) -> float:
-        """Of what writes to the residual stream, which has two writers per layer (GPT-2)."""
+        """That of the layers that write to the residual stream, two per layer (GPT-2)."""
         return self.init_std / math.sqrt(2 * self.n_layer)
 
 

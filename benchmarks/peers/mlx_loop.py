@@ -1,4 +1,4 @@
-"""What the MLX peers share: one compiled step, and an evaluation, around a model that they wrote."""
+"""The shared parts of the MLX peers: one compiled step, and an evaluation, around a model that they wrote."""
 
 from functools import partial
 

@@ -21,22 +21,21 @@ def make(settings: Settings, backend: Backend) -> Peer:
     optimizer = gpt.make_optimizer(train_config)
     optimizer.init(model.trainable_parameters())
     step = gpt.make_step(model, optimizer, train_config)
-    evaluate_tokens = gpt.make_evaluate(model, backend)
     state = [model.state, optimizer.state, mx.random.state]
     mx.eval(state)
 
     def train(batches: list[Batch]) -> list[float]:
         losses = []
         for batch in batches:
-            losses.append(step(*map(mx.array, batch)))
-            mx.async_eval(losses[-1], state)
+            loss, _ = step(*map(mx.array, batch))
+            mx.async_eval(loss, state)
+            losses.append(loss)
         mx.eval(state)
         return [loss.item() for loss in losses]
 
     def evaluate(data: EvaluationSet) -> float:
-        return evaluate_tokens(
-            data.tokens, data.num_windows
-        )  # cuts the windows of data.batches, and groups them itself
+        # of the windows of data.batches, in batches of our own
+        return gpt.estimate_loss(model, data.tokens, data.num_windows, backend)
 
     def generate(num_tokens: int) -> list[int]:
         return list(gpt.generate(model, [settings.start_token], num_tokens, settings.seed))

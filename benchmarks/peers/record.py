@@ -1,4 +1,4 @@
-"""What the scripts share that measure peers: the product's settings, the circumstances, and where results are kept.
+"""The shared parts of the scripts that measure peers: the product's settings, the circumstances, and the folder of results.
 
 Only for the scripts: it imports `mlx_nanogpt`, which a PyTorch or JAX peer must not have in its process.
 """
@@ -21,7 +21,7 @@ PEER_PACKAGES = ("torch", "jax", "jaxlib")
 
 
 def settings_of(model: gpt.GPTConfig, training: gpt.TrainConfig) -> Settings:
-    """The product's configuration as every peer takes it."""
+    """Return the product's configuration as every peer takes it."""
     return Settings(
         vocab_size=model.vocab_size,
         block_size=model.block_size,
@@ -37,7 +37,7 @@ def settings_of(model: gpt.GPTConfig, training: gpt.TrainConfig) -> Settings:
 
 
 def circumstances(script: str) -> dict:
-    """What is needed to judge and repeat a measurement that `script` made in this process."""
+    """Return the facts to judge and repeat a measurement that `script` made in this process."""
     machine = describe_measurement()
     machine["versions"] |= {package: _version(package) for package in PEER_PACKAGES}
     return {"command": shlex.join(["python", script, *sys.argv[1:]]), "machine": machine}
@@ -52,7 +52,7 @@ def write_json(kind: str, result: dict) -> Path:
 
 
 def slug(chip: str) -> str:
-    """The chip as a file name: `Intel(R) Xeon(R) Processor` is intel-xeon, `Apple M4 Pro` is apple-m4-pro."""
+    """Return the chip as a file name: `Intel(R) Xeon(R) Processor` is intel-xeon, `Apple M4 Pro` is apple-m4-pro."""
     name = re.sub(r"\(R\)|\(TM\)|\b(Processor|CPU)\b|@.*", " ", chip)
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 

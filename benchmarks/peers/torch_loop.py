@@ -1,4 +1,4 @@
-"""What the PyTorch peers share: initialisation, the training loop, evaluation and generation around their models."""
+"""The shared parts of the PyTorch peers: initialisation, the training loop, evaluation and generation around their models."""
 
 import numpy as np
 import torch

@@ -24,7 +24,7 @@ from peers import PEERS, EvaluationSet, Settings
 
 
 class Commands:
-    """What can be asked of a peer; each returns its reply."""
+    """The commands of a peer; each method returns its reply."""
 
     def __init__(self, name: str):
         self.entry = PEERS[name]
@@ -66,7 +66,7 @@ def _batches(path: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def main() -> None:
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a framework prints is not a reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # the output of a framework is not a reply
     commands = Commands(sys.argv[1])
     for line in sys.stdin:
         command = json.loads(line)

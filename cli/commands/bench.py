@@ -1,4 +1,4 @@
-"""`mlx-gpt bench`: NanoLux's table measured on this machine, and the measurements that explain it."""
+"""`mlx-gpt bench`: NanoLux's benchmark on this machine, and measurements that explain it."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -6,18 +6,26 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.measure.benchmark import MATRIX_SIZE, STEADY, BackendResult, BenchResult, Rounds, Stage
+from mlx_nanogpt.machine import describe_device, rounds_products
+from mlx_nanogpt.measure.benchmark import PUBLISHED, BackendResult, BenchResult, NanoLuxMetrics, Stage
+from mlx_nanogpt.measure.timing import MATRIX_SIZE, STEADY, Rounds
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ..options.shared import NAME, DeviceOption, given_options, use_device
 from ..options.texts import load_corpus
-from ..screen.consoles import console, header, progress
-from ..screen.describe import versions
+from ..screen.consoles import console, make_spinner, print_header
+from ..screen.describe import describe_versions
 from ..screen.output_file import JsonOption, check_replaceable, write_json
-from ..screen.tables import loss_notes, nanolux_table
+
+METRICS = {
+    "first_epoch": "Train 1st epoch",
+    "average_epoch": "Average epoch training time",
+    "estimate": "Time to estimate losses",
+    "total": "Total training time",
+    "train_loss": "Final loss (train)",
+    "valid_loss": "Final loss (valid)",
+}
 
 
 def bench(
@@ -31,22 +39,23 @@ def bench(
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
 ) -> None:
-    """Measure this machine as NanoLux did, with both backends, and show the published table beside it.
+    """Measure this machine as NanoLux did, with both backends, beside the published figures.
 
     A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
     check_replaceable(json_file, "json")  # before the measurement, which takes long
     corpus = load_corpus([data], explicit="data" in given_options(ctx))
-    header("mlx-gpt bench", {"Device": describe_device(), "Versions": versions(), "Corpus": corpus.identity.name})
+    print_header(
+        "mlx-gpt bench", {"Device": describe_device(), "Versions": describe_versions(), "Corpus": corpus.identity.name}
+    )
     result = _follow(gpt.bench(corpus, quick))
     _show(result)
     write_json(json_file, asdict(result))
 
 
-def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with progress(*columns) as bar:
+def _follow(events: Iterator[Stage | gpt.Record | BenchResult]) -> BenchResult:
+    with make_spinner() as bar:
         task, stage = bar.add_task(""), ""
         for event in events:
             match event:
@@ -57,70 +66,91 @@ def _follow(events: Iterator[Stage | gpt.Event | BenchResult]) -> BenchResult:
                         console.print(f"measuring: {stage}")
                 case gpt.Progress():
                     bar.update(task, description=f"{stage}: iteration {event.iteration:,}")
-                case BenchResult():
-                    return event
-    raise AssertionError("a benchmark ends with its result")
+    return event
 
 
 def _show(result: BenchResult) -> None:
     console.print()
-    console.print(nanolux_table({_title(each): each.metrics for each in result.backends}, result.corpus))
+    console.print(_make_table({_make_title(backend): backend.metrics for backend in result.backends}, result.corpus))
     _print_extrapolation(result)
-    for note in loss_notes(result.corpus):
+    for note in _list_loss_notes(result.corpus):
         console.print(note)
-    console.print(_explanation(result))
+    console.print(_make_explanation(result))
     console.print(
-        f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_rounds(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
-        f"Generation, text within the context: {_rounds(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
-        f"Generation, text beyond it: {_rounds(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
+        f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_format_rounds(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
+        f"Generation, text within the context: {_format_rounds(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
+        f"Generation, text beyond it: {_format_rounds(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
     )
     if unsteady := result.unsteady():
         console.print(
             f"\nWarning: half of the rounds differ by more than {STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "
-            f"say little; close other programs and measure again.",
+            f"are unreliable; close other programs and measure again.",
             style="yellow",
         )
 
 
-def _title(result: BackendResult) -> str:
+def _make_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
+    """A table of NanoLux's six metrics: `columns`, measured on `corpus`, then the published ones."""
+    columns = columns | {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
+    table = Table(title=f"NanoLux's benchmark, here on {corpus}", title_justify="left")
+    table.add_column("Metric", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for field, label in METRICS.items():
+        form = "{:.4f}" if field.endswith("loss") else "{:.2f} s"
+        values = (getattr(metrics, field) for metrics in columns.values())
+        table.add_row(label, *("-" if value is None else form.format(value) for value in values))
+    return table
+
+
+def _list_loss_notes(corpus: str) -> list[str]:
+    """List the reasons why losses on `corpus` here differ from the published ones."""
+    notes = []
+    if corpus != TINYSHAKESPEARE:
+        notes.append(f"The losses here are on {corpus}, the published ones on tiny Shakespeare.")
+    if rounds_products():
+        notes.append("This GPU rounds float32 products to TF32; with MLX_ENABLE_TF32=0 the losses are exact.")
+    return notes
+
+
+def _make_title(result: BackendResult) -> str:
     return f"{result.backend},\nextrapolated" if result.extrapolated else result.backend
 
 
 def _print_extrapolation(result: BenchResult) -> None:
     protocol = result.train
-    if any(each.extrapolated for each in result.backends):
+    if any(backend.extrapolated for backend in result.backends):
         console.print(
             f"Extrapolated from the sample below: an epoch is {protocol.eval_interval} median steps (the first with "
             f"compilation), an estimate {2 * protocol.eval_iters * protocol.batch_size:,} median windows, the total "
-            f"{protocol.num_iter // protocol.eval_interval} of each. Losses take the whole benchmark, without --quick."
+            f"{protocol.num_iter // protocol.eval_interval} of each. Losses need the whole benchmark, without --quick."
         )
 
 
-def _explanation(result: BenchResult) -> Table:
-    """What a step costs, and where the time goes: a column for each backend."""
+def _make_explanation(result: BenchResult) -> Table:
+    """A table of the cost of a step, with a column for each backend."""
     table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
     table.add_column("Measurement", no_wrap=True)
-    for each in result.backends:
-        table.add_column(each.backend, justify="right")
+    for backend in result.backends:
+        table.add_column(backend.backend, justify="right")
     for label, show in ROWS.items():
         table.add_row(label, *map(show, result.backends))
     return table
 
 
-def _rounds(rounds: Rounds, factor: float, form: str) -> str:
-    """The median of `rounds`, and the smallest and largest, each times `factor`."""
+def _format_rounds(rounds: Rounds, factor: float, form: str) -> str:
+    """Format the median of `rounds`, the smallest and the largest, times `factor`."""
     median, least, most = (format(value * factor, form) for value in (rounds.median, rounds.min, rounds.max))
     return f"{median} ({least} to {most})"
 
 
 ROWS = {
-    "Training step, ms": lambda each: _rounds(each.step_seconds, 1e3, ".2f"),
-    "Tokens/s, steady": lambda each: f"{each.tokens_per_second:,.0f}",
-    "Compilation, s": lambda each: f"{each.compile_seconds:.2f}",
-    "Evaluation, ms per window": lambda each: _rounds(each.evaluation_seconds_per_window, 1e3, ".3f"),
-    "Share of the matrix rate": lambda each: f"{each.matrix_share:.0%}",
-    "Operations in a step's graph": lambda each: f"{each.operations} (and {each.views} views)",
-    "Host building a step's graph": lambda each: f"{each.host_seconds / each.step_seconds.median:.1%} of a step",
-    "Host waits per 500 steps": lambda each: str(each.synchronisations),
-    "Peak memory, MB": lambda each: f"{each.peak_memory / 1e6:.0f}",
+    "Training step, ms": lambda result: _format_rounds(result.step_seconds, 1e3, ".2f"),
+    "Tokens/s, steady": lambda result: f"{result.tokens_per_second:,.0f}",
+    "Compilation, s": lambda result: f"{result.compile_seconds:.2f}",
+    "Evaluation, ms per window": lambda result: _format_rounds(result.evaluation_seconds_per_window, 1e3, ".3f"),
+    "Share of the matrix rate": lambda result: f"{result.matrix_share:.0%}",
+    "Operations in a step's graph": lambda result: f"{result.operations} (and {result.views} views)",
+    "Host building a step's graph": lambda result: f"{result.host_seconds / result.step_seconds.median:.1%} of a step",
+    "Peak memory, MB": lambda result: f"{result.peak_memory / 1e6:.0f}",
 }

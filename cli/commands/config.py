@@ -1,4 +1,4 @@
-"""`mlx-gpt config`: all settings of a run or a preset as a TOML file. Standard output carries nothing else."""
+"""`mlx-gpt config`: all settings of a run or a preset as a TOML file, alone on standard output."""
 
 import sys
 from dataclasses import asdict
@@ -13,16 +13,16 @@ from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import RunOption
 from ..screen.consoles import check_output
-from ..screen.describe import describe_packages, versions
+from ..screen.describe import describe_packages, describe_versions
 
 
 def config(
     run: RunOption = None,
     preset: Annotated[
-        str | None, typer.Option(help="Print this preset and no run: mlx-gpt presets lists them.")
+        str | None, typer.Option(help="Print this preset instead of a run: mlx-gpt presets lists them.")
     ] = None,
 ) -> None:
-    """Print all settings of a run as TOML, to repeat it or to start from: mlx-gpt train --config FILE.
+    """Print all settings of a run as TOML, to repeat it or to start another: mlx-gpt train --config FILE.
 
     On the same machine, with the same versions and text, the new run has the same weights bit for bit.
     """
@@ -33,7 +33,7 @@ def config(
         settings = preset_settings(preset)
         gpt_config, train_config = gpt.configurations(settings)
         sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
-        origin = [f"Versions: {versions()}"]
+        origin = [f"Versions: {describe_versions()}"]
     else:
         source = chosen_run(run)
         gpt_config, train_config, sources = source.gpt_config, source.train_config, source.corpus.sources
@@ -46,7 +46,7 @@ def config(
             settings = {"tokenizer": source.tokenizer.kind}
     settings |= {"data": sources} | asdict(gpt_config) | asdict(train_config)
     if settings.get("tokenizer") != "bpe":
-        del settings["vocab_size"]  # the text or the tokenizer says it
+        del settings["vocab_size"]  # the text or the tokenizer determines it
     text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])
     sys.stdout.reconfigure(encoding="utf-8")  # as TOML is, whatever the terminal
     sys.stdout.write(text)

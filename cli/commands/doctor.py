@@ -1,4 +1,4 @@
-"""`mlx-gpt doctor`: is this machine right, and as fast as it should be?"""
+"""`mlx-gpt doctor`: checks that this machine is right, and as fast as it should be."""
 
 import platform
 from dataclasses import asdict
@@ -7,14 +7,13 @@ import typer
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.benchmark import describe_measurement
 from mlx_nanogpt.measure.doctor import CHECKS, Check, examine
-from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ..options.shared import DeviceOption, use_device
-from ..screen.consoles import console, folded, header, progress
-from ..screen.describe import versions
+from ..screen.consoles import console, fold, make_spinner, print_header
+from ..screen.describe import describe_versions
 from ..screen.output_file import JsonOption, check_replaceable, write_json
 
-MARKS = {True: ("\N{CHECK MARK}", "ok", "green"), False: ("\N{BALLOT X}", "FAILED", "bold red")}
+MARKS = {True: ("\N{CHECK MARK}", "green"), False: ("\N{BALLOT X}", "bold red")}
 
 
 def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
@@ -24,10 +23,10 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
     """
     use_device(device)
     check_replaceable(json_file, "json")
-    header("mlx-gpt doctor", {"Device": describe_device(), "Versions": versions()})
+    print_header("mlx-gpt doctor", {"Device": describe_device(), "Versions": describe_versions()})
     console.print()
     checks = []
-    with progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+    with make_spinner() as bar:
         names = iter([*CHECKS, ""])
         task = bar.add_task(next(names))
         for check in examine():
@@ -41,18 +40,15 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
     console.print(f"\n{verdict[0].upper()}{verdict[1:]}.", style="bold red" if failed else "bold")
     console.print("To paste into an issue:")
     console.print(
-        f"  {describe_device()}; {platform.platform()}; {versions()}; {verdict}; {checks[-1].detail}", soft_wrap=True
+        f"  {describe_device()}; {platform.platform()}; {describe_versions()}; {verdict}; {checks[-1].detail}",
+        soft_wrap=True,
     )
     if failed:
         raise typer.Exit(1)
 
 
 def _print(check: Check) -> None:
-    sign, word, style = MARKS[check.passed]
-    try:
-        sign.encode(console.encoding)
-    except UnicodeEncodeError:
-        sign = word
-    text = folded(f"{sign} {check.name}: {check.detail}", "", "  ")
+    sign, style = MARKS[check.passed]
+    text = fold(f"{sign} {check.name}: {check.detail}", "", "  ")
     text.stylize(style, 0, len(sign))
     console.print(text)

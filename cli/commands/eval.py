@@ -1,4 +1,4 @@
-"""`mlx-gpt eval`: the loss of a model on a whole split or text, beside the losses of simple methods."""
+"""`mlx-gpt eval`: measures the loss of a model on a whole split or text, beside simple methods."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
@@ -11,20 +11,13 @@ from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.runs.find import chosen_model, is_own
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress
 from rich.table import Table
 
 from ..options.settings import with_options
 from ..options.shared import NAME, BestOption, DeviceOption, InitFromOption, RunOption, given_options, use_device
 from ..options.texts import own_dataset, read_data
-from ..screen.consoles import console, header, progress
+from ..screen.consoles import console, make_progress, print_header
 from ..screen.describe import describe_weights
 
 MODEL = "> this model"  # its row is bold; the sign marks it in a pipe, too
@@ -63,56 +56,57 @@ def evaluate(
     if init_from and not data:
         raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
     model, tokenizer, source = chosen_model(run, best, init_from)
+    text = _load_text(source, data)
+    if isinstance(text, Dataset):
+        parts = _choose_splits(text, tokenizer, split)
+    elif "split" in given_options(ctx):
+        raise UserError(
+            f"{text.identity.name} is not the text that the model learned from, so it has no splits",
+            "leave out `split`",
+        )
+    else:
+        parts = {text.identity.name: tokenizer.encode(text.text)}
     if source:
         origin = {"Run": describe_weights(source, best)}
     else:
         origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
-    text = _text(source, data)
-    if isinstance(text, Dataset):
-        parts = _splits(text, tokenizer, split)
-        train_tokens, problem = text.train_tokens, None
-    else:
-        if "split" in given_options(ctx):
-            raise UserError(
-                f"{text.identity.name} is not the text that the model learned from, so it has no splits",
-                "leave out `split`",
-            )
-        parts = {text.identity.name: tokenizer.encode(text.text)}
-        train_tokens, problem = _training_split(source) if source else (None, f"{init_from} comes without it")
-    header("mlx-gpt eval", {"Device": describe_device()} | origin)
+    print_header("mlx-gpt eval", {"Device": describe_device()} | origin)
+    train_tokens = text.train_tokens if isinstance(text, Dataset) else _find_training_split(source)
     for name, tokens in parts.items():
         console.print(f"\n{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", style="bold")
-        console.print(_table(_measure(model, tokenizer, tokens, train_tokens)))
-    if problem is not None:
-        console.print(f"No bigram, unigram and xz here, for they need the text that the model learned from: {problem}.")
+        console.print(_make_table(_measure(model, tokenizer, tokens, train_tokens)))
 
 
-def _text(run: Run | None, data: Sequence[str] | None) -> Corpus | Dataset:
-    """The text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run."""
+def _load_text(run: Run | None, data: Sequence[str] | None) -> Corpus | Dataset:
+    """Load the text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run."""
     if not data:
         return own_dataset(run)
     text = read_data(data)
     return own_dataset(run, text) if run and is_own(run, text) else text
 
 
-def _splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[str, np.ndarray]:
-    """The tokens of the `split` that is chosen, or of both, by their titles."""
+def _choose_splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[str, np.ndarray]:
+    """Return the tokens of `split`, or of both, by their titles."""
     if dataset.tokenizer != tokenizer:
         raise UserError(f"{dataset.corpus.name} holds the tokens of another tokenizer", "give a text with `data`")
     chosen = list(SPLITS) if split == "both" else [split]
     return {f"{dataset.corpus.name}, {SPLITS[name]}": getattr(dataset, f"{name}_tokens") for name in chosen}
 
 
-def _training_split(run: Run) -> tuple[np.ndarray | None, str | None]:
-    """The tokens that `run` learned from; or None, and why they cannot be had."""
+def _find_training_split(run: Run | None) -> np.ndarray | None:
+    """Return the tokens that `run` learned from; without them print why, and return None."""
     try:
-        return own_dataset(run).train_tokens, None
+        if run:
+            return own_dataset(run).train_tokens
+        problem = "an exported model comes without it"
     except UserError as error:
-        return None, with_options(str(error))
+        problem = with_options(str(error))
+    console.print(f"Bigram, unigram and xz need the training text: {problem}.", style="yellow")
+    return None
 
 
 class Row(NamedTuple):
-    """What a method reaches on some tokens. xz knows no tokens, so it has no `loss`."""
+    """The result of a method. xz knows no tokens, so it has no `loss`."""
 
     loss: SplitLoss | None
     bits_per_character: float
@@ -121,14 +115,14 @@ class Row(NamedTuple):
 def _measure(
     model: gpt.GPT, tokenizer: Tokenizer, tokens: np.ndarray, train_tokens: np.ndarray | None
 ) -> dict[str, Row]:
-    """What each method reaches on `tokens`, by its name.
+    """Measure each method on `tokens`; return the results by name.
 
     The model's loss is printed before the other methods start, which take long on a large text.
     """
     vocab_size = model.config.vocab_size
-    with progress(*_columns()) as bar:
+    with make_progress(*Progress.get_default_columns()) as bar:
         task = bar.add_task("Evaluating", total=len(tokens) - 1)
-        for loss in gpt.evaluate_split(model, tokens):  # each is on more of the tokens than the one before
+        for loss in gpt.evaluate_split(model, tokens):  # of more and more tokens
             bar.update(task, completed=loss.tokens)
         bar.remove_task(task)
         console.print(f"This model: {loss.mean:.4f} nats per token, perplexity {loss.perplexity:,.2f}")
@@ -146,22 +140,12 @@ def _measure(
     return rows
 
 
-def _columns() -> list[ProgressColumn]:
-    return [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    ]
-
-
-def _table(rows: dict[str, Row]) -> Table:
+def _make_table(rows: dict[str, Row]) -> Table:
     table = Table()
     table.add_column("Method", no_wrap=True)
     for name in ("nats per token", "bits per character", "perplexity"):
         table.add_column(name, justify="right")
-    for name, row in sorted(rows.items(), key=lambda each: each[1].bits_per_character):
+    for name, row in sorted(rows.items(), key=lambda item: item[1].bits_per_character):
         mean, perplexity = ("-", "-") if row.loss is None else (f"{row.loss.mean:.4f}", f"{row.loss.perplexity:,.2f}")
         table.add_row(name, mean, f"{row.bits_per_character:.4f}", perplexity, style="bold" if name == MODEL else None)
     return table

@@ -1,4 +1,4 @@
-"""`mlx-gpt export`: write a run for other programs, and for `--init-from`."""
+"""`mlx-gpt export`: writes a run for other programs, and for `--init-from`."""
 
 import shlex
 from pathlib import Path
@@ -23,7 +23,7 @@ def export(
 ) -> None:
     """Write a run as a folder that transformers and mlx_lm open, or as a GGUF file for llama.cpp.
 
-    A model of --preset modern becomes a Qwen3, one with --tied --activation gelu a GPT-2. Another model fits neither.
+    A model of --preset modern becomes a Qwen3, one with --tied --activation gelu a GPT-2. Other models fit neither.
     """
     if out.suffix == ".gguf" and not gguf:
         raise UserError(f"{out} is the name of a GGUF file, and without `gguf` a folder is written", "give `gguf`, too")

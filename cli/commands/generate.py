@@ -1,4 +1,4 @@
-"""`mlx-gpt generate`: a run writes text. Standard output carries the text alone; all else goes to standard error."""
+"""`mlx-gpt generate`: writes text with a run. Standard output carries the text alone; all else goes to standard error."""
 
 import sys
 import time
@@ -14,10 +14,10 @@ from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption
 from ..screen.consoles import check_output, errors
 from ..screen.describe import describe_weights
 
-# The setting of a training, for the random draws of a text; here typer checks it.
+# The setting `seed`, for the random draws of a text; here typer checks it.
 SEED = setting_option(
     SETTINGS["seed"],
-    help="Of the random draws: the same seed writes the same text.",
+    help="Start of the random draws: the same seed writes the same text.",
     rich_help_panel=None,
     min=SETTINGS["seed"].metadata["setting"].least,
     max=SETTINGS["seed"].metadata["setting"].most,

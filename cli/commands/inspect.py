@@ -18,12 +18,12 @@ from ..options.shared import PATH, BestOption, DeviceOption, InitFromOption, Run
 from ..options.texts import own_dataset
 from ..screen.consoles import ESCAPES, console
 from ..screen.describe import describe_weights
-from ..screen.output_file import check_replaceable, write_page
+from ..screen.output_file import check_replaceable, write_file
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
 SHOWN = 20  # characters of the text before a surprise
 
-# From how many bits on a token has which colours. ColorBrewer's YlOrBr, which the colour-blind can tell apart.
+# Colours by the least bits of a token. ColorBrewer's YlOrBr, which the colour-blind can tell apart.
 COLOURS = {1: "black on #fff7bc", 2: "black on #fec44f", 4: "white on #cc4c02", 8: "white on #662506"}
 
 
@@ -39,7 +39,7 @@ def inspect_text(
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Write a page for a browser, too: all that the model expected, and where each of its heads looked.",
+            help="Write a page for a browser, too: the model's expectations, and the places where its heads looked.",
             show_default="no page",
             **PATH,
         ),
@@ -58,58 +58,60 @@ def inspect_text(
     elif source:
         ids = own_dataset(source).valid_tokens[:EXCERPT]
     else:
-        raise UserError("a model without a run has no text of its own", "write the text behind mlx-gpt inspect")
+        raise UserError("an exported model has no text of its own", "give one after mlx-gpt inspect")
     found = inspect(model, ids, tokenizer.start_token)
     pieces = token_pieces(tokenizer, ids)
     about = describe_weights(source, best) if source else init_from
     console.print(about, style="dim")
-    console.print(_coloured(pieces, found), soft_wrap=True)
+    console.print(_colour(pieces, found), soft_wrap=True)
     console.print()
     if console.is_terminal:
-        console.print(_legend())
+        console.print(_make_legend())
     console.print(
         f"{found.bits / len(ids):.2f} bits a token, {found.bits / max(sum(map(len, pieces)), 1):.2f} a character."
     )
     if surprises:
-        console.print(_table(pieces, found, tokenizer, surprises))
+        console.print(_make_table(pieces, found, tokenizer, surprises))
     if html:
-        write_page(html, inside_page(model, tokenizer, ids, about), "html")
+        write_file(html, inside_page(model, tokenizer, ids, about))
         cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
         console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
 
 
-def _coloured(pieces: list[str], found: Inspection) -> Text:
-    return Text.assemble(*((piece.translate(ESCAPES), _style(bits)) for piece, bits in zip(pieces, found.surprise)))
+def _colour(pieces: list[str], found: Inspection) -> Text:
+    return Text.assemble(
+        *((piece.translate(ESCAPES), _choose_style(bits)) for piece, bits in zip(pieces, found.surprise))
+    )
 
 
-def _style(bits: float) -> str:
+def _choose_style(bits: float) -> str:
     return next((style for least, style in reversed(COLOURS.items()) if bits >= least), "")
 
 
-def _legend() -> Text:
+def _make_legend() -> Text:
     parts = [(f" {least} ", style) for least, style in COLOURS.items()]
     return Text.assemble("Bits from ", *parts, " on; fewer have no colour.")
 
 
-def _table(pieces: list[str], found: Inspection, tokenizer: Tokenizer, count: int) -> Table:
-    """The greatest surprises, the greatest first, and the three likeliest tokens in their places."""
+def _make_table(pieces: list[str], found: Inspection, tokenizer: Tokenizer, count: int) -> Table:
+    """A table of the greatest surprises, the greatest first, and the three likeliest tokens in their places."""
     table = Table(title="What surprised it most", title_justify="left")
     for name in ("Bits", "After", "Token", "It expected"):
         table.add_column(name, justify="right" if name in ("Bits", "After") else "left", overflow="fold")
     for place in np.argsort(-found.surprise, kind="stable")[:count]:
         expected = (
-            f"{_quoted(tokenizer.decode([int(token)]))} {probability:.0%}"
+            f"{_quote(tokenizer.decode([int(token)]))} {probability:.0%}"
             for token, probability in zip(found.expected[place][:3], found.probabilities[place])
         )
-        before = _marked("".join(pieces[:place])[-SHOWN:])
-        table.add_row(f"{found.surprise[place]:.1f}", before, _quoted(pieces[place]), ", ".join(expected))
+        before = _mark("".join(pieces[:place])[-SHOWN:])
+        table.add_row(f"{found.surprise[place]:.1f}", before, _quote(pieces[place]), ", ".join(expected))
     return table
 
 
-def _quoted(token: str) -> str:
-    """A token in quotation marks, so that a space can be seen."""
-    return f"“{_marked(token)}”"
+def _quote(token: str) -> str:
+    """Put a token in quotation marks, so that a space can be seen."""
+    return f"“{_mark(token)}”"
 
 
-def _marked(text: str) -> str:
+def _mark(text: str) -> str:
     return printable(text.replace("\n", "⏎"))

@@ -1,4 +1,4 @@
-"""`mlx-gpt prepare`: a text of any size in, a folder of tokens out."""
+"""`mlx-gpt prepare`: turns a text of any size into a folder of tokens."""
 
 import shlex
 from contextlib import closing
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from ..options.settings import setting_option
 from ..options.shared import NAME, PATH, TEXTS, TokenizerOption, VocabSizeOption
 from ..options.texts import wanted_tokens
-from ..screen.consoles import console, progress
+from ..screen.consoles import console, make_progress
 from ..screen.describe import describe_files
 
 
@@ -29,7 +29,9 @@ def prepare(
 ) -> None:
     """Turn a text of any size into tokens in nanoGPT's format; mlx-gpt train then reads them from the disk.
 
-    The text is read in pieces, twice, and once more to learn byte pairs. Training on the folder is the same as training on the text with the same --train-fraction.
+    The text is read in pieces, twice, and once more to learn byte pairs.
+
+    Training on the folder is the same as training on the text with the same --train-fraction.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -40,7 +42,7 @@ def prepare(
     )
     # `closing`: Ctrl-C leaves nothing behind
     preparing = closing(gpt.prepare(data, out, train_fraction, **wanted_tokens(tokenizer, vocab_size)))
-    with preparing as events, progress(*columns) as bar:
+    with preparing as events, make_progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:
             match event:

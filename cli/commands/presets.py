@@ -1,4 +1,4 @@
-"""`mlx-gpt presets`: the settings that `mlx-gpt train` can start from."""
+"""`mlx-gpt presets`: lists the settings that `mlx-gpt train` can start from."""
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt.config import tokens_per_step

@@ -1,22 +1,21 @@
-"""`mlx-gpt report`: one HTML file on runs, which needs no network."""
+"""`mlx-gpt report`: writes one HTML file on runs, which needs no network."""
 
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
-from mlx_nanogpt import Dataset, Run, UserError
+from mlx_nanogpt import CharTokenizer, Dataset, Run, UserError
 from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.measure.benchmark import nanolux_differences
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import Entry, report_page
 from mlx_nanogpt.runs.find import chosen_run, own_dataset
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import PATH, DeviceOption, use_device
-from ..screen.conclusion import is_comparable
 from ..screen.consoles import console
-from ..screen.describe import chosen_settings, describe_model, describe_packages, describe_training, describe_weights
-from ..screen.output_file import check_replaceable, write_page
+from ..screen.describe import describe_model, describe_packages, describe_training, describe_weights, list_settings
+from ..screen.output_file import check_replaceable, write_file
 from .inspect import EXCERPT
 
 
@@ -27,28 +26,33 @@ def report(
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(help="The text on which the inside is shown.", show_default="of the validation split"),
+        typer.Option(help="The text that the inside of the model is shown on.", show_default="of the validation split"),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Write a page on a run, or on several beside each other: losses, what they wrote, and the inside of the model."""
+    """Write a page on a run, or on several beside each other: losses, samples, and the inside of the model."""
     use_device(device)
     check_replaceable(out, "out")
     opened = [chosen_run(path) for path in runs or [None]]
-    datasets = [_dataset(run) for run in opened]
-    inside = _inside(opened[0], datasets[0], text)
-    entries = [Entry(run, _facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
-    published = all(run.corpus.sources == (TINYSHAKESPEARE,) and is_comparable(run) for run in opened)
-    write_page(out, report_page(entries, published, inside), "out")
+    datasets = [_load_dataset(run) for run in opened]
+    inside = _make_inside(opened[0], datasets[0], text)
+    entries = [Entry(run, _list_facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
+    write_file(out, report_page(entries, all(map(_is_comparable, opened)), inside))
     names = ", ".join(str(run.path) for run in opened)
     console.print(
         f"The report on {names} is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True
     )
 
 
-def _inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
-    """The page on the inside of the run's model, or None if it has no weights yet."""
+def _is_comparable(run: Run) -> bool:
+    """Whether NanoLux's published losses are those of the run's text, model and number of steps."""
+    same = nanolux_differences(run.gpt_config, run.train_config).keys() <= {"eval_iters"}
+    return same and run.corpus.sources == (TINYSHAKESPEARE,) and isinstance(run.tokenizer, CharTokenizer)
+
+
+def _make_inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
+    """Make the page on the inside of the run's model; None if it has no weights yet."""
     if not run.checkpoint.exists():
         return None
     if text is not None:
@@ -56,36 +60,36 @@ def _inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
     elif data:
         ids, shown = data.valid_tokens[:EXCERPT], f"the beginning of the validation text of {run.corpus.name}"
     else:
-        raise UserError(f"the text of the run {run.path} is not where it was", "give another with `text`")
+        raise UserError(f"the text of the run {run.path} was moved or deleted", "give another with `text`")
     best = bool(run.history())
     return inside_page(run.load_model(best), run.tokenizer, ids, f"{describe_weights(run, best)}, on {shown}.")
 
 
-def _dataset(run: Run) -> Dataset | None:
-    """The text of `run`, or None if it cannot be read: a report is written without it."""
+def _load_dataset(run: Run) -> Dataset | None:
+    """Load the text of `run`; None if it cannot be read, since a report needs none."""
     try:
         return own_dataset(run)
     except UserError:
         return None
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _list_facts(run: Run) -> dict[str, str]:
     history, steps = run.history(), run.position().iteration
     facts = {
         "Text": run.corpus.name,
         "Model": describe_model(run.gpt_config),
         "Training": describe_training(run.gpt_config, run.train_config),
-        "Settings": ", ".join(chosen_settings(run)) or "the defaults",
+        "Settings": ", ".join(list_settings(run)) or "the defaults",
         "Versions": describe_packages(run.versions()),
         "Steps done": f"{steps:,}, {steps * tokens_per_step(run.gpt_config, run.train_config):,} tokens",
     }
     if history:
-        best, seconds = min(history, key=lambda each: each.valid_loss), sum(each.train_seconds for each in history)
+        best, seconds = min(history, key=lambda line: line.valid_loss), sum(line.train_seconds for line in history)
         facts |= {
             "Best validation loss": f"{best.valid_loss:.4f} after {best.iteration:,} steps",
             "Last losses": f"{history[-1].train_loss:.4f} training, {history[-1].valid_loss:.4f} validation",
-            "Time": f"{seconds:,.0f} s of training, {sum(each.eval_seconds for each in history):,.0f} s of evaluation, on a "
+            "Time": f"{seconds:,.0f} s of training, {sum(line.eval_seconds for line in history):,.0f} s of evaluation, on a "
             f"{history[-1].device.upper()}",
-            "Speed": f"{np.sum([each.train_tokens for each in history]) / seconds:,.0f} tokens/s on average",
+            "Speed": f"{sum(line.train_tokens for line in history) / seconds:,.0f} tokens/s on average",
         }
     return facts

@@ -1,4 +1,4 @@
-"""`mlx-gpt runs`: what was trained, at a glance."""
+"""`mlx-gpt runs`: lists what was trained."""
 
 import shlex
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from datetime import datetime
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Evaluation, Run, UserError
 from mlx_nanogpt.runs.run import RUNS, run_folders
-from mlx_nanogpt.training import end_of
+from mlx_nanogpt.training import reason_to_end
 
-from ..screen.consoles import console, folded
-from ..screen.describe import chosen_settings
+from ..screen.consoles import console, fold
+from ..screen.describe import list_settings
 
 TITLES = ("Run", "Written", "Text", "Parameters", "Steps", "Best loss", "Tokens/s")
 NAMES = 3  # columns that hold names, and are aligned to the left
@@ -20,29 +20,21 @@ INDENT = "     "
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run, when it was written, and what it came to."""
+    """A run, when it was written (in seconds since 1970), its evaluations, and how far it is."""
 
     run: Run
-    written: float  # seconds since 1970
+    written: float
     history: list[Evaluation]
     iteration: int
 
     @property
     def end(self) -> str | None:
-        """Why its training is over; None if it is not."""
-        return end_of(self.history, self.run.train_config)
-
-    @property
-    def more(self) -> str:
-        """The option that lets it go on, if it takes one."""
-        longer = f" --num-iter {2 * self.run.train_config.num_iter}"
-        return {"finished": longer, "out of patience": " --patience 0", "at the target": " --target-loss 0"}.get(
-            self.end, ""
-        )
+        """The reason why its training is over; None if it is not."""
+        return reason_to_end(self.history, self.run.train_config)
 
 
 def runs() -> None:
-    """List the runs in runs/, the one that was written last first, and below each the settings that are no defaults."""
+    """List the runs in runs/, newest first, with their non-default settings."""
     listed: list[ListedRun] = []
     damaged = []
     for path, written in run_folders().items():
@@ -53,46 +45,55 @@ def runs() -> None:
             damaged.append(f"{path} cannot be listed: {error.problem}")
     if not listed and not damaged:
         raise UserError(f"there is no run in {RUNS.resolve()}", "train one first, with mlx-gpt train")
-    rows = [TITLES, *map(_row, listed)]
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for i, row in enumerate(rows if listed else []):
-        cells = (f"{cell:{'<' if n < NAMES else '>'}{widths[n]}}" for n, cell in enumerate(row))
-        console.print("  ".join(cells), style="bold" if i == 0 else None, soft_wrap=True)
-        if i and (remarks := _remarks(listed[i - 1])):
-            console.print(folded(remarks, INDENT, INDENT), style="dim")
+    if listed:
+        _print_table(listed)
     for sentence in damaged:
-        console.print(folded(sentence, "", INDENT), style="yellow")
+        console.print(fold(sentence, "", INDENT), style="yellow")
     if listed:
         _print_commands(listed[0])
 
 
-def _row(listed: ListedRun) -> tuple[str, ...]:
+def _print_table(listed: list[ListedRun]) -> None:
+    rows = [TITLES, *map(_make_row, listed)]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for i, row in enumerate(rows):
+        cells = (f"{cell:{'<' if n < NAMES else '>'}{widths[n]}}" for n, cell in enumerate(row))
+        console.print("  ".join(cells), style="bold" if i == 0 else None, soft_wrap=True)
+        if i and (remarks := _make_remarks(listed[i - 1])):
+            console.print(fold(remarks, INDENT, INDENT), style="dim")
+
+
+def _make_row(listed: ListedRun) -> tuple[str, ...]:
     run, history = listed.run, listed.history
-    seconds, text = sum(each.train_seconds for each in history), run.corpus.name
+    seconds, text = sum(line.train_seconds for line in history), run.corpus.name
     return (
         str(run.path),
         f"{datetime.fromtimestamp(listed.written):%Y-%m-%d}",
         text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…",
         f"{gpt.GPT(run.gpt_config).num_parameters():,}",
         f"{listed.iteration:,}",
-        f"{min(each.valid_loss for each in history):.4f}" if history else "-",
-        f"{sum(each.train_tokens for each in history) / seconds:,.0f}" if seconds else "-",
+        f"{min(line.valid_loss for line in history):.4f}" if history else "-",
+        f"{sum(line.train_tokens for line in history) / seconds:,.0f}" if seconds else "-",
     )
 
 
-def _remarks(listed: ListedRun) -> str:
-    """How many steps are left, or why the training stopped before, and what the user chose."""
+def _make_remarks(listed: ListedRun) -> str:
+    """Join how many steps are left, or why training ended before, and the settings that are not defaults."""
     left, end = listed.run.train_config.num_iter - listed.iteration, listed.end
-    remarks = [end if end and end != "finished" else f"{left:,} steps left"] if left > 0 else []
-    return ", ".join([*remarks, *chosen_settings(listed.run)])
+    remarks = [end or f"{left:,} steps left"] if left > 0 else []
+    return ", ".join([*remarks, *list_settings(listed.run)])
 
 
 def _print_commands(listed: ListedRun) -> None:
-    """The commands that use the newest run."""
+    """Print the commands that use a run."""
     name = shlex.quote(str(listed.run.path))
+    more = {
+        "finished": f" --num-iter {2 * listed.run.train_config.num_iter}",
+        "out of patience": " --patience 0",
+        "at the target": " --target-loss 0",
+    }.get(listed.end, "")
     console.print(
-        f"\nGo on with the newest, let it write, measure it:\n  mlx-gpt train --resume {name}{listed.more}",
-        soft_wrap=True,
+        f"\nResume the newest, let it write, measure it:\n  mlx-gpt train --resume {name}{more}", soft_wrap=True
     )
     if listed.history:
         console.print(f"  mlx-gpt generate --run {name}\n  mlx-gpt eval --run {name}", soft_wrap=True)

@@ -1,14 +1,14 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
 import shlex
-from contextlib import ExitStack
+from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
+from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
 from mlx_nanogpt.model import adapted
 from mlx_nanogpt.ranks import Ranks
@@ -32,18 +32,22 @@ from ..options.shared import (
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
-from ..process.caffeinate import caffeinated
+from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..screen.conclusion import conclude
-from ..screen.consoles import console, errors, header
+from ..screen.consoles import console, errors, print_header
 from ..screen.describe import describe_run
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
 MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate"}
+ENDS = {
+    "out of patience": "no better validation loss in {patience} evaluations",
+    "at the target": "the validation loss is no higher than {target_loss:g}",
+}
 
 
-# The options of mlx-gpt train that are no settings.
+# The options of mlx-gpt train that are not settings.
 DataOption = Annotated[
     list[str],
     typer.Option(
@@ -67,7 +71,7 @@ RunDirOption = Annotated[
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Go on with this run; only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
+        help="Resume this run; only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
         rich_help_panel=RUN,
         **PATH,
     ),
@@ -85,7 +89,7 @@ ReportToOption = Annotated[
     typer.Option(
         parser=_tracker_name,
         metavar="TRACKER",
-        help=f"A tracker that follows the training: {', '.join(KINDS)}; each takes its package. Give it again to add another.",
+        help=f"A tracker that follows the run: {', '.join(KINDS)}; each needs its package. Give it again to add another.",
         show_default="none",
         rich_help_panel=RUN,
     ),
@@ -114,75 +118,69 @@ def train(
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
 
-    The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves and says how to go on.
+    The defaults are the settings of NanoLux's published benchmark. Ctrl-C saves, and prints the command to resume.
 
-    A --preset or a --config replaces the defaults; an option that is given replaces both.
+    A --preset or a --config replaces the defaults; options replace both.
     """
     use_device(device)
     given = given_options(ctx)
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
-    with join_ranks(given) as ranks, caffeinated(caffeinate) as sleep:
+    with join_ranks(given) as ranks, keep_awake(caffeinate) as sleep:
         if not ranks.is_first:
             follow_silently(*receive_run(ranks, given), ranks)
+            return  # the exit status is rank 0's
+        check_installed(report_to)
+        if resume:
+            run, dataset = _resume_run(resume, given)
         else:
-            check_installed(report_to)
-            if resume:
-                run, dataset = _resumed_run(resume, given)
-            else:
-                chosen = _chosen_settings(preset, config, given)
-                defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
-                run, dataset = _new_run(run_dir, defaults | chosen, chosen, given, ranks)
-            if ranks.size > 1:
-                share_run(ranks, run, _options_to_go_on(run, given) + _changes(given))
-            _print_header(run, dataset, ranks, given, sleep)
-            run, done = _train(run, dataset, ranks, report_to)
-    if not ranks.is_first:
-        return  # the status of the training is that of the first
+            chosen = _choose_settings(preset, config, given)
+            defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
+            run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
+        if ranks.size > 1:
+            share_run(ranks, run, _options_to_resume(run, given) + _changes(given))
+        _print_header(run, dataset, ranks, given, sleep)
+        run, done = _train(run, dataset, ranks, report_to)
     if done.end == "interrupted":
-        _print_how_to_go_on(run, done.iteration, given)
+        _print_how_to_resume(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
-    if done.end == "out of patience":
-        console.print(
-            f"\nStopped at iteration {done.iteration}: no better validation loss in {run.train_config.patience} evaluations."
-        )
-    if done.end == "at the target":
-        _print_target(run)
+    if done.end in ENDS:
+        reason = ENDS[done.end].format(**asdict(run.train_config))
+        console.print(f"\nStopped at iteration {done.iteration}: {reason}.")
     conclude(run, dataset)
 
 
-def _chosen_settings(preset: str | None, config: Path | None, given: dict) -> dict:
-    """The options that are `given`, and for the rest the settings of the preset or the file."""
+# ---- choose the run and the text
+
+
+def _choose_settings(preset: str | None, config: Path | None, given: dict) -> dict:
+    """Return the options that are `given`, and for the rest the settings of the preset or the file."""
     start = starting_settings(preset, config, given)
-    if "init_from" in given:  # its model is fixed: the preset or the file only says how to train it
+    if "init_from" in given:  # its model is fixed: the preset or the file only sets how to train it
         start = {name: value for name, value in start.items() if name not in OF_A_MODEL}
     return start | given
 
 
-def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
-    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
-    lines = describe_run(run, dataset)
-    if "resume" in given and not run.checkpoint.exists():
-        lines["Run"] += ", from its beginning, for it has no checkpoint"
-    if ranks.size > 1:
-        lines["Ranks"] = describe_ranks(ranks)
-    if "report_to" in given:
-        lines["Trackers"] = ", ".join(given["report_to"])
-        if "tensorboard" in given["report_to"]:
-            lines["Trackers"] += f" (look with tensorboard --logdir {shlex.quote(str(run.path.parent))})"
-    header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
+def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks) -> tuple[Run, Dataset]:
+    """Create a run, and load its text.
 
-
-def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks) -> tuple[Run, Dataset]:
-    """A new run, and the text that it learns from.
-
-    `values` has all settings; `chosen` are those that are no defaults, and `given` those from the command line.
+    `values` has all settings, `chosen` those from the command line, a preset or a file, `given` those from the command line.
     """
-    gpt_config, train_config = gpt.configurations(
-        {**values, "vocab_size": GPTConfig.vocab_size}
-    )  # the tokenizer says it
-    model, tokenizer = _pretrained(values["init_from"], chosen)
-    dataset = _dataset(values, chosen, given, tokenizer)
+    # the tokenizer determines vocab_size
+    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
+    model, tokenizer = _load_start(values["init_from"], chosen)
+    text = read_data(values["data"], explicit="data" in chosen)
+    if isinstance(text, Dataset) and "train_fraction" in given:  # that of a preset or a file does not count here
+        raise UserError(
+            f"{text.corpus.name} holds tokens, split already",
+            "leave out `train_fraction`, or prepare the text again with another",
+        )
+    if isinstance(text, Dataset) and tokenizer not in (None, text.tokenizer):
+        raise UserError(
+            f"{text.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}",
+            "give the text itself",
+        )
+    dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
     train_config = replace(train_config, train_fraction=dataset.train_fraction)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
@@ -192,44 +190,35 @@ def _new_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, rank
     return run, dataset
 
 
-def _pretrained(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, Tokenizer | None]:
-    """The model to start from, changed as `chosen`, and its tokenizer; None and None without `init_from`."""
+def _load_start(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, Tokenizer | None]:
+    """Load the model to start from, changed as `chosen`, and its tokenizer; None and None without `init_from`."""
     if init_from is None:
         return None, None
     for name in ("tokenizer", "vocab_size"):
         if name in chosen:
             raise UserError(
-                f"`{name}` and `init_from` exclude each other, for the model has a tokenizer", "leave out one of them"
+                f"`{name}` and `init_from` exclude each other: the model has a tokenizer", "leave out one of them"
             )
     model, tokenizer = gpt.load_pretrained(init_from)
     changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
     return adapted(model, **changes), tokenizer
 
 
-def _dataset(values: dict, chosen: dict, given: dict, tokenizer: Tokenizer | None) -> Dataset:
-    """The text to learn from. A folder of tokens has its own tokenizer; a text gets `tokenizer`, or the chosen kind."""
-    data = read_data(values["data"], explicit="data" in chosen)
-    if not isinstance(data, Dataset):
-        wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(values["tokenizer"], chosen.get("vocab_size"))
-        dataset = gpt.tokenize(data, train_fraction=values["train_fraction"], **wanted)
-        tell_fewer(dataset.tokenizer, wanted)
-        return dataset
-    if "train_fraction" in given:  # that of a preset or a file does not count here
-        raise UserError(
-            f"{data.corpus.name} holds tokens, split already",
-            "leave out `train_fraction`, or prepare the text again with another",
-        )
-    check_tokens(data, chosen)
-    if tokenizer and tokenizer != data.tokenizer:
-        raise UserError(
-            f"{data.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}",
-            "give the text itself",
-        )
-    return data
+def load_dataset(
+    data: Corpus | Dataset, train_fraction: float, kind: str, chosen: Mapping, tokenizer: Tokenizer | None = None
+) -> Dataset:
+    """Tokenize `data` with `tokenizer`, by default one of `kind`. A folder holds tokens already, which must be those of `chosen`."""
+    if isinstance(data, Dataset):
+        check_tokens(data, chosen)
+        return data
+    wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(kind, chosen.get("vocab_size"))
+    dataset = gpt.tokenize(data, train_fraction=train_fraction, **wanted)
+    tell_fewer(dataset.tokenizer, wanted)
+    return dataset
 
 
-def _resumed_run(path: Path, given: dict) -> tuple[Run, Dataset]:
-    """The run at `path`, extended as `given`, and the text that it learns from."""
+def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
+    """Open the run at `path`, extended as `given`, and load its text."""
     run = gpt.open_run(path)
     _check_unchanged(run, given)
     dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
@@ -244,61 +233,67 @@ def _resumed_run(path: Path, given: dict) -> tuple[Run, Dataset]:
 
 
 def _check_unchanged(run: Run, given: dict) -> None:
-    """Raise `UserError` if an option that is `given` would change what a run keeps."""
+    """Raise `UserError` if an option in `given` would change a setting that stays."""
     settings = asdict(run.gpt_config) | asdict(run.train_config)
     for name in given.keys() - MAY_CHANGE_ON_RESUME:
         if name not in settings:
             raise UserError(f"`{name}` and `resume` exclude each other", "leave out one of them")
         if given[name] != settings[name]:
             raise UserError(
-                f"the run {run.path} has {name} {settings[name]} and cannot go on with {given[name]}",
+                f"the run {run.path} has {name} {settings[name]} and cannot be resumed with {given[name]}",
                 "leave the option out, or start a new run without `resume`",
             )
 
 
+# ---- print the header, train, print the end
+
+
+def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
+    origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
+    lines = describe_run(run, dataset)
+    if "resume" in given and not run.checkpoint.exists():
+        lines["Run"] += ", started over: it has no checkpoint"
+    if ranks.size > 1:
+        lines["Ranks"] = describe_ranks(ranks)
+    if "report_to" in given:
+        lines["Trackers"] = ", ".join(given["report_to"])
+        if "tensorboard" in given["report_to"]:
+            lines["Trackers"] += f" (look with tensorboard --logdir {shlex.quote(str(run.path.parent))})"
+    print_header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
+
+
 def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName]) -> tuple[Run, gpt.Done]:
-    """Train `run`; return it, with the path that it has by then, and how the training ended."""
+    """Train `run`; return it, with the path it has by then, and its last record."""
     try:
-        with ExitStack() as until_closed:
-            trackers = until_closed.enter_context(Trackers(report_to, run, _tell_failure))
-            done = follow(run, dataset, ranks, trackers)
+        with Trackers(report_to, run, _print_failure) as trackers:
+            trained, done = follow(run, dataset, ranks, trackers)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
-            errors.print(f"Stopped at once; {run.path} has no checkpoint, so --resume begins it anew.", soft_wrap=True)
+            errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
         raise
-    if done.path != run.path:
-        console.print(f"\n{run.path} was moved while it was trained; the run is now {done.path}.", soft_wrap=True)
-    return replace(run, path=done.path), done
+    if trained.path != run.path:
+        console.print(f"\n{run.path} was moved during training; the run is now {trained.path}.", soft_wrap=True)
+    return trained, done
 
 
-def _tell_failure(name: str, reason: str) -> None:
-    console.print(f"{name} failed, so the training goes on without it: {reason}", style="yellow", soft_wrap=True)
+def _print_failure(name: str, reason: str) -> None:
+    console.print(f"{name} failed; training continues without it: {reason}", style="yellow", soft_wrap=True)
 
 
-def _print_target(run: Run) -> None:
-    """How much it took to come to the loss that was asked for."""
-    history = run.history()
-    console.print(
-        f"\nThe validation loss is {history[-1].valid_loss:.4f}, no higher than {run.train_config.target_loss:g}, after "
-        f"{history[-1].iteration:,} iterations, {sum(each.train_tokens for each in history):,} tokens and "
-        f"{sum(each.train_seconds for each in history):.1f} s of training."
-    )
-
-
-def _print_how_to_go_on(run: Run, iteration: int, given: dict) -> None:
-    piped = ", the same text piped into it" if STANDARD_INPUT in run.corpus.sources else ""
-    console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. Go on with{piped}:")
-    console.print(f"  {resume_command(_options_to_go_on(run, given))}", soft_wrap=True)
+def _print_how_to_resume(run: Run, iteration: int, given: dict) -> None:
+    piped = ", pipe in the same text" if STANDARD_INPUT in run.corpus.sources else ""
+    console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. To resume{piped}:")
+    console.print(f"  {resume_command(_options_to_resume(run, given))}", soft_wrap=True)
 
 
 def _changes(given: dict) -> list[str]:
-    """The options in `given` that change a run that goes on, for a start before they are kept."""
+    """The options in `given` that change a resumed run, for a start before they are saved."""
     changed = [f"--{name.replace('_', '-')}={given[name]}" for name in MAY_CHANGE if {name, "resume"} <= given.keys()]
     return changed + ["--no-caffeinate"] * (not given.get("caffeinate", True))
 
 
-def _options_to_go_on(run: Run, given: dict) -> list[str]:
-    """The options of mlx-gpt train that go on with `run` as it was started."""
+def _options_to_resume(run: Run, given: dict) -> list[str]:
+    """The options of mlx-gpt train that resume `run` as it was started."""
     again = [("resume", str(run.path))]
     again += [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
     again += [("device", given["device"])] if "device" in given else []

@@ -1,1 +1,1 @@
-"""How settings become options, and what the values of options stand for."""
+"""Options from settings, and the meaning of their values."""

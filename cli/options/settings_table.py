@@ -1,9 +1,7 @@
-"""The table of settings in `cli/README.md`. `python -m mlx_nanogpt_cli.options.settings_table` writes it there from the fields of
-`GPTConfig` and `TrainConfig`."""
+"""The table of settings in `cli/README.md`: `python -m mlx_nanogpt_cli.options.settings_table` writes it."""
 
 import re
 from collections.abc import Iterator
-from dataclasses import Field
 from pathlib import Path
 
 from mlx_nanogpt.config import SETTINGS
@@ -12,11 +10,11 @@ from .settings import PANELS, option_name, setting_help
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
-HEAD = "| Option | Values | Default | Unit | What it is |\n|---|---|---|---|---|"
+HEAD = "| Option | Values | Default | Unit | Help |\n|---|---|---|---|---|"
 
 
 def with_table(readme: str) -> str:
-    """`readme` with the current table between its two markers. Raises `ValueError` if they are not there, once each."""
+    """`readme` with the current table between its two markers. Raises `ValueError` unless each is there once."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{settings_table()}\n\n{END}{after}"
@@ -31,13 +29,9 @@ def _rows(group: str) -> Iterator[str]:
     for name, field in SETTINGS.items():
         about = field.metadata["setting"]
         if about.group == group:
-            what = re.sub(r"(--[\w-]+)", r"`\1`", setting_help(field))
-            values = about.values(field.type)
-            yield f"| `{option_name(name)}` | {values} | {_default(field)} | {about.unit} | {what} |"
-
-
-def _default(field: Field) -> str:
-    return str(field.default).lower() if field.type is bool else f"{field.default}"
+            text = re.sub(r"(--[\w-]+)", r"`\1`", setting_help(field))
+            default = str(field.default).lower() if field.type is bool else field.default
+            yield f"| `{option_name(name)}` | {about.values(field.type)} | {default} | {about.unit} | {text} |"
 
 
 if __name__ == "__main__":

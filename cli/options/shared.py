@@ -1,4 +1,4 @@
-"""Options that several commands share. Those of settings are made in `setting_options.py`."""
+"""Options that several commands share, and the device."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -36,7 +36,7 @@ VOCAB_SIZE = 1024
 VocabSizeOption = Annotated[
     int | None,
     typer.Option(
-        help="How many different tokens --tokenizer bpe learns.",
+        help="The vocabulary size of --tokenizer bpe.",
         show_default=str(VOCAB_SIZE),
         metavar="<tokens>",
         rich_help_panel="Text",
@@ -52,7 +52,7 @@ BestOption = Annotated[
 InitFromOption = Annotated[
     str | None,
     typer.Option(
-        help="Use this model and no run: a folder, as mlx-gpt export writes, or a name on the Hugging Face hub.",
+        help="Use this model and no run: an exported folder, or a name on the Hugging Face hub.",
         show_default="a run",
         **NAME,
     ),
@@ -60,7 +60,7 @@ InitFromOption = Annotated[
 
 
 def given_options(ctx: typer.Context) -> dict:
-    """The options that stand on the command line, and their values."""
+    """The options on the command line, and their values."""
     return {name: value for name, value in ctx.params.items() if ctx.get_parameter_source(name).name == "COMMANDLINE"}
 
 

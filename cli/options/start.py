@@ -1,4 +1,4 @@
-"""Where settings start from: the defaults, a preset or a file, and the options that replace them."""
+"""Settings to start from: a preset or a file, before the options that replace them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -23,13 +23,13 @@ ConfigOption = Annotated[
 
 
 def starting_settings(preset: str | None, config: Path | None, given: dict) -> dict:
-    """The settings of the preset or the file; none without both. An option in `given` may replace a wrong value of the file."""
+    """The settings of the preset or the file, if one is named. An option in `given` may replace a wrong value of the file."""
     if preset is not None and config is not None:
         raise UserError("`preset` and `config` exclude each other", "leave out one of them")
     if preset is None and config is None:
         return {}
     start = preset_settings(preset) if preset is not None else read_config_file(config, given)
-    if given.get("tokenizer", start.get("tokenizer")) != "bpe":  # only byte pairs are learned in a chosen number
+    if given.get("tokenizer", start.get("tokenizer")) != "bpe":  # others have their own vocabulary size
         start.pop("vocab_size", None)
     if given.get("optimizer", "muon") != "muon":
         start.pop("muon_lr", None)

@@ -1,4 +1,4 @@
-"""Reading the text that an option names, with a notice or a spinner where the user waits or gets another text."""
+"""Read the text that an option names, with a spinner or a notice where the user waits or gets another text."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +9,8 @@ from mlx_nanogpt import Corpus, Dataset, Run, UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
 from mlx_nanogpt.runs import find
-from mlx_nanogpt.text import tinyshakespeare
+from mlx_nanogpt.text import corpus, tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
-from mlx_nanogpt.text.corpus import PASTICHE
-from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.text import Text
 
@@ -21,32 +19,29 @@ from .shared import VOCAB_SIZE
 
 
 def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
-    """The texts called `names`. If they cannot be had and the user did not name them, pastiche, with a notice."""
+    """The texts `names`. If tiny Shakespeare cannot be downloaded and the user did not name it, pastiche, with a notice."""
     try:
         return gpt.load_corpus(*names)
-    except CorpusUnavailable as error:
+    except tinyshakespeare.CorpusUnavailable as error:
         if explicit:
             raise
-        reason = f"{error.problem[0].upper()}{error.problem[1:]}"
-        notice = (
-            f"So this uses {PASTICHE}, a play that is built in: its losses are not Shakespeare's. Your own text: --data FILE, or "
-            f"put tiny Shakespeare at {tinyshakespeare.cached()}."
+        console.print(
+            f"{error.problem[0].upper()}{error.problem[1:]}. So this uses {corpus.PASTICHE}, a play that is built in: its losses are not "
+            f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}.\n",
+            style="yellow",
         )
-        console.print(f"{reason}. {notice}\n", style="yellow")
-        return gpt.load_corpus(PASTICHE)
+        return gpt.load_corpus(corpus.PASTICHE)
 
 
 def read_data(names: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
-    """The texts called `names`, as in `load_corpus`, or the tokens of the only one."""
-    if not find.is_token_folder(names):
-        return load_corpus(names, explicit)
+    """The texts `names`, as in `load_corpus`, or the tokens of the only one."""
     with _spinner(names):
-        return find.read_data(names)
+        return corpus.read_data(names) if corpus.is_token_folder(names) else load_corpus(names, explicit)
 
 
 def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
-    """The text that `run` learned from, as `mlx_nanogpt.runs.find.own_dataset` finds it."""
-    with _spinner(run.corpus.sources) if data is None else nullcontext():
+    """The text that `run` learned from, as in `mlx_nanogpt.runs.find.own_dataset`."""
+    with _spinner(run.corpus.sources if data is None else ()):
         return find.own_dataset(run, data)
 
 
@@ -58,41 +53,37 @@ def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
     return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
 
 
-def tell_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
-    """Say so if fewer byte pairs were learned than `wanted`, which are arguments of `tokenize`."""
-    if tokenizer.vocab_size < wanted.get("vocab_size", 0):
-        console.print(
-            f"The text gives {tokenizer.vocab_size:,} byte pairs, and not {wanted['vocab_size']:,}: no more of them repeat.\n",
-            style="yellow",
-        )
-
-
 def wanted_size(name: str, vocab_size: int | None) -> int | None:
-    """How many byte pairs to learn; None with another tokenizer, which --vocab-size does not fit."""
+    """The number of byte pairs to learn; None for another tokenizer. Raises `UserError` if --vocab-size does not fit it."""
     if name == "bpe":
         size = VOCAB_SIZE if vocab_size is None else vocab_size
         check_vocab_size(size)
         return size
     if vocab_size is not None:
-        raise UserError(
-            f"`vocab_size` {vocab_size} is for byte pairs that are learned from the text", "give `tokenizer` bpe, too"
-        )
+        raise UserError(f"`vocab_size` {vocab_size} needs byte pairs", "give `tokenizer` bpe, too")
     return None
 
 
+def tell_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
+    """Print a notice if fewer byte pairs were learned than `wanted`, the arguments of `tokenize`, asks for."""
+    if tokenizer.vocab_size < wanted.get("vocab_size", 0):
+        console.print(
+            f"The text gives {tokenizer.vocab_size:,} byte pairs instead of {wanted['vocab_size']:,}: no more of them repeat.\n",
+            style="yellow",
+        )
+
+
 def check_tokens(data: Dataset, chosen: Mapping) -> None:
-    """Raise `UserError` if other tokens were chosen than those that the folder `data` holds."""
+    """Raise `UserError` if the options `chosen` ask for other tokens than the folder `data` holds."""
     own = {"tokenizer": data.tokenizer.kind, "vocab_size": data.tokenizer.vocab_size}
     for name, value in own.items():
         if chosen.get(name, value) != value:
-            raise UserError(
-                f"{data.corpus.name} holds tokens with the {name} {value}, and {chosen[name]} was chosen",
-                f"leave out `{name}`, or prepare the text again",
-            )
+            problem = f"{data.corpus.name} holds tokens with the {name} {value}, and {chosen[name]} was chosen"
+            raise UserError(problem, f"leave out `{name}`, or prepare the text again")
 
 
 def _spinner(names: Sequence[str]) -> AbstractContextManager:
     """A spinner while a folder of tokens is checked; nothing for a text."""
-    if not find.is_token_folder(names):
+    if not corpus.is_token_folder(names):
         return nullcontext()
     return console.status(Text(f"Checking {printable(names[0])}"))

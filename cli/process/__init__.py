@@ -1,1 +1,1 @@
-"""The process of a command: signals, sleep, ranks."""
+"""The process that runs a command: signals, sleep, ranks."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, kill and the end of a terminal as a request to stop in good order."""
+"""Turns Ctrl-C, kill and the end of a terminal into a request to finish and save."""
 
 import os
 import signal
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops unsaved."
+STOPPING = "Finishing, then saving. Ctrl-C again quits without saving."
 
 
 @contextmanager
 def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether a signal has come, which a message answers unless `silent`. The second Ctrl-C or kill stops
-    the process at once.
+    """Yield a function that returns whether a signal has come. A message answers the first one unless `silent`; the second Ctrl-C
+    or kill ends the process at once.
 
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """
@@ -38,14 +38,13 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def stop_signals_handled(handle: Callable[[int, object], None]) -> Iterator[dict]:
-    """Let `handle` answer the signals of `STOP_SIGNALS` for the time of the body, but for those that are ignored. Yield the
-    handlers that they had before."""
-    handlers = {each: signal.getsignal(each) for each in STOP_SIGNALS}
-    handlers = {each: handler for each, handler in handlers.items() if handler is not signal.SIG_IGN}
+    """Let `handle` answer `STOP_SIGNALS` during the body, except those that are ignored. Yield their handlers before."""
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
-        for each in handlers:
-            signal.signal(each, handle)
+        for number in handlers:
+            signal.signal(number, handle)
         yield handlers
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,1 +1,1 @@
-"""What the terminal shows: tables, curves, progress, headers."""
+"""Output on the terminal: tables, curves, progress, headers."""

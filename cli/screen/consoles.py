@@ -1,5 +1,6 @@
-"""Where text is shown: two consoles that print foreign names safely, a progress display, and the header of a command."""
+"""Two consoles that print foreign names safely, a progress display, and the header of a command."""
 
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -8,12 +9,12 @@ from typing import Any
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import CONTROLS, printable
 from rich.console import Console, RenderableType
-from rich.progress import Progress, ProgressColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from .. import CLOSED
 
-# What `printable` escapes, but for tabs and line ends.
+# The escapes of `printable`, but for tabs and line ends.
 ESCAPES = {code: escape for code, escape in CONTROLS.items() if code not in {*b"\t\n\r"}}
 
 
@@ -31,15 +32,22 @@ errors = _SafeConsole(**PLAIN, stderr=True, soft_wrap=not sys.stderr.isatty())
 
 
 def check_output() -> None:
-    """Raise `UserError` if standard output is closed. A command whose output is a text needs it."""
+    """Raise `UserError` if standard output is closed. Commands that write a text there call this first."""
     if "stdout" in CLOSED:
-        raise UserError("standard output is closed, and the text would go there", "leave out what closes it (>&-)")
+        raise UserError("standard output is closed", "leave out >&-, which closes it")
 
 
-def progress(*columns: ProgressColumn, below: Callable[[], Text] = Text) -> Progress:
-    """A progress display that disappears when it ends, with the text of `below` under it. It shows nothing if standard output is
-    no terminal."""
-    return _Progress(*columns, below=below, console=console, transient=True, disable=not console.is_terminal)
+def make_progress(*columns: ProgressColumn, below: Callable[[], Text] = Text) -> Progress:
+    """A progress display that disappears when it ends, with the text of `below` under it. It shows nothing in a pipe."""
+    disable = not console.is_terminal
+    return _Progress(
+        *columns, below=below, console=console, transient=True, disable=disable, speed_estimate_period=math.inf
+    )
+
+
+def make_spinner() -> Progress:
+    """A spinner, the description of a task, and the time since it began."""
+    return make_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
 
 
 class _Progress(Progress):
@@ -53,23 +61,23 @@ class _Progress(Progress):
             yield text
 
 
-def header(title: str, lines: dict[str, str]) -> None:
-    """Print `title`, and below it the values of `lines`, each after its name."""
+def print_header(title: str, lines: dict[str, str]) -> None:
+    """Print `title`, and below it `lines`."""
     console.print(title, style="bold")
     print_lines(lines)
 
 
 def print_lines(lines: dict[str, str]) -> None:
-    """Print the values of `lines`, each after its name, and folded below itself."""
+    """Print names and values, a pair a line; a long value is folded below itself."""
     for name, value in lines.items():
         first = f"  {name:<9} "
-        text = folded(value, first, " " * len(first))
+        text = fold(value, first, " " * len(first))
         text.stylize("dim", 0, len(first))
         console.print(text)
 
 
-def folded(value: str, first: str, rest: str) -> Text:
-    """`value` folded to the width of the terminal, its first line after `first` and the others after `rest`."""
+def fold(value: str, first: str, rest: str) -> Text:
+    """Fold `value` to the width of the terminal, the first line after `first` and the others after `rest`."""
     return Text(
         textwrap.fill(
             printable(value),

@@ -11,9 +11,9 @@ LABEL = 6  # characters of a loss and a space
 NARROW = 40  # columns: with fewer there is no curve
 
 
-def loss_curve(losses: Sequence[tuple[int, float]], last: int, width: int) -> Text:
-    """The `losses` of a training, pairs of an iteration and a loss in order, in `width` characters: what is to come up to the
-    iteration `last` stays empty. A column is the mean of the losses in it. Empty without losses, or on a narrow screen."""
+def draw_curve(losses: Sequence[tuple[int, float]], last: int, width: int) -> Text:
+    """Draw `losses`, pairs of an iteration and a loss in order, in `width` characters; iterations to come, up to `last`, stay empty.
+    A column is the mean of the losses in it. Empty without losses, or on a narrow screen."""
     columns = width - LABEL
     if not losses or columns < NARROW:
         return Text()

@@ -1,4 +1,4 @@
-"""The file that an option names and a command writes: --json, --html and --out."""
+"""Output files that an option names: --json, --html and --out."""
 
 import json
 import os
@@ -14,34 +14,28 @@ from .consoles import console
 
 JsonOption = Annotated[
     Path | None,
-    typer.Option("--json", help="Write all that was found to this file.", show_default="not written", **PATH),
+    typer.Option("--json", help="Write all results to this file.", show_default="not written", **PATH),
 ]
 
 
 def check_replaceable(file: Path | None, option: str) -> None:
-    """Raise `UserError` if `file`, which the `option` names, is given and cannot be written."""
+    """Raise `UserError` if `file`, the value of `option`, cannot be written."""
     if file is None:
         return
     if os.path.lexists(file) and not file.is_file():
         raise UserError(f"{file} is a folder or a device, not a file", f"choose another `{option}`")
     if not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
-        raise UserError(
-            f"{file} cannot be written (there is no such folder, or no right to)", f"choose another `{option}`"
-        )
+        raise UserError(f"{file} cannot be written (its folder is missing or read-only)", f"choose another `{option}`")
 
 
-def write_page(file: Path, page: str, option: str) -> None:
-    """Replace `file`, which the `option` names, by `page`. Raises `UserError` if that fails."""
-    try:
-        with replacing(file) as opened:
-            opened.write(page.encode(errors="backslashreplace"))  # the name of a file may be no UTF-8
-    except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror})", f"choose another `{option}`") from error
+def write_file(file: Path, content: str) -> None:
+    """Replace `file` by `content`. Raises `OSError` if that fails."""
+    with replacing(file) as opened:
+        opened.write(content.encode(errors="backslashreplace"))  # it may hold a file name that is not UTF-8
 
 
 def write_json(file: Path | None, content: dict) -> None:
-    """Replace `file`, if it is given, by `content`, and say so."""
+    """Replace `file`, if there is one, by `content`, and print its name."""
     if file is not None:
-        with replacing(file) as opened:
-            opened.write((json.dumps(content, indent=2) + "\n").encode())
+        write_file(file, json.dumps(content, indent=2) + "\n")
         console.print(f"\nWritten: {file}")

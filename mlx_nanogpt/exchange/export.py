@@ -1,8 +1,6 @@
 """A run as a folder in another program's layout, or as a GGUF file for llama.cpp."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,19 +8,21 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import UserError
-from ..files import appearing
+from ..files import create_folder, explaining_write
 from ..model import GPT
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card
-from .tokenizer_files import TOKENIZER, StoredTokens, as_json, stored_tokens
-from .unseen import with_unseen_rows
+from .tokenizer_files import TOKENIZER, StoredTokens, as_json, store_tokens
+from .unseen import add_unseen_rows
+
+WRITE_REMEDY = "choose another with `out`, or make room"
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model as other programs get it: the weights under our names, with rows for all `tokens`."""
+    """A model for other programs: the weights under our names, with rows for all `tokens`."""
 
     layout: Layout
     model: GPT
@@ -31,44 +31,38 @@ class StoredModel:
 
 
 def export_run(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run`, with its newest weights or its best ones, into the new folder `out`, in the layout that it
-    fits. The folder appears complete or not at all.
+    """Write the model of `run`, with its newest or its `best` weights, into the new folder `out`, in the layout that fits. The
+    folder appears complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
-    stored = stored_model(run, best)
-    with explaining_write(out), appearing(out) as aside:
-        mx.save_safetensors(str(aside / WEIGHTS), _stored_weights(stored), {"format": "pt"})
-        checksum = _sha256(aside / WEIGHTS)
-        for name, text in {
-            CONFIG: as_json(_config(stored)),
-            TOKENIZER: stored.tokens.json,
-            TOKENIZER_CONFIG: as_json(_tokenizer_config(stored)),
-            GENERATION_CONFIG: as_json(_generation_config(stored)),
-            CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum),
-        }.items():
+    stored = store_model(run, best)
+    with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:
+        mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
+        checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()
+        texts = {name: as_json(content) for name, content in _descriptions(stored).items()}
+        texts |= {TOKENIZER: stored.tokens.json}
+        texts |= {CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum)}
+        for name, text in texts.items():
             # names of texts may hold bytes that are not UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def stored_model(run: Run, best: bool) -> StoredModel:
-    """The model of `run` for other programs. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
+def store_model(run: Run, best: bool) -> StoredModel:
+    """Convert the model of `run`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
     layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
-        raise UserError(
-            f"the model of {run.path} cannot be written as a {layout.name}, which has another architecture (here: "
-            f"{', '.join(obstacles)})",
-            f"train one with {' '.join(obstacles.values())}",
-        )
-    model, tokens = run.load_model(best).eval(), stored_tokens(run.tokenizer)
+        problem = f"the model of {run.path} does not fit the layout of {layout.name} ({', '.join(obstacles)})"
+        raise UserError(problem, f"train one with {' '.join(obstacles.values())}")
+    model, tokens = run.load_model(best).eval(), store_tokens(run.tokenizer)
     own = dict(tree_flatten(model.parameters()))
-    weights = dict(tree_flatten(GPT(layout.holds(model.config)).parameters())) | own  # biases that it lacks are zeros
+    weights = dict(tree_flatten(GPT(layout.stored_as(model.config)).parameters())) | own  # missing biases are zeros
     if extra := tokens.size - run.tokenizer.vocab_size:
-        weights = with_unseen_rows(weights, extra, model)
+        weights = add_unseen_rows(weights, extra, model)
     return StoredModel(layout, model, weights, tokens)
 
 
-def _stored_weights(stored: StoredModel) -> dict[str, mx.array]:
+def _store_weights(stored: StoredModel) -> dict[str, mx.array]:
     layout, written = stored.layout, {}
     for name, array in stored.weights.items():
         names = layout.stored_names(name)
@@ -77,53 +71,22 @@ def _stored_weights(stored: StoredModel) -> dict[str, mx.array]:
     return written
 
 
-def _config(stored: StoredModel) -> dict:
-    layout = stored.layout
-    return (
-        {"model_type": layout.model_type, "architectures": [layout.architecture]}
-        | layout.stored_config(stored.model.config)
-        | {
-            "vocab_size": stored.tokens.size,
-            "bos_token_id": stored.tokens.start,
-            "eos_token_id": stored.tokens.end,
-            "torch_dtype": "float32",
-        }
-    )
-
-
-def _generation_config(stored: StoredModel) -> dict:
-    """Without a length, transformers would go on beyond the context, which a model with learned positions cannot do."""
+def _descriptions(stored: StoredModel) -> dict[str, dict]:
+    """The contents of the JSON files."""
+    layout, config, tokens = stored.layout, stored.model.config, stored.tokens
+    ids = {"bos_token_id": tokens.start, "eos_token_id": tokens.end}
+    kind = {"model_type": layout.model_type, "architectures": [layout.architecture]}
     return {
-        "bos_token_id": stored.tokens.start,
-        "eos_token_id": stored.tokens.end,
-        "pad_token_id": stored.tokens.end,
-        "max_length": stored.model.config.block_size,
+        CONFIG: kind | layout.stored_config(config) | {"vocab_size": tokens.size} | ids | {"torch_dtype": "float32"},
+        TOKENIZER_CONFIG: {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": config.block_size,
+            "clean_up_tokenization_spaces": False,
+            "bos_token": END_OF_TEXT if tokens.start == tokens.end else None,
+            "eos_token": END_OF_TEXT,
+            "unk_token": END_OF_TEXT,
+            "pad_token": END_OF_TEXT,
+        },
+        # without a length, transformers writes beyond the context, where learned positions end
+        GENERATION_CONFIG: ids | {"pad_token_id": tokens.end, "max_length": config.block_size},
     }
-
-
-def _tokenizer_config(stored: StoredModel) -> dict:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": stored.model.config.block_size,
-        "clean_up_tokenization_spaces": False,
-        "bos_token": END_OF_TEXT if stored.tokens.start == stored.tokens.end else None,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
-    }
-
-
-@contextmanager
-def explaining_write(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be written ({error})", "choose another with `out`, or make room") from error
-
-
-def _sha256(file: Path) -> str:
-    checksum = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(2**20):
-            checksum.update(chunk)
-    return checksum.hexdigest()

@@ -1,5 +1,4 @@
-"""A run as a GGUF file, which llama.cpp reads, and Ollama and LM Studio with it. The package `gguf`, an optional extra, writes
-it."""
+"""A run as a GGUF file for llama.cpp, Ollama and LM Studio. The package `gguf`, an optional extra, writes it."""
 
 import json
 import os
@@ -12,13 +11,13 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError, import_extra
-from ..files import check_name, replacing
+from ..files import check_name, explaining_write, replacing
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
-from .export import StoredModel, explaining_write, stored_model
+from .export import WRITE_REMEDY, StoredModel, store_model
 from .layouts import NORM_EPS, QWEN3, ROPE_BASE
 
-# Our part of a model -> the name of its tensor; of queries, keys and values in QKV.
+# Our name of a part -> llama.cpp's name of its tensor; QKV has those of queries, keys and values.
 NAMES = {
     "wte": "token_embd",
     "wpe": "position_embd",
@@ -38,7 +37,7 @@ NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of token
 
 
 def export_gguf(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run`, with its newest weights or its best ones, into the new file `out`, as float32. The file appears
+    """Write the model of `run`, with its newest or its `best` weights, into the new file `out`, as float32. The file appears
     complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, if `out` exists or cannot be written, or if
@@ -46,10 +45,10 @@ def export_gguf(run: Run, out: Path, best: bool = False) -> None:
     """
     gguf = import_extra("gguf", "gguf")
     if os.path.lexists(out):
-        raise UserError(f"{out} exists already, and is not overwritten", "choose another name")
+        raise UserError(f"{out} exists already", "choose another name")
     check_name(out, "choose another")
-    stored = stored_model(run, best)
-    with explaining_write(out), TemporaryDirectory() as folder:
+    stored = store_model(run, best)
+    with explaining_write(out, WRITE_REMEDY, by_mlx=True), TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.gguf"
         writer = gguf.GGUFWriter(whole, stored.layout.model_type)
         _add_shape(writer, stored, out.stem)
@@ -88,14 +87,14 @@ def _add_tokens(writer, stored: StoredModel) -> None:
     tokens, described = stored.tokens, json.loads(stored.tokens.json)
     model = described["model"]
     texts = {i: (text, NORMAL) for text, i in model["vocab"].items()}
-    texts |= {each["id"]: (each["content"], USER_DEFINED) for each in described["added_tokens"]}
+    texts |= {token["id"]: (token["content"], USER_DEFINED) for token in described["added_tokens"]}
     texts[tokens.end] = END_OF_TEXT, CONTROL
     listed = [texts.get(i, (f"[unused {i}]", UNUSED)) for i in range(tokens.size)]
     writer.add_tokenizer_model("gpt2")  # byte pairs
     writer.add_tokenizer_pre("gpt-2")  # how a text is cut before bytes are merged
     writer.add_token_list([text for text, _ in listed])
     writer.add_token_types([kind for _, kind in listed])
-    # llama.cpp wants a merge; this one never happens, for bytes do not make up the token
+    # llama.cpp needs a merge; this one never happens, because no bytes spell the token
     merges = model["merges"] or [[END_OF_TEXT, END_OF_TEXT]]
     writer.add_token_merges([" ".join(pair) for pair in merges])
     writer.add_add_bos_token(False)
@@ -104,7 +103,7 @@ def _add_tokens(writer, stored: StoredModel) -> None:
 
 
 def _tensors(stored: StoredModel) -> Iterator[tuple[str, mx.array]]:
-    """The tensors under llama.cpp's names. Linear layers are (out, in) there, as ours are."""
+    """Yield the tensors under llama.cpp's names. Its linear layers are (out, in), as ours are."""
     for full_name, array in stored.weights.items():
         name, _, kind = full_name.rpartition(".")  # kind: weight or bias
         block = ""

@@ -8,9 +8,9 @@ from ..errors import UserError, import_extra
 HUB = "https://huggingface.co"
 
 
-def fetched(name: str, files: list[str], otherwise: str) -> Path:
-    """The folder in the cache of the hub's library with `files` of the model `name`, downloaded if necessary. Raises `UserError`,
-    which says what to do `otherwise`, if that fails."""
+def fetch(name: str, files: list[str], otherwise: str) -> Path:
+    """Download `files` of the model `name` unless they are in the cache of the hub's library; return their folder. Raises
+    `UserError` with the remedy `otherwise` if that fails."""
     try:
         hub = import_extra("huggingface_hub", "gpt2")
     except UserError as error:
@@ -19,6 +19,5 @@ def fetched(name: str, files: list[str], otherwise: str) -> Path:
         return Path(hub.snapshot_download(name, allow_patterns=files))
     except Exception as error:  # its own errors, and those of the libraries that it uses
         reason = textwrap.shorten(str(error) or type(error).__name__, 60, placeholder=" ...")
-        raise UserError(
-            f"{HUB}/{name} could not be fetched ({reason})", f"connect to the network, or {otherwise}"
-        ) from error
+        problem = f"{HUB}/{name} could not be fetched ({reason})"
+        raise UserError(problem, f"connect to the network, or {otherwise}") from error

@@ -1,18 +1,16 @@
-"""Layouts of other programs: a folder that transformers and mlx_lm read, too.
+"""Layouts of model folders that transformers and mlx_lm read, too: GPT-2's for a model of 2019, Qwen3's for one of today.
 
-    config.json                   the shape
-    model.safetensors             the weights; or several files, and model.safetensors.index.json with what is where
-    tokenizer.json                the tokens; or vocab.json and merges.txt
-    tokenizer_config.json         what transformers asks beyond that
-    generation_config.json        where a text begins, and how long it may be
-    README.md                     the model card
-
-A layout says what config.json holds, and where each weight of ours is. A model of 2019 fits GPT-2's layout, a model of today
-Qwen3's.
+config.json                   the shape
+model.safetensors             the weights; or several files and their model.safetensors.index.json
+tokenizer.json                the tokens; or vocab.json and merges.txt
+tokenizer_config.json         more for transformers
+generation_config.json        the token that begins a text, and the longest text
+README.md                     the model card
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import mlx.core as mx
 
@@ -27,33 +25,43 @@ NORM_EPS = 1e-5  # of MLX's norms
 
 
 class OtherModel(ValueError):
-    """A config.json describes a model that cannot be rebuilt here; the message says why."""
+    """A config.json describes a model that cannot be rebuilt here; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where another program keeps what.
+    """The config.json of another program, and its names of our weights.
 
-    `obstacles` gives the reasons why the layout cannot hold a model, each with the parameter that avoids it. `stored_names`
-    gives the names of the parts of one of our weights, which lie one above the other in ours. `holds` is the configuration of
-    the model as it is stored. `beyond_context` says what happens after that many tokens. Weights whose names end like one of `transposed` are stored as (in, out), ours are (out, in).
-    Those that end like one of `ignored` are constants.
+    `settings` are those of every model in this layout. `stored_names` returns the names of the parts of one of our weights,
+    which are stacked in ours. `stored_as` returns the configuration of the stored model. `beyond_context` describes a text
+    longer than the context. Weights whose names end with one of `transposed` are stored as (in, out), ours are (out, in);
+    those that end with one of `ignored` are constants.
     """
 
     name: str
     model_type: str
     architecture: str
-    obstacles: Callable[[GPTConfig], dict[str, str]]
+    settings: dict[str, Any]
     stored_config: Callable[[GPTConfig], dict]
     read_config: Callable[[Mapping], GPTConfig]
     stored_names: Callable[[str], list[str]]
     beyond_context: str
-    holds: Callable[[GPTConfig], GPTConfig] = lambda config: config
+    stored_as: Callable[[GPTConfig], GPTConfig] = lambda config: config
     transposed: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
+    def obstacles(self, config: GPTConfig) -> dict[str, str]:
+        """The settings of `config` that the layout cannot hold, and for each the parameter that it needs."""
+        found = {}
+        for name, needed in self.settings.items():
+            value = getattr(config, name)
+            if value != needed:
+                switch = name if needed is True else f"no_{name}"
+                found[f"{name} {value}"] = f"`{switch}`" if isinstance(needed, bool) else f"`{name}` {needed}"
+        return found
 
-def _required(given: Mapping, required: Mapping) -> None:
+
+def _check_values(given: Mapping, required: Mapping) -> None:
     for name, value in required.items():
         if given[name] != value:
             raise OtherModel(f"its {name} is {given[name]!r} and not {value!r}")
@@ -66,17 +74,10 @@ def _heads(width: int, heads: object, name: str, width_name: str) -> int:
     return heads
 
 
-# ---- GPT-2 (Radford et al. 2019). The names of its weights are ours.
+# ---- GPT-2 (Radford et al. 2019). We use its names of weights.
 
-# What transformers takes for granted where config.json is silent: GPT-2's smallest model.
-GPT2_SHAPE = {
-    "vocab_size": 50257,
-    "n_positions": 1024,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
-    "n_inner": None,
-}
+# transformers' defaults where config.json has no value: GPT-2's smallest model.
+GPT2_SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": None}
 GPT2_REQUIRED = {  # anything else here is another model
     "activation_function": "gelu_new",
     "layer_norm_epsilon": NORM_EPS,
@@ -87,49 +88,35 @@ GPT2_REQUIRED = {  # anything else here is another model
 }
 
 
-def _gpt2_obstacles(config: GPTConfig) -> dict[str, str]:
-    checks = {
-        ("untied head", "`tied`"): config.tied,
-        ({"relu": "ReLU"}.get(config.activation, config.activation), "`activation` gelu"): config.activation == "gelu",
-        ("RMSNorm", "`norm` layernorm"): config.norm == "layernorm",
-        ("RoPE", "`position` learned"): config.position == "learned",
-        ("QK-norm", "`no_qk_norm`"): not config.qk_norm,
-    }
-    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
-
-
 def _gpt2_config(config: GPTConfig) -> dict:
-    return (
-        GPT2_SHAPE
-        | GPT2_REQUIRED
-        | {
-            "n_positions": config.block_size,
-            "n_ctx": config.block_size,
-            "n_embd": config.n_embd,
-            "n_layer": config.n_layer,
-            "n_head": config.n_head,
-            "embd_pdrop": config.dropout,
-            "resid_pdrop": config.dropout,
-            "attn_pdrop": 0.0,
-        }
-    )
+    return {
+        **GPT2_SHAPE,
+        **GPT2_REQUIRED,
+        "n_positions": config.block_size,
+        "n_ctx": config.block_size,
+        "n_embd": config.n_embd,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "embd_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "attn_pdrop": 0.0,
+    }
 
 
 def _read_gpt2_config(given: Mapping) -> GPTConfig:
-    has = {**GPT2_SHAPE, **GPT2_REQUIRED, **given}
-    _required(has, GPT2_REQUIRED)
-    width = has["n_embd"]
-    if has["n_inner"] not in (None, 4 * width):
-        raise OtherModel(f"its n_inner is {has['n_inner']!r} and not 4 times n_embd")
+    config = {**GPT2_SHAPE, **GPT2_REQUIRED, **given}
+    _check_values(config, GPT2_REQUIRED)
+    width = config["n_embd"]
+    if config["n_inner"] not in (None, 4 * width):
+        raise OtherModel(f"its n_inner is {config['n_inner']!r} and not 4 times n_embd")
     return GPTConfig(
-        vocab_size=has["vocab_size"],
-        block_size=has["n_positions"],
-        n_layer=has["n_layer"],
+        vocab_size=config["vocab_size"],
+        block_size=config["n_positions"],
+        n_layer=config["n_layer"],
         n_embd=width,
-        head_size=width // _heads(width, has["n_head"], "n_head", "n_embd"),
+        head_size=width // _heads(width, config["n_head"], "n_head", "n_embd"),
         bias="all",
-        tied=True,
-        activation="gelu",
+        **GPT2.settings,
     )
 
 
@@ -137,12 +124,12 @@ GPT2 = Layout(
     name="GPT-2",
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
-    obstacles=_gpt2_obstacles,
+    settings={"tied": True, "activation": "gelu", "norm": "layernorm", "position": "learned", "qk_norm": False},
     stored_config=_gpt2_config,
     read_config=_read_gpt2_config,
     stored_names=lambda name: [name],
     beyond_context="Beyond {} tokens, transformers raises an error, and mlx_lm writes nonsense.",
-    holds=lambda config: replace(config, bias="all"),  # biases that the model lacks are zeros
+    stored_as=lambda config: replace(config, bias="all"),  # missing biases are zeros
     transposed=("c_attn.weight", "c_proj.weight", "c_fc.weight"),
     ignored=(".attn.bias", ".attn.masked_bias"),  # masks in older files
 )
@@ -173,17 +160,6 @@ QWEN3_NAMES = {
 }
 
 
-def _qwen3_obstacles(config: GPTConfig) -> dict[str, str]:
-    checks = {
-        ("LayerNorm", "`norm` rmsnorm"): config.norm == "rmsnorm",
-        ("learned positions", "`position` rope"): config.position == "rope",
-        ("no QK-norm", "`qk_norm`"): config.qk_norm,
-        ("no SwiGLU", "`activation` swiglu"): config.activation == "swiglu",
-        ("biases", "`bias` none"): config.bias == "none",
-    }
-    return {obstacle: remedy for (obstacle, remedy), fits in checks.items() if not fits}
-
-
 def _qwen3_config(config: GPTConfig) -> dict:
     return QWEN3_REQUIRED | {
         "hidden_size": config.n_embd,
@@ -201,8 +177,8 @@ def _qwen3_config(config: GPTConfig) -> dict:
 
 def _read_qwen3_config(given: Mapping) -> GPTConfig:
     rope = {"rope_type": "default", **(given.get("rope_parameters") or given)}  # newer files keep it in a table
-    _required({**QWEN3_REQUIRED, "rms_norm_eps": 1e-6, **given}, QWEN3_REQUIRED)  # where it is silent, it is 1e-6
-    _required(rope, {"rope_theta": ROPE_BASE, "rope_type": "default"})
+    _check_values({**QWEN3_REQUIRED, "rms_norm_eps": 1e-6, **given}, QWEN3_REQUIRED)  # the default is 1e-6
+    _check_values(rope, {"rope_theta": ROPE_BASE, "rope_type": "default"})
     width = given["hidden_size"]
     heads = _heads(width, given["num_attention_heads"], "num_attention_heads", "hidden_size")
     config = GPTConfig(
@@ -211,42 +187,38 @@ def _read_qwen3_config(given: Mapping) -> GPTConfig:
         n_layer=given["num_hidden_layers"],
         n_embd=width,
         head_size=width // heads,
-        bias="none",
         tied=given["tie_word_embeddings"],
-        activation="swiglu",
-        norm="rmsnorm",
-        position="rope",
-        qk_norm=True,
+        **QWEN3.settings,
     )
     shape = {"head_dim": config.head_size, "num_key_value_heads": heads, "intermediate_size": config.mlp_width}
-    _required(given, shape)
+    _check_values(given, shape)
     return config
 
 
 def _qwen3_names(name: str) -> list[str]:
-    """`h.0.attn.c_attn.weight` becomes `model.layers.0.self_attn.q_proj.weight`, and so on for keys and values."""
+    """The names of a weight: for `h.0.attn.c_attn.weight` three, the first `model.layers.0.self_attn.q_proj.weight`."""
     part, _, of_block = name.removesuffix(".weight").partition(".")
     if part != "h":
         return [f"{QWEN3_NAMES[part]}.weight"]
     number, _, layer = of_block.partition(".")
-    return [f"model.layers.{number}.{each}.weight" for each in QWEN3_NAMES[layer].split()]
+    return [f"model.layers.{number}.{theirs}.weight" for theirs in QWEN3_NAMES[layer].split()]
 
 
 QWEN3 = Layout(
     name="Qwen3",
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
-    obstacles=_qwen3_obstacles,
+    settings={"norm": "rmsnorm", "position": "rope", "qk_norm": True, "activation": "swiglu", "bias": "none"},
     stored_config=_qwen3_config,
     read_config=_read_qwen3_config,
     stored_names=_qwen3_names,
-    beyond_context="Beyond {} tokens its text gets worse, for it was never trained on more.",
+    beyond_context="Beyond {} tokens its text gets worse: it was not trained on more.",
 )
 
 LAYOUTS = (GPT2, QWEN3)
 
 
 def best_layout(config: GPTConfig) -> tuple[Layout, dict[str, str]]:
-    """The layout with the fewest obstacles for a model, and these; none if it can hold the model."""
+    """The layout with the fewest obstacles for a model, and these obstacles."""
     layout = min(LAYOUTS, key=lambda layout: len(layout.obstacles(config)))
     return layout, layout.obstacles(config)

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, what it learned from, and how to use it."""
+"""The model card of an exported run."""
 
 import os
 import shlex
@@ -16,12 +16,12 @@ def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, chec
     windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
     iteration = run.position(best).iteration
     losses = [
-        f"| Loss at iteration {each.iteration:,}, nats per token | {each.train_loss:.4f} in training, "
-        f"{each.valid_loss:.4f} in validation |\n"
-        for each in run.history()
-        if each.iteration <= iteration
+        f"| Loss at iteration {evaluation.iteration:,}, nats per token | {evaluation.train_loss:.4f} in training, "
+        f"{evaluation.valid_loss:.4f} in validation |\n"
+        for evaluation in run.history()
+        if evaluation.iteration <= iteration
     ]
-    # where files lay is nobody's business; the owner of a model on the hub is
+    # the user's folders are private; the owner of a model on the hub is not
     origin = Path(run.init_from).name if run.init_from and os.path.isabs(run.init_from) else run.init_from
     start = f" It started from the weights of {printable(origin)}." if origin else ""
     texts = printable(" + ".join(Path(source).name for source in corpus.sources))
@@ -70,8 +70,8 @@ mlx-gpt train --init-from {shlex.quote(name)} --data my.txt
 
 
 def _limits(layout: Layout, block_size: int, by_character: bool) -> str:
-    """What the model cannot do, in sentences."""
+    """The limits of the model, in sentences."""
     sentences = ["It continues a text; it does not answer questions.", layout.beyond_context.format(block_size)]
     if by_character:
-        sentences.append("A character that was not in its text is unknown to it, and what it writes then is worse.")
+        sentences.append("It does not know characters that were not in its text, and writes worse after them.")
     return " ".join(sentences)

@@ -12,19 +12,20 @@ from mlx.utils import tree_flatten
 
 from ..config import GPTConfig
 from ..errors import UserError
+from ..files import explaining_damage, read_text
 from ..model import GPT
 from ..runs.run import CHECKPOINT, open_run
 from ..text.tokenizer import Tokenizer
-from .hub import HUB, fetched
+from .hub import HUB, fetch
 from .layouts import CONFIG, DTYPES, INDEX, LAYOUTS, PREFIXES, WEIGHTS, Layout, OtherModel
-from .tokenizer_files import MERGES, TOKENIZER, VOCAB, explaining_damage, read_text, tokenizer_of_folder
+from .tokenizer_files import DAMAGED, MERGES, TOKENIZER, VOCAB, tokenizer_of_folder
 
 HEAD = "lm_head.weight"
 HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
 
 
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
-    """The model and the tokenizer of `source`: a run directory, or what `load_exported` takes.
+    """Load the model and the tokenizer of `source`: a run directory, or a source of `load_exported`.
 
     Raises `UserError` if it does not exist, is damaged or is another model, or if it is a run without a checkpoint.
     """
@@ -35,7 +36,7 @@ def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run, with or without a checkpoint. The config.json of GPT-2 does not describe a training."""
+    """Whether `folder` is a run, with or without a checkpoint. GPT-2's config.json has no settings of training."""
     try:
         return (folder / CHECKPOINT).is_file() or {"gpt", "train"} <= json.loads(read_text(folder / CONFIG)).keys()
     except (OSError, ValueError, AttributeError, RecursionError):
@@ -43,23 +44,20 @@ def _is_run(folder: Path) -> bool:
 
 
 def load_exported(source: str) -> tuple[GPT, Tokenizer]:
-    """The model, its weights float32, and the tokenizer of `source`: a folder in the layout of GPT-2 or Qwen3, or a name on the
+    """Load the model, as float32, and the tokenizer of `source`: a folder in the layout of GPT-2 or Qwen3, or a name on the
     Hugging Face hub (`gpt2`, `gpt2-medium`, `owner/name`), which takes the extra `gpt2`.
 
     Rows of the embedding and the head beyond the tokenizer's ids are left out. Raises `UserError` if it does not exist, is
     damaged or is another model.
     """
-    folder = Path(source) if os.path.isdir(source) else _downloaded(source)
-    with explaining_damage(folder):
-        tensors = _tensors(folder)
+    folder = Path(source) if os.path.isdir(source) else _download(source)
+    with explaining_damage(folder, *DAMAGED):
+        tensors = _open_tensors(folder)
         layout, config = _read_config(folder)
         tokenizer = tokenizer_of_folder(folder)
         if tokenizer.vocab_size > config.vocab_size:
-            raise UserError(
-                f"{folder} does not fit together: its tokenizer knows {tokenizer.vocab_size:,} tokens and its "
-                f"model {config.vocab_size:,}",
-                "fetch or export both anew",
-            )
+            sizes = f"its tokenizer knows {tokenizer.vocab_size:,} tokens and its model {config.vocab_size:,}"
+            raise UserError(f"{folder} does not fit together: {sizes}", "fetch or export both again")
         weights = _read_weights(folder, layout, config, tensors)
         for name in {"wte.weight", HEAD} & weights.keys():
             weights[name] = weights[name][: tokenizer.vocab_size]  # (vocab_size, C)
@@ -68,16 +66,15 @@ def load_exported(source: str) -> tuple[GPT, Tokenizer]:
     return model, tokenizer
 
 
-def _downloaded(source: str) -> Path:
+def _download(source: str) -> Path:
     if source == "resume":  # as in nanoGPT
         raise UserError("`init_from` resume is `resume` RUN here", "name the run")
     name = source if "/" in source else f"openai-community/{source}"
     owner = name.partition("/")[0]
     if name.count("/") > 1 or name.endswith("/") or owner in (".", "..", "~", "") or os.path.isdir(owner):
-        raise UserError(
-            f"{source} is not a folder", f"name one in the layout of GPT-2 or Qwen3, a run, or a model on {HUB}"
-        )
-    return fetched(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
+        remedy = f"name one in the layout of GPT-2 or Qwen3, a run, or a model on {HUB}"
+        raise UserError(f"{source} is not a folder", remedy)
+    return fetch(name, HUB_FILES, f"correct the name, or name a folder with its {CONFIG}, {WEIGHTS} and {TOKENIZER}")
 
 
 def _read_config(folder: Path) -> tuple[Layout, GPTConfig]:
@@ -94,18 +91,18 @@ def _read_config(folder: Path) -> tuple[Layout, GPTConfig]:
 
 
 def _read_weights(folder: Path, layout: Layout, config: GPTConfig, tensors: dict[str, mx.array]) -> dict[str, mx.array]:
-    """The weights under our names, in our shapes, as float32. All of them were read and are finite."""
+    """Read all weights, under our names, in our shapes, as float32; they are finite."""
     stored = {_bare(name): tensor for name, tensor in tensors.items()}
     expected = {name: parameter.shape for name, parameter in tree_flatten(GPT(config).parameters())}
-    names = {name: [_bare(each) for each in layout.stored_names(name)] for name in expected}
-    known = {each for parts in names.values() for each in parts}
+    names = {name: [_bare(stored_name) for stored_name in layout.stored_names(name)] for name in expected}
+    known = {part for parts in names.values() for part in parts}
     strangers = sorted(name for name in stored.keys() - known - {HEAD} if not name.endswith(layout.ignored))
     if strangers:
         raise _refusal(folder, f"it has weights that {layout.name} does not have: {', '.join(strangers[:5])}")
     if missing := sorted(known - stored.keys()):
         raise ValueError(f"weights are missing: {', '.join(missing[:5])}")
     weights: dict[str, mx.array] = {}
-    as_ours = _lie_as_ours(stored, expected, layout)
+    as_ours = _has_our_shapes(stored, expected, layout)
     for name, (rows, *columns) in expected.items():
         parts, transposed = names[name], name.endswith(layout.transposed) and not as_ours
         part_shape = (rows // len(parts), *columns)
@@ -117,8 +114,8 @@ def _read_weights(folder: Path, layout: Layout, config: GPTConfig, tensors: dict
     return weights
 
 
-def _lie_as_ours(stored: Mapping[str, mx.array], expected: Mapping[str, tuple], layout: Layout) -> bool:
-    """Whether linear layers that the layout stores as (in, out) are (out, in): mlx_lm writes GPT-2's so."""
+def _has_our_shapes(stored: Mapping[str, mx.array], expected: Mapping[str, tuple], layout: Layout) -> bool:
+    """Whether linear layers that the layout stores as (in, out) are (out, in), as in mlx_lm's files of GPT-2."""
     turned = [name for name, shape in expected.items() if name.endswith(layout.transposed) and shape != shape[::-1]]
     return bool(turned) and all(stored[name].shape == expected[name] for name in turned)
 
@@ -132,24 +129,22 @@ def _bare(name: str) -> str:
 
 def _read_weight(name: str, stored: mx.array, shape: tuple[int, ...], transposed: bool) -> mx.array:
     if stored.shape != (shape[::-1] if transposed else shape):
-        raise ValueError(f"{name} is of shape {stored.shape}, which {CONFIG} does not say")
+        raise ValueError(f"{name} is of shape {stored.shape}, and {CONFIG} describes another")
     if stored.dtype not in DTYPES:
-        raise ValueError(f"{name} holds {stored.dtype}, and only {', '.join(map(str, DTYPES))} can be read")
+        raise ValueError(f"{name} holds {stored.dtype}, not one of {', '.join(map(str, DTYPES))}")
     array = stored.astype(mx.float32)
     if not mx.isfinite(array).all().item():  # reads it from the file
         raise ValueError(f"{name} holds numbers that are not finite")
     return mx.contiguous(array.T) if transposed else array
 
 
-def _tensors(folder: Path) -> dict[str, mx.array]:
-    """The arrays in the folder's files of weights, not read yet. MLX checks that a file is as long as its header says."""
+def _open_tensors(folder: Path) -> dict[str, mx.array]:
+    """Open the arrays in the folder's files of weights. MLX checks that a file has the length in its header."""
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
-        raise UserError(
-            f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})",
-            "name one that does; a run may be exported as such a folder",
-        )
+        problem = f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})"
+        raise UserError(problem, "name one that does; a run may be exported as such a folder")
     files = json.loads(read_text(folder / INDEX))["weight_map"]
     if any(not re.fullmatch(r"[\w.-]+\.safetensors", name) for name in files.values()):
         raise ValueError(f"{INDEX} names files that are not in the folder")

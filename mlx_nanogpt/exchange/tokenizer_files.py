@@ -2,29 +2,29 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import DAMAGE, cache_dir
-from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spelled, spoken
+from ..files import cache_dir, explaining_damage, read_text
+from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
 from ..text.characters import CharTokenizer
 from ..text.tokenizer import Tokenizer
-from .hub import fetched
+from .hub import fetch
 
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 GPT2 = "openai-community/gpt2"
+# the problem and the remedy of a damaged folder, for `explaining_damage`
+DAMAGED = "is damaged, incomplete or of another kind", "fetch or export it again, or name another"
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
 def tokenizer_of_folder(folder: Path) -> Tokenizer:
-    """The tokenizer of a folder of a model: byte pairs, or the characters of a model exported here.
+    """Read the tokenizer of a model's folder: byte pairs, or the characters of a model exported here.
 
     Raises `UserError` if there is none, or if it is damaged or of another kind.
     """
-    with explaining_damage(folder):
+    with explaining_damage(folder, *DAMAGED):
         if (folder / TOKENIZER).is_file():
             text = read_text(folder / TOKENIZER)
             return _characters_of(text) or BPETokenizer(text)
@@ -32,26 +32,25 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
             # the library ignores "#version"
             merges = [line for line in read_text(folder / MERGES).splitlines() if line]
             return BPETokenizer(_byte_pair_json(json.loads(read_text(folder / VOCAB)), merges))
-    raise UserError(
-        f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES})", "put that of the model there"
-    )
+    problem = f"{folder} holds no tokenizer (neither {TOKENIZER} nor {VOCAB} and {MERGES})"
+    raise UserError(problem, "put that of the model there")
 
 
 def gpt2_tokenizer() -> Tokenizer:
-    """GPT-2's own byte pairs: from the folder `gpt2` in `cache_dir()`, or else from the Hugging Face hub.
+    """Load GPT-2's byte pairs from the folder `gpt2` in `cache_dir()`, or else from the Hugging Face hub.
 
-    Raises `UserError` if they are in neither place; it names the file to add and where to put it.
+    Raises `UserError` if they are in neither place; it names the file to add.
     """
     own = cache_dir() / "gpt2"
     if not os.path.isdir(own):
-        own = fetched(GPT2, [TOKENIZER], f"put its {TOKENIZER} at {own / TOKENIZER}")
+        own = fetch(GPT2, [TOKENIZER], f"put its {TOKENIZER} at {own / TOKENIZER}")
     return tokenizer_of_folder(own)
 
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """A tokenizer as other programs get it: its tokenizer.json, how many tokens that has, and the ids that start and end a text.
-    The last one is END_OF_TEXT."""
+    """A tokenizer for other programs: its tokenizer.json, its number of tokens, and the ids that start and end a text. `end` is
+    END_OF_TEXT."""
 
     json: str
     size: int
@@ -59,9 +58,9 @@ class StoredTokens:
     end: int
 
 
-def stored_tokens(tokenizer: Tokenizer) -> StoredTokens:
-    """`tokenizer` for other programs. All of them read byte pairs, and few read anything else. So a character becomes its bytes,
-    which are merged into the character's own id."""
+def store_tokens(tokenizer: Tokenizer) -> StoredTokens:
+    """Convert `tokenizer` to byte pairs, which all programs read. A character becomes its bytes, which are merged into the
+    character's own id."""
     start = tokenizer.start_token
     if isinstance(tokenizer, CharTokenizer):
         vocab, merges = _as_byte_pairs(tokenizer.symbols)
@@ -75,9 +74,9 @@ def stored_tokens(tokenizer: Tokenizer) -> StoredTokens:
 
 
 def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
-    """The vocabulary and the merges in which each character is a token, with its own id. Behind them come the bytes and the
-    parts of characters that merges take, and the end of a text, which also stands for an unknown byte."""
-    vocab = {spelled(symbol): i for i, symbol in enumerate(symbols)}
+    """The vocabulary and the merges in which each character is a token with its own id. After them come the bytes and parts of
+    characters that merges need, and the end of a text, which also stands for an unknown byte."""
+    vocab = {spell(symbol): i for i, symbol in enumerate(symbols)}
     merges: dict[tuple[str, str], None] = {}  # in order, each once
     for piece in list(vocab):
         for end in range(2, len(piece) + 1):
@@ -89,7 +88,7 @@ def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
 
 
 def _characters_of(text: str) -> CharTokenizer | None:
-    """The `CharTokenizer` that `text` describes, as `_as_byte_pairs` writes it; None for another kind."""
+    """The `CharTokenizer` that `text` describes in the form of `_as_byte_pairs`; None for another kind."""
     described = json.loads(text)
     model, before = described["model"], described.get("pre_tokenizer") or {}
     if model.get("type", "BPE") != "BPE" or described.get("normalizer") or before.get("type") != "ByteLevel":
@@ -97,7 +96,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
     vocab = model["vocab"]
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
-        symbol = spoken(piece)
+        symbol = unspell(piece)
         if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
             break
         symbols += symbol
@@ -108,7 +107,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
 
 
 def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = None) -> str:
-    """The tokenizer.json of byte pairs; `unknown` is the token of a byte that has none."""
+    """The tokenizer.json of byte pairs; `unknown` is the token of an unknown byte."""
     end = [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT} | SPECIAL] if END_OF_TEXT in vocab else []
     return as_json(
         {
@@ -125,28 +124,6 @@ def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = N
     )
 
 
-@contextmanager
-def explaining_damage(folder: Path) -> Iterator[None]:
-    """Turn an error of reading `folder` in the body into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        name = error.filename or folder
-        raise UserError(
-            f"{name} cannot be read ({error.strerror or error})", "complete the folder, or name another"
-        ) from error
-    except DAMAGE as error:
-        raise UserError(
-            f"{folder} is damaged, incomplete or of another kind ({type(error).__name__}: {error})",
-            "fetch or export it anew, or name another",
-        ) from error
-
-
 def as_json(content: dict) -> str:
     """`content` as the text of a file."""
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def read_text(file: Path) -> str:
-    """The UTF-8 text of `file`."""
-    return file.read_text(encoding="utf-8")

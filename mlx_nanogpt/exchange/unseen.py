@@ -1,18 +1,18 @@
-"""Rows of the embedding and of the head for tokens that other programs need, and that the model has never seen."""
+"""Rows of the embedding and the head for tokens of other programs that the model has never seen."""
 
 import mlx.core as mx
 import numpy as np
 
 from ..model import GPT, Cache
 
-FREQUENT = 1e-3  # a chance
+FREQUENT = 1e-3  # a probability
 MARGIN = 30.0  # nats below the mean logit
 SAMPLED = 2**13  # places in texts
+PARTS = 64
 
 
-def with_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> dict[str, mx.array]:
-    """`weights`, those of `model`, with `extra` more rows for the embedding and the head. `model` is as plain as `GPT` makes it,
-    in evaluation mode."""
+def add_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> dict[str, mx.array]:
+    """`weights`, those of `model`, with `extra` more rows for the embedding and the head. `model` is in evaluation mode."""
     head = "wte.weight" if model.config.tied else "lm_head.weight"
     rows = {"wte.weight": weights["wte.weight"].mean(axis=0), head: _unlikely_row(weights[head], _inputs(model))}
     longer = {
@@ -25,13 +25,16 @@ def with_unseen_rows(weights: dict[str, mx.array], extra: int, model: GPT) -> di
 def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
     """A row for `head` (V, C) whose token is hardly ever drawn after `inputs` (N, C).
 
-    It is the row of the token that is drawn least, moved in the direction in which the inputs are shortest. So a fine-tuning
-    can tell the two apart, while their logits are much the same before. If even that token is frequent, as in a text of four
-    letters, it is the mean row plus d, where d @ x is as near to -MARGIN as least squares get it for all inputs x.
+    It is the row of the rarest token, moved in the direction in which the inputs are shortest: the logits stay nearly the same,
+    and fine-tuning can separate the two tokens. If even that token is frequent, as in a text of four letters, it is the mean
+    row plus d, where least squares bring d @ x near -MARGIN for all inputs x.
     """
     rows = np.array(head, np.float64)  # (V, C)
-    logits = inputs @ rows.T  # (N, V)
-    chances = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None]).mean(axis=0)  # (V,)
+    chances = np.zeros(len(rows))  # (V,)
+    for part in np.array_split(inputs, PARTS):  # all logits at once would take gigabytes
+        logits = part @ rows.T  # (N / PARTS, V)
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances += (weights / weights.sum(axis=1, keepdims=True)).sum(axis=0) / len(inputs)
     if chances.min() < FREQUENT:
         rarest = rows[chances.argmin()]
         direction = np.linalg.eigh(inputs.T @ inputs)[1][:, 0]  # (C,)
@@ -42,7 +45,7 @@ def _unlikely_row(head: mx.array, inputs: np.ndarray) -> mx.array:
 
 
 def _inputs(model: GPT) -> np.ndarray:
-    """What the head gets, (N, C), in texts that the model has written, and in texts of random tokens: a user may give any."""
+    """The inputs of the head, (N, C), in texts that the model writes, and in texts of random tokens, like any user's."""
     T, V = model.config.block_size, model.config.vocab_size
     B = max(SAMPLED // T, 1)
     cache, key = Cache(model, B), mx.random.key(0)

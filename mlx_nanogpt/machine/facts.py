@@ -7,14 +7,7 @@ from importlib.metadata import version
 
 import mlx.core as mx
 
-from ..errors import UserError
-
-NO_MEMORY = (
-    "Insufficient Memory",  # Metal: kIOGPUCommandBufferCallbackErrorOutOfMemory
-    "out of memory",  # CUDA
-    "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
-    "bad_alloc",
-)
+from ..errors import UserError, is_out_of_memory
 
 
 def ram() -> int:
@@ -45,7 +38,7 @@ def package_versions() -> dict[str, str]:
 
 def explain_memory(error: RuntimeError | MemoryError) -> UserError | None:
     """An error of MLX about memory, with the remedy; None for other errors."""
-    if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
+    if not is_out_of_memory(error):
         return None
     return UserError(
         f"there is not enough memory ({str(error) or 'Python has no more'})",

@@ -1,4 +1,4 @@
-"""What a training will take: parameters, arithmetic, memory and time. Steps are measured if they fit and do not take too long."""
+"""The plan of a run: its parameters, arithmetic, memory and time. Steps are measured if they fit and do not take too long."""
 
 import statistics
 import time
@@ -14,8 +14,9 @@ from ..evaluation import estimate_loss
 from ..machine import machine
 from ..machine.memory import estimated_memory
 from ..model import GPT
-from ..training import memory_problem, start_step
-from .benchmark import Rounds, Stage, flops_per_token, measure_matrix
+from ..training import memory_problem
+from .benchmark import Stage
+from .timing import Rounds, Trial, flops_per_token, measure_matrix
 
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
@@ -37,9 +38,9 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training takes. Memory is in bytes; `measured` is None if it does not fit or a step takes too long.
+    """The cost of a run. Memory is in bytes; `measured` is None if the run does not fit or a step takes too long.
 
-    `problem` is the reason why it does not fit; `train` gives the same one. `least_step_seconds` is the time of a step if all
+    `problem` is the reason why it does not fit; `train` raises the same one. `least_step_seconds` is the time of a step if all
     its arithmetic ran at the rate of a matrix product.
     """
 
@@ -55,7 +56,7 @@ class Plan:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the training reads, each as often as it reads it."""
+        """Tokens that the run reads, with repetitions."""
         return self.train.num_iter * tokens_per_step(self.gpt, self.train)
 
     @property
@@ -92,7 +93,7 @@ class Plan:
 
 
 def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
-    """Yield stages, then the `Plan` of a training. Seeds MLX's global random state."""
+    """Yield stages, then the `Plan` of a run. Seeds MLX's global random state."""
     this_machine = machine()
     model = GPT(gpt)
     estimate = estimated_memory(gpt, train, this_machine.fuses_attention(gpt.head_size))
@@ -117,9 +118,9 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
     yield plan
 
 
-def accumulated(plan: Plan) -> TrainConfig | None:
-    """The settings of `plan` with a smaller batch that fits, and as many of them as make up for it, in steps and in
-    evaluations; None if none fits."""
+def split_batches(plan: Plan) -> TrainConfig | None:
+    """Return the settings of `plan` with batches split into parts that fit, for steps and evaluations of as many tokens; None if
+    none fit."""
     train = plan.train
     for parts in range(2, train.batch_size + 1):
         if train.batch_size % parts == 0:
@@ -139,27 +140,14 @@ def accumulated(plan: Plan) -> TrainConfig | None:
 
 def measure(model: GPT, train: TrainConfig) -> Measured:
     """Time steps and windows of an evaluation, on random tokens."""
-    gpt = model.config
-    mx.random.seed(train.seed)
-    step, state = start_step(model, train)
-    count = train.batch_size * train.gradient_accumulation_steps
-    tokens = np.random.default_rng(0).integers(gpt.vocab_size, size=count * gpt.block_size + 1).astype(np.uint16)
-    idx = mx.array(tokens[:-1]).reshape(count, gpt.block_size)  # (A * B, T)
-    targets = mx.array(tokens[1:]).reshape(count, gpt.block_size)
-    mx.eval(state, idx, targets)
-    mx.reset_peak_memory()
-
-    def seconds_of_a_step() -> float:
-        started = time.perf_counter()
-        mx.eval(step(idx, targets)[0], state)
-        return time.perf_counter() - started
-
-    first = seconds_of_a_step()
-    steps = max(1, min(MOST_STEPS, int(BUDGET / first)))
-    later = [seconds_of_a_step() for _ in range(steps)]
+    block_size = model.config.block_size
+    tokens = np.random.default_rng(0).integers(model.config.vocab_size, size=100 * block_size).astype(np.uint16)
+    trial = Trial(model, train, tokens)
+    first = trial.seconds()
+    later = [trial.seconds() for _ in range(max(1, min(MOST_STEPS, int(BUDGET / first))))]
     peak_memory = mx.get_peak_memory()
     batches = 2 * len(machine().streams())  # so that none of them waits
-    windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // gpt.block_size, 1))
+    windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // block_size, 1))
     if first < 1:
         estimate_loss(model, tokens, windows, train.backend)  # the first time compiles, which counts where all is fast
     started = time.perf_counter()

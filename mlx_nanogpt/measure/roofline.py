@@ -1,4 +1,4 @@
-"""How fast a chip should be on NanoLux's benchmark, on paper: a range, from its published peaks. No Mac has been measured yet.
+"""The speed of a chip on NanoLux's benchmark, on paper: a range, from its published peaks. No Mac has been measured yet.
 
 A step is short operations, products and traffic of memory, one after the other. The range follows from these assumptions:
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ..config import tokens_per_step
 from ..machine import Machine
 from ..model import GPT
-from .benchmark import NANOLUX_GPT, NANOLUX_TRAIN, flops_per_token
+from .benchmark import NANOLUX_GPT, NANOLUX_TRAIN
+from .timing import flops_per_token
 
 MAC_OPERATIONS = {"step": 310, "evaluation": 78, "token": 99}
 """Operations that compute in a Mac's graph, with the default settings; tests/gpu counts them."""
@@ -50,15 +51,13 @@ CHIPS = {
 
 
 def expected_seconds(chip: str) -> dict[str, tuple[float, float]] | None:
-    """Seconds, at best and at worst, of a step, of a batch of an evaluation and of a generated token, with NanoLux's settings;
-    None for a chip that is not listed."""
+    """Return seconds, at best and at worst, of a step, of a batch of an evaluation and of a generated token, with NanoLux's
+    settings; None for a chip that is not listed."""
     if chip not in CHIPS:
         return None
     step_tokens = tokens_per_step(NANOLUX_GPT, NANOLUX_TRAIN)
     step_flops = flops_per_token(GPT(NANOLUX_GPT)) * step_tokens
-    forward = (
-        Machine.eval_tokens / step_tokens / 3
-    )  # of a step's arithmetic and traffic, of which the forward pass is a third
+    forward = Machine.eval_tokens / step_tokens / 3  # a forward pass is a third of a step's arithmetic and traffic
     work = {
         "step": (step_flops, STEP_TRAFFIC),
         "evaluation": (step_flops * forward, STEP_TRAFFIC * forward),

@@ -1,14 +1,15 @@
-"""One HTML file on one run or several: their curves, what they wrote on the way, and the inside of the first one's model.
+"""One HTML file on one run or several: their curves, samples of text, and the inside of the first one's model.
 
-The curves are plotly's, which carries its script inside the file.
+The curves are plotly's, which carries its script inside the file. They need no model, only the records of the runs.
 """
 
 import html
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate, cycle
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,26 @@ from ..measure.benchmark import PUBLISHED
 from ..records import Evaluation, Progress, Sample
 from ..runs.log import Line
 from ..runs.run import Run
-from .inside import as_script, filled
+from .inside import as_script, fill
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Okabe & Ito's, also for the colour-blind; the page has their light blue for the first where it is dark.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 GREY = "rgba(128, 128, 128, 0.25)"
-MOST_EXCERPTS = 12  # of a run, spread over its training
+STYLES: dict[str, dict] = {
+    "one batch": {"mode": "lines", "line_width": 1, "opacity": 0.6},
+    "training": {"mode": "lines+markers", "line_dash": "dot", "marker_size": 5},
+    "validation": {"mode": "lines+markers", "marker_size": 5},
+    "best": {"mode": "markers", "marker_symbol": "star", "marker_size": 14},
+}
+MOST_SAMPLES = 12  # of a run, spread over its training
+STEPS = {"learning_rate": "Learning rate", "grad_norm": "Norm of the gradients", "tokens_per_second": "Tokens/s"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a report, what is said of it, by name, and the lowest loss that its text allows, if that is known. The run's files are
-    read once."""
+    """A run in a report, facts on it by name, and the lowest loss that its text allows, if that is known. The run's files are read
+    once."""
 
     run: Run
     facts: Mapping[str, str]
@@ -46,6 +54,10 @@ class Entry:
         return self.run.log()
 
     @property
+    def steps(self) -> list[Progress]:
+        return [line for line in self.log if isinstance(line, Progress)]
+
+    @property
     def name(self) -> str:
         return str(self.run.path)
 
@@ -57,37 +69,44 @@ class Entry:
     @property
     def best(self) -> float:
         """The lowest validation loss; infinite before the first evaluation."""
-        return min((each.valid_loss for each in self.history), default=math.inf)
+        return min((evaluation.valid_loss for evaluation in self.history), default=math.inf)
 
 
 def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -> str:
-    """The page on the runs of `entries`; the best validation loss is marked. `published` adds NanoLux's losses to the curves, and
-    `inside` is the page of `inside_page`, if there is a model yet. Raises `UserError` if plotly is not installed."""
+    """Return the page on the runs of `entries`; the best validation loss is marked. `published` adds NanoLux's losses to the curves.
+    `inside` is the page of `inside_page`, if the first run has a model that can be rebuilt. Raises `UserError` if plotly is not
+    installed."""
     script = import_extra("plotly.offline", "report").get_plotlyjs()
-    figures = {"losses": _losses(entries, published), "steps": _steps(entries)}
+    figures = {"losses": _draw_losses(entries, published), "steps": _draw_steps(entries)}
     parts = {
         "PLOTLY": script,
         "FIGURES": as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
-        "TITLE": html.escape(f"Report on {', '.join(each.name for each in entries)}"),
-        "VERDICT": html.escape(_verdict(entries)),
-        "FACTS": _facts(entries),
-        "EXCERPTS": "".join(map(_excerpts, entries)),
-        "INSIDE": html.escape(inside or "<p>The first run has no weights yet."),
+        "TITLE": html.escape(f"Report on {', '.join(entry.name for entry in entries)}"),
+        "VERDICT": html.escape(_judge(entries)),
+        "FACTS": _make_table(entries),
+        "SAMPLES": "".join(map(_show_samples, entries)),
+        "INSIDE": html.escape(inside or _explain_missing_inside(entries[0].run)),
     }
-    return filled(TEMPLATE, parts)
+    return fill(TEMPLATE, parts)
 
 
-def _comparable(entries: Sequence[Entry]) -> bool:
+def _explain_missing_inside(run: Run) -> str:
+    own = run.model_class()
+    reason = f"The model of the first run is the user's own, {own}, and its inside is unknown." if own else None
+    return f"<p>{html.escape(reason or 'The first run has no weights yet.')}"
+
+
+def _is_comparable(entries: Sequence[Entry]) -> bool:
     """Whether the losses of the runs are of the same text, cut into the same tokens and splits."""
     runs = [entry.run for entry in entries]
     return len({(run.corpus.sha256, run.tokenizer.to_json(), run.train_config.train_fraction) for run in runs}) == 1
 
 
-def _verdict(entries: Sequence[Entry]) -> str:
-    """What came out, in a few sentences."""
-    if not _comparable(entries):
+def _judge(entries: Sequence[Entry]) -> str:
+    """Return the result of the runs in a few sentences."""
+    if not _is_comparable(entries):
         return "The runs learned from different texts, tokens or splits, so their losses do not compare."
-    first, *others = sorted(entries, key=lambda each: each.best)
+    first, *others = sorted(entries, key=lambda entry: entry.best)
     if (loss := first.best) == math.inf:
         return "No evaluation is recorded yet."
     symbols = first.run.gpt_config.vocab_size
@@ -97,24 +116,21 @@ def _verdict(entries: Sequence[Entry]) -> str:
     )
     if not others:
         return verdict
-    behind = [f"{each.name} is {each.best - loss:.4f} nats behind." for each in others if each.best < math.inf]
-    settings = [asdict(each.run.gpt_config) | asdict(each.run.train_config) for each in entries]
-    differing = [
-        f"{name} ({', '.join(str(each[name]) for each in settings)})"
-        for name in settings[0]
-        if any(each[name] != settings[0][name] for each in settings)
-    ]
+    behind = [f"{other.name} is {other.best - loss:.4f} nats behind." for other in others if other.best < math.inf]
+    settings = [asdict(entry.run.gpt_config) | asdict(entry.run.train_config) for entry in entries]
+    values = {name: [run[name] for run in settings] for name in settings[0]}
+    differing = [f"{name} ({', '.join(map(str, of_runs))})" for name, of_runs in values.items() if len({*of_runs}) > 1]
     return " ".join(
         [verdict, *behind, f"The settings that differ, in the order of the table: {', '.join(differing) or 'none'}."]
     )
 
 
-def _facts(entries: Sequence[Entry]) -> str:
-    """A table with a row for each fact and a column for each run; the name of the best one is bold."""
+def _make_table(entries: Sequence[Entry]) -> str:
+    """Make a table with a row for each fact and a column for each run; the name of the best one is bold."""
     if len(entries) == 1:
         heads, starts = [], ["<td>"]
     else:
-        best = min(entry.best for entry in entries) if _comparable(entries) else math.inf
+        best = min(entry.best for entry in entries) if _is_comparable(entries) else math.inf
         marks = [" class=best" if entry.best == best < math.inf else "" for entry in entries]
         heads = [f"<td{mark}>{html.escape(entry.name)}" for mark, entry in zip(marks, entries)]
         starts = [f'<td data-run="{html.escape(entry.name)}">' for entry in entries]  # for a narrow screen
@@ -127,47 +143,107 @@ def _facts(entries: Sequence[Entry]) -> str:
     )
 
 
-def _excerpts(entry: Entry) -> str:
-    """What the model wrote after some evaluations, side by side."""
-    texts = [line for line in entry.log if isinstance(line, Sample)]
-    if not texts:
+def _show_samples(entry: Entry) -> str:
+    """Show some texts that the model wrote, side by side."""
+    samples = [line for line in entry.log if isinstance(line, Sample)]
+    if not samples:
         return f"<p>{html.escape(entry.name)} kept no samples.</p>"
-    chosen = [texts[i] for i in np.unique(np.linspace(0, len(texts) - 1, MOST_EXCERPTS).round().astype(int))]
+    chosen = np.unique(np.linspace(0, len(samples) - 1, MOST_SAMPLES).round().astype(int))
     boxes = "".join(
-        f"<figure><figcaption>after {each.iteration:,} steps</figcaption><pre>{html.escape(each.text.strip())}</pre></figure>"
-        for each in chosen
+        f"<figure><figcaption>after {samples[i].iteration:,} steps</figcaption><pre>{html.escape(samples[i].text.strip())}</pre></figure>"
+        for i in chosen
     )
-    return f"<h3>{html.escape(entry.name)}</h3><div class=excerpts tabindex=0>{boxes}</div>"
+    return f"<h3>{html.escape(entry.name)}</h3><div class=samples tabindex=0>{boxes}</div>"
 
 
-def _axes(entry: Entry) -> dict[str, Callable[[Sequence[int]], list[float]]]:
-    """What iterations are in other units, by the name of the axis."""
-    tokens = tokens_per_step(entry.run.gpt_config, entry.run.train_config)
-    at, seconds = np.array(_times(entry)).T
+# ---- the figures
+
+
+def _draw_losses(entries: Sequence[Entry], published: bool):
+    """Draw the losses of all runs; the buttons choose the unit of the horizontal axis."""
+    figure = import_extra("plotly.graph_objects", "report").Figure()
+    units: list[dict[str, list[float]]] = []  # of each trace: its places in each unit
+    for entry, colour in zip(entries, cycle(COLOURS)):
+        for kind, (iterations, losses) in _read_curves(entry).items():
+            figure.add_scatter(
+                x=iterations,
+                y=[round(loss, 5) for loss in losses],
+                name=f"{entry.legend}: {kind}" if len(entries) > 1 else kind,
+                line_color=colour,
+                marker_color=colour,
+                legendgroup=entry.name if len(entries) > 1 else None,
+                showlegend=kind == "validation" or len(entries) == 1,
+                **STYLES[kind],
+            )
+            units.append(_convert(entry, iterations))
+    lines = {f"floor of {entry.run.corpus.name}": entry.floor for entry in entries}
+    if published:
+        lines |= {f"NanoLux, {name}: valid": metrics.valid_loss for name, metrics in PUBLISHED.items()}
+    for text, loss in lines.items():
+        if loss is not None:
+            style = {"color": "#888", "dash": "dash"}
+            figure.add_hline(loss, line=style, annotation_text=html.escape(text, quote=False))
+    buttons = [
+        {
+            "label": unit,
+            "method": "update",
+            "args": [{"x": [trace[unit] for trace in units]}, {"xaxis.title.text": unit}],
+        }
+        for unit in units[0]
+    ]
+    menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.12, "xanchor": "left"}
+    _lay_out(figure, updatemenus=[menu], xaxis_title="Steps", yaxis_title="Loss, nats a token", height=480)
+    return figure
+
+
+def _read_curves(entry: Entry) -> dict[str, tuple[list[int], list[float]]]:
+    """Return the iterations and the losses of each curve of a run."""
+    evaluated = [evaluation.iteration for evaluation in entry.history]
+    losses = [evaluation.valid_loss for evaluation in entry.history]
     return {
-        "Steps": lambda iterations: list(iterations),
-        "Tokens": lambda iterations: [each * tokens for each in iterations],
-        "Seconds of training": lambda iterations: np.interp(iterations, at, seconds).round(2).tolist(),
+        "one batch": ([step.iteration for step in entry.steps], [step.loss for step in entry.steps]),
+        "training": (evaluated, [evaluation.train_loss for evaluation in entry.history]),
+        "validation": (evaluated, losses),
+        "best": ([evaluated[losses.index(entry.best)]], [entry.best]) if losses else ([], []),
     }
 
 
-def _times(entry: Entry) -> list[tuple[int, float]]:
-    """Iterations, and the seconds of training up to each: measured at evaluations, and in between as the speeds of the log say."""
-    measured = [line for line in entry.log if isinstance(line, Progress) and line.tokens_per_second > 0]
-    found = [(0, 0.0)]
-    for each in entry.history:
-        start, total = found[-1]
-        lines = [line for line in measured if start < line.iteration < each.iteration]
-        steps = np.diff([start, *(line.iteration for line in lines), each.iteration])
-        speeds = [line.tokens_per_second for line in lines]
-        times = np.cumsum(steps / [*speeds, np.mean(speeds or 1)])
-        found += zip((line.iteration for line in lines), total + times[:-1] / times[-1] * each.train_seconds)
-        found.append((each.iteration, total + each.train_seconds))
-    return found
+def _convert(entry: Entry, iterations: list[int]) -> dict[str, list[float]]:
+    """Convert `iterations` to other units, by their names. Between two evaluations time passes evenly."""
+    tokens = tokens_per_step(entry.run.gpt_config, entry.run.train_config)
+    measured = [0, *(evaluation.iteration for evaluation in entry.history)]
+    seconds = [0.0, *accumulate(evaluation.train_seconds for evaluation in entry.history)]
+    return {
+        "Steps": [*iterations],
+        "Tokens": [iteration * tokens for iteration in iterations],
+        "Seconds of training": np.interp(iterations, measured, seconds).round(2).tolist(),
+    }
 
 
-def _layout(figure, **more) -> None:
-    axis = {"gridcolor": GREY, "zerolinecolor": GREY}
+def _draw_steps(entries: Sequence[Entry]):
+    """Draw the rate, the norm of the gradients and the speed of all runs, one below the other."""
+    figure = import_extra("plotly.subplots", "report").make_subplots(
+        rows=len(STEPS), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*STEPS.values()]
+    )
+    for entry, colour in zip(entries, cycle(COLOURS)):
+        for row, name in enumerate(STEPS, start=1):
+            figure.add_scatter(
+                x=[step.iteration for step in entry.steps],
+                y=[float(f"{getattr(step, name):.5g}") for step in entry.steps],
+                name=entry.legend,
+                showlegend=row == 1 and len(entries) > 1,
+                line={"color": colour, "width": 1.5},
+                row=row,
+                col=1,
+            )
+    _lay_out(figure, height=620)
+    rates = [step.learning_rate for entry in entries for step in entry.steps]
+    figure.update_yaxes(range=[0, 1.1 * max(rates, default=1)], row=1, col=1)  # plotly would draw one rate as 0
+    figure.update_xaxes(title_text="Steps", row=len(STEPS), col=1)
+    return figure
+
+
+def _lay_out(figure, **more) -> None:
     figure.update_layout(
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -177,85 +253,5 @@ def _layout(figure, **more) -> None:
         hovermode="x unified",
         **more,
     )
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-
-
-def _losses(entries: Sequence[Entry], published: bool):
-    """The losses of all runs; the buttons choose what they are shown against."""
-    figure = import_extra("plotly.graph_objects", "report").Figure()
-    places: list[tuple[dict, list[int]]] = []  # the axes and the iterations of each trace
-    for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        history, measured, axes = (
-            entry.history,
-            [line for line in entry.log if isinstance(line, Progress)],
-            _axes(entry),
-        )
-        name = f"{entry.legend}: " if len(entries) > 1 else ""
-        best = min(history, key=lambda each: each.valid_loss, default=None)
-        traces: list[tuple[str, list[tuple[int, float]], dict, float, str]] = [
-            ("one batch", [(each.iteration, each.loss) for each in measured], {"width": 1}, 0.6, "lines"),
-            ("training", [(each.iteration, each.train_loss) for each in history], {"dash": "dot"}, 1, "lines+markers"),
-            ("validation", [(each.iteration, each.valid_loss) for each in history], {}, 1, "lines+markers"),
-            ("best", [(best.iteration, best.valid_loss)] if best else [], {}, 1, "markers"),
-        ]
-        for kind, points, line, opacity, mode in traces:
-            iterations = [iteration for iteration, _ in points]
-            marker: dict = {"symbol": "star", "size": 14} if kind == "best" else {"size": 5}
-            figure.add_scatter(
-                x=iterations,
-                y=[round(loss, 5) for _, loss in points],
-                name=name + kind,
-                mode=mode,
-                opacity=opacity,
-                line=line | {"color": colour},
-                marker=marker | {"color": colour},
-                legendgroup=entry.name if len(entries) > 1 else None,
-                showlegend=kind == "validation" or len(entries) == 1,
-            )
-            places.append((axes, iterations))
-    floors = {entry.run.corpus.name: entry.floor for entry in entries if entry.floor is not None}
-    for text, floor in floors.items():
-        label = f"floor of {html.escape(text, quote=False)}"
-        figure.add_hline(floor, line={"color": "#888", "dash": "dash"}, annotation_text=label)
-    if published:
-        for name, metrics in PUBLISHED.items():
-            figure.add_hline(
-                metrics.valid_loss, line={"color": "#888", "dash": "dash"}, annotation_text=f"NanoLux, {name}: valid"
-            )
-    buttons = [
-        {
-            "label": label,
-            "method": "update",
-            "args": [{"x": [axes[label](iterations) for axes, iterations in places]}, {"xaxis.title.text": label}],
-        }
-        for label in places[0][0]
-    ]
-    menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.12, "xanchor": "left"}
-    _layout(figure, updatemenus=[menu], xaxis_title="Steps", yaxis_title="Loss, nats a token", height=480)
-    return figure
-
-
-def _steps(entries: Sequence[Entry]):
-    """The rate, the norm of the gradients and the speed of all runs, one below the other."""
-    kinds = {"learning_rate": "Learning rate", "grad_norm": "Norm of the gradients", "tokens_per_second": "Tokens/s"}
-    figure = import_extra("plotly.subplots", "report").make_subplots(
-        rows=len(kinds), cols=1, shared_xaxes=True, vertical_spacing=0.07, subplot_titles=[*kinds.values()]
-    )
-    for entry, colour in zip(entries, [*COLOURS] * len(entries)):
-        lines = [line for line in entry.log if isinstance(line, Progress)]
-        for row, kind in enumerate(kinds, start=1):
-            figure.add_scatter(
-                x=[line.iteration for line in lines],
-                y=[float(f"{getattr(line, kind):.5g}") for line in lines],
-                name=entry.legend,
-                showlegend=row == 1 and len(entries) > 1,
-                line={"color": colour, "width": 1.5},
-                row=row,
-                col=1,
-            )
-    _layout(figure, height=620)
-    rates = [rate for trace in figure.data if trace.yaxis == "y" for rate in trace.y]
-    figure.update_yaxes(range=[0, 1.1 * max(rates, default=1)], row=1, col=1)  # plotly would draw one rate as 0
-    figure.update_xaxes(title_text="Steps", row=len(kinds), col=1)
-    return figure
+    figure.update_xaxes(gridcolor=GREY, zerolinecolor=GREY)
+    figure.update_yaxes(gridcolor=GREY, zerolinecolor=GREY)

@@ -2,8 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
-from ..errors import UserError
-from ..files import DAMAGE, Folder, check_counts, check_measures
+from ..files import Folder, check_counts, check_measures, explaining_damage
 
 MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
 CONTENTS, CHECKSUM = "contents", "checksum"  # the metadata of its file
@@ -88,20 +86,6 @@ def checksum(arrays: Mapping[str, mx.array]) -> int:
         crc = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), crc)
         crc = zlib.crc32(np.ascontiguousarray(np.asarray(array)).data, crc)
     return crc
-
-
-@contextmanager
-def explaining_damage(path: Path) -> Iterator[None]:
-    """Turn an error of reading `path` in the body into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", "make it readable, or name another run") from error
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged, or was not written by this program ({type(error).__name__}: {error})",
-            "restore it from a copy, name another run, or train a new one",
-        ) from error
 
 
 def _shapes(arrays: Mapping[str, mx.array]) -> dict[str, tuple]:

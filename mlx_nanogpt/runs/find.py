@@ -1,18 +1,15 @@
-"""Where a model and a text come from: the run that a path names, the model of a run or of an export, the text that names give,
-and the text that a run learned from."""
+"""Find the run or model that the user named, and the text that a run learned from."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
 from ..exchange.pretrained import load_exported
 from ..model import GPT
-from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
-from ..text.corpus import check_readable_again, load_corpus
+from ..text.corpus import check_readable_again, read_data
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
-from ..text.token_files import holds_tokens, open_token_folder
 from ..text.tokenizer import Tokenizer
+from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
 
 
 def newest_run() -> Run:
@@ -38,7 +35,7 @@ def chosen_run(path: Path | None) -> Run:
 
 
 def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
-    """The exported model that `init_from` names, or else the model of `run` as in `chosen_run`; its tokenizer; its run, if any.
+    """The exported model `init_from`, or else the model of `run` as in `chosen_run`; its tokenizer; its run, if any.
 
     `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
     """
@@ -50,49 +47,33 @@ def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[G
     return *load_exported(init_from), None
 
 
-def is_token_folder(sources: Sequence[str]) -> bool:
-    """Whether `sources` is one folder of tokens and not a text. To check its tokens takes a second or two per GB."""
-    return len(sources) == 1 and holds_tokens(sources[0])
-
-
-def read_data(sources: Sequence[str]) -> Corpus | Dataset:
-    """The text of all `sources`, or the tokens of the only one. Raises `UserError` if they cannot be read."""
-    return open_token_folder(Path(sources[0])) if is_token_folder(sources) else load_corpus(*sources)
-
-
 def is_own(run: Run, data: Corpus | Dataset) -> bool:
     """Whether `data` is the text that `run` learned from, or tokens of that text."""
     return _identity(data).sha256 == run.corpus.sha256
 
 
 def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
-    """The text that `run` learned from, with the run's tokens and splits. It is `data`, or is read from where it was.
+    """The text that `run` learned from, with the run's tokens and splits: `data`, or the text at the run's sources.
 
     Raises `UserError` if it cannot be read, is another text, or has other tokens or splits.
     """
     if data is None:
         data = _read_again(run)
-    identity, fraction = _identity(data), run.train_config.train_fraction
+    name, fraction = _identity(data).name, run.train_config.train_fraction
     if not is_own(run, data):
-        piped = STANDARD_INPUT in identity.sources
+        piped = STANDARD_INPUT in _identity(data).sources
         remedy = "pipe the same text into it" if piped else "give the text that it learned from with `data`"
-        raise UserError(
-            f"the run {run.path} learned from another text than {identity.name} holds now",
-            f"{remedy}, or train a new run",
-        )
+        problem = f"the run {run.path} learned from another text than {name} holds now"
+        raise UserError(problem, f"{remedy}, or train a new run")
     if not isinstance(data, Dataset):
         return tokenize(data, run.tokenizer, fraction)
     if data.tokenizer != run.tokenizer:
-        raise UserError(
-            f"{identity.name} holds the text that the run {run.path} learned from in the tokens of another tokenizer",
-            "give the text itself with `data`",
-        )
+        problem = f"{name} holds the text that the run {run.path} learned from in the tokens of another tokenizer"
+        raise UserError(problem, "give the text itself with `data`")
     if data.train_fraction != fraction:
-        raise UserError(
-            f"{identity.name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for "
-            f"training, where the run had {fraction:g}",
-            f"give the text itself with `data`, or prepare it with `train_fraction` {fraction:g}",
-        )
+        problem = f"{name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training"
+        remedy = f"give the text itself with `data`, or prepare it with `train_fraction` {fraction:g}"
+        raise UserError(f"{problem}, where the run had {fraction:g}", remedy)
     return data
 
 
@@ -105,7 +86,8 @@ def _read_again(run: Run) -> Corpus | Dataset:
         remedy = (
             "pipe the same text in, or name its file with `data`" if piped else "name it with `data` where it is now"
         )
-        raise UserError(f"the text of the run {run.path} is not where it was: {error.problem}", remedy) from error
+        problem = f"the text of the run {run.path} is not where it was: {error.problem}"
+        raise UserError(problem, remedy) from error
 
 
 def _identity(data: Corpus | Dataset) -> CorpusIdentity:

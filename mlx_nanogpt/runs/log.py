@@ -10,7 +10,6 @@ from dataclasses import asdict, fields
 from ..files import DAMAGE
 from ..records import REPORT_INTERVAL, Progress, Sample
 
-
 Line = Progress | Sample
 
 

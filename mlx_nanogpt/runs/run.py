@@ -24,13 +24,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from mlx.optimizers import Optimizer
-
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
-from ..files import DAMAGE, Folder, check_name, locked
+from ..files import DAMAGE, Folder, check_name, explaining_damage, locked, read_text
 from ..machine.facts import package_versions
-from ..model import GPT, own_class, random_key, set_random_key
+from ..model import GPT, own_class
 from ..records import Evaluation
 from ..text.dataset import Dataset
 from ..text.identity import CorpusIdentity
@@ -38,11 +36,8 @@ from ..text.tokenizer import Tokenizer, tokenizer_from_json
 from .checkpoint import (
     CHECKSUM,
     MODEL,
-    OPTIMIZER,
-    RANDOM,
     Contents,
     Position,
-    explaining_damage,
     open_arrays,
     read_arrays,
 )
@@ -76,29 +71,6 @@ class Run:
         is damaged or was lost."""
         return self.contents(best).position
 
-    def restore(self, model: GPT, optimizer: Optimizer) -> Position:
-        """Load the checkpoint into `model`, `optimizer` and MLX's random state; return its position.
-
-        Before the first checkpoint nothing changes. Call this before you build a compiled step, which captures the arrays.
-        Raises `UserError` if the file is damaged or of another shape, if it was lost, or if it is missing in a run that was
-        to start from weights.
-        """
-        if not self.checkpoint.exists():
-            self._check_not_lost(self.checkpoint)
-            if self.init_from is not None:
-                raise UserError(
-                    f"the run {self.path} was to start from the weights of {self.init_from}, and was stopped "
-                    "before it had them",
-                    "start it anew with the same `run_dir`",
-                )
-            return Position()
-        parts = {MODEL: model.parameters(), OPTIMIZER: optimizer.state, RANDOM: random_key()}
-        contents, found = read_arrays(self.checkpoint, parts)
-        model.update(found[MODEL])
-        optimizer.state = found[OPTIMIZER]
-        set_random_key(found[RANDOM])
-        return contents.position
-
     def load_model(self, best: bool = False, into: GPT | None = None) -> GPT:
         """The trained model with its newest weights, or with those of the lowest validation loss. A model of the user's own has to
         be built first, and is loaded `into` that one.
@@ -108,7 +80,7 @@ class Run:
         self.check_class(into)
         file = self._weights(best)
         if not file.exists():
-            self._check_not_lost(file)
+            self.check_not_lost(file)
             missing = "best weights" if best else "checkpoint"
             raise UserError(
                 f"the run {self.path} has no {missing}: none was written yet, or it was deleted",
@@ -178,7 +150,7 @@ class Run:
         """The metadata of the checkpoint, or of the best weights; those of an untrained run if there was no such file yet."""
         file = self._weights(best)
         if not file.exists():
-            self._check_not_lost(file)
+            self.check_not_lost(file)
             return Contents(Position(), 0, zlib.crc32(b""), {})
         with explaining_damage(file):
             return open_arrays(file)[0]
@@ -195,9 +167,9 @@ class Run:
     def _history_lines(self) -> list[str]:
         file = self.path / HISTORY
         with explaining_damage(file):
-            return _read_text(file).splitlines(keepends=True) if file.exists() else []
+            return read_text(file).splitlines(keepends=True) if file.exists() else []
 
-    def _check_not_lost(self, file: Path) -> None:
+    def check_not_lost(self, file: Path) -> None:
         """Raise `UserError` if other files show that `file`, a file of weights that is missing, was written once."""
         if file.name == CHECKPOINT:
             lines = len(self._history_lines())
@@ -251,7 +223,7 @@ def open_run(path: Path) -> Run:
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
-        return _parse(path, _read_config(path), _read_text(path / TOKENIZER))
+        return _parse(path, _read_config(path), read_text(path / TOKENIZER))
 
 
 def described_run(description: Mapping) -> Run:
@@ -343,7 +315,7 @@ def explaining_write(path: Path, remedy: str) -> Iterator[None]:
 
 def _read_config(path: Path) -> dict:
     """The content of config.json, without its checksum."""
-    config = json.loads(_read_text(path / CONFIG))
+    config = json.loads(read_text(path / CONFIG))
     if config.pop(CHECKSUM) != _seal(config):
         raise ValueError(f"{CONFIG} is not as it was written")
     return config
@@ -355,7 +327,3 @@ def _seal(config: Mapping) -> str:
 
 def quoted(path: Path) -> str:
     return shlex.quote(str(path))
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8")

@@ -1,72 +1,56 @@
-"""Trackers: TensorBoard, trackio and Weights & Biases may follow a training.
+"""Trackers: TensorBoard, trackio and Weights & Biases receive the losses of a training run.
 
-Each is an adapter of a few lines on the records that `train` yields. One that fails is left out, and the training goes on.
+Each is an adapter of a few lines on the records that `train` yields, and receives those that come after it was asked for. After a
+kill the steps since the checkpoint come a second time: TensorBoard then hides the first ones, wandb ignores the second ones, and
+trackio shows both.
 """
 
 import os
-import socket
 import textwrap
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-from ..errors import UserError
-from ..errors import import_extra
+from ..errors import UserError, import_extra
+from ..records import Evaluation, Progress, Record
 from .run import Run
-from ..records import Diverged, Evaluation, Progress as Measurement, Record as Event
 
-TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the packages, and of the extras
+TrackerName = Literal["tensorboard", "trackio", "wandb"]  # also the names of the extras
 PROJECT = "mlx-nanogpt"  # where trackio and wandb keep the runs
-
-
-class Tracker(Protocol):
-    """What follows `run`, whose `writer` knows its name. `told` is the last iteration that it already has, or -1."""
-
-    told: int
-
-    def __init__(self, run: Run, writer: Writer): ...
-
-    def log(self, iteration: int, values: Mapping[str, float]) -> None: ...
-
-    def close(self, failed: bool) -> None: ...
 
 
 class TensorBoard:
     """Event files in the run's directory: `tensorboard --logdir runs` shows all runs."""
 
-    def __init__(self, run: Run, writer: Writer):
-        writing = import_extra("tensorboard.summary.writer.record_writer", "tensorboard")
-        self.proto = import_extra("tensorboard.compat.proto.event_pb2", "tensorboard")
-        reading = import_extra("tensorboard.backend.event_processing.event_file_loader", "tensorboard")
-        older = run.path.glob("events.out.tfevents.*")
-        self.told = max(
-            (each.step for file in older for each in reading.LegacyEventFileLoader(str(file)).Load()), default=-1
+    package = "tensorboardX"  # it writes the files, and TensorBoard, which takes much more, only reads them
+
+    def __init__(self, run: Run):
+        done = run.position().iteration
+        self.writer = import_extra(self.package, "tensorboard").SummaryWriter(
+            str(run.path),
+            purge_step=done + 1,
+            max_queue=100,  # a full queue blocks, also if the thread that empties it has failed
+            filename_suffix=f".{done:09}",  # files of the same second need different names, in this order
         )
-        # Readers take the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self.file = open(run.path / name, "xb", buffering=0)
-        self.records = writing.RecordWriter(self.file)
-        self._add(file_version="brain.Event:2")
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        self._add(step=iteration, summary={"value": [{"tag": tag, "simple_value": x} for tag, x in values.items()]})
-
-    def _add(self, **content: Any) -> None:
-        self.records.write(self.proto.Event(wall_time=time.time(), **content).SerializeToString())
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, iteration)
+        self.writer.flush()  # raises the error that its thread would hide
 
     def close(self, failed: bool) -> None:
-        self.file.close()
+        self.writer.close()
 
 
 class Trackio:
-    """A run of trackio, by default in a database on this machine."""
+    """A run of trackio, by default in a database on this machine. It knows a run by its name."""
 
-    def __init__(self, run: Run, writer: Writer):
-        self.trackio = import_extra("trackio", "trackio")
-        self.run = self.trackio.init(PROJECT, writer.tracked_name(), resume="allow", config=_config(run))
-        self.told = self.run._next_step - 1  # it has no public name
+    package = "trackio"
+
+    def __init__(self, run: Run):
+        self.trackio = import_extra(self.package, "trackio")
+        self.run = self.trackio.init(PROJECT, _make_name(run), resume="allow", config=_collect_settings(run))
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
@@ -76,110 +60,96 @@ class Trackio:
 
 
 class WeightsAndBiases:
-    """A run of wandb. Offline it knows nothing of earlier trainings, so each of its folders tells the whole run."""
+    """A run of wandb. Offline each process writes a folder of its own."""
 
-    def __init__(self, run: Run, writer: Writer):
-        wandb = import_extra("wandb", "wandb")
+    package = "wandb"
+
+    def __init__(self, run: Run):
+        wandb = import_extra(self.package, "wandb")
         if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
             raise UserError(
                 "there is no account at Weights & Biases to send to", "call wandb login, or set WANDB_MODE to offline"
             )
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=writer.tracked_name(),
-            name=writer.tracked_name(),
+            id=run.id,
+            name=_make_name(run),
             resume="allow",
-            config=_config(run),
+            config=_collect_settings(run),
             settings=wandb.Settings(console="off", quiet=True),  # the screen is ours
         )
-        self.told = self.run.step - 1
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=iteration)
+        if iteration >= self.run.step:  # wandb takes no earlier step, and would print a warning
+            self.run.log(dict(values), step=iteration)
 
     def close(self, failed: bool) -> None:
         self.run.finish(exit_code=int(failed))
 
 
+Tracker = TensorBoard | Trackio | WeightsAndBiases
 KINDS: dict[TrackerName, type[Tracker]] = {"tensorboard": TensorBoard, "trackio": Trackio, "wandb": WeightsAndBiases}
 
 
 def check_installed(names: Sequence[TrackerName]) -> None:
     """Raise `UserError` if the package of a tracker is missing."""
     for name in names:
-        import_extra(name, name)
+        import_extra(KINDS[name].package, name)
 
 
 class Trackers:
-    """The trackers `names` of a training of `run`, open for the time of a context.
-
-    Each is first told what it missed. If one fails, `on_failure` gets its name and the reason, and it is told no more. Entering
-    raises `UserError` if another process trains the run.
-    """
+    """The trackers `names` of a run, until the context ends. If one fails, `on_failure` gets its name and the reason, and it is left
+    out. Of several ranks only rank 0 has trackers."""
 
     def __init__(self, names: Sequence[TrackerName], run: Run, on_failure: Callable[[TrackerName, str], None]):
-        self.names, self.run, self.on_failure = names, run, on_failure
-        self.iteration = 0
-        self.values: dict[str, float] = {}  # of this iteration, not told yet
-        self.trackers: dict[TrackerName, Tracker] = {}
+        self.names, self.run, self.on_failure = [*names], run, on_failure
+        self.open: dict[TrackerName, Tracker] = {}
 
     def __enter__(self) -> "Trackers":
-        with ExitStack() as if_stopped:
-            if_stopped.push(self)
-            self._open()
-            if_stopped.pop_all()
         return self
 
-    def _open(self) -> None:
-        if self.names:
-            past: list[Measurement | Evaluation] = [*measurements(self.run.log()), *self.run.history()]
-            with self.run.locked() as writer:
-                for name in self.names:
-                    with self._survived(name):
-                        self.trackers[name] = KINDS[name](self.run, writer)
-            # a step that is evaluated, too, comes before its evaluation
-            for event in sorted(past, key=lambda each: each.iteration):
-                self.note(event)
-
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind and issubclass(kind, Diverged):
-            self._tell()  # no evaluation of this step will come
-        for name, tracker in list(self.trackers.items()):
-            with self._survived(name):
+        for name, tracker in list(self.open.items()):
+            try:
                 tracker.close(failed=kind is not None)
+            except Exception as error:  # any, because the code is somebody else's
+                self._leave_out(name, error)
 
-    def note(self, event: Event) -> None:
-        """Tell what `event` brings. The values of a step are told together: once it is evaluated, or another one begins."""
-        if event.iteration > self.iteration:
-            self._tell()
-        self.iteration = event.iteration
-        match event:
-            case Measurement():
-                self.values = {f"train/{name}": value for name, value in asdict(event).items() if name != "iteration"}
-            case Evaluation():
-                self.values |= {"eval/loss": event.valid_loss, "eval/train_loss": event.train_loss}
-                self._tell()
+    def note(self, record: Record) -> None:
+        """Send the values of `record` if it is a `Progress` or an `Evaluation`. The first one opens the trackers: by then `train` has
+        locked the run."""
+        match record:
+            case Progress(iteration):
+                values = {f"train/{name}": value for name, value in asdict(record).items() if name != "iteration"}
+            case Evaluation(iteration):
+                values = {"eval/loss": record.valid_loss, "eval/train_loss": record.train_loss}
+            case _:
+                return
+        for name in [*self.names]:
+            try:
+                if name not in self.open:
+                    self.open[name] = KINDS[name](self.run)
+                self.open[name].log(iteration, values)
+            except Exception as error:
+                self._leave_out(name, error)
 
-    def _tell(self) -> None:
-        if self.values:
-            for name, tracker in list(self.trackers.items()):
-                with self._survived(name):
-                    if self.iteration > tracker.told:
-                        tracker.log(self.iteration, self.values)
-            self.values = {}
-
-    @contextmanager
-    def _survived(self, name: TrackerName) -> Iterator[None]:
-        """Leave out the tracker `name` if the body fails."""
-        try:
-            yield
-        except Exception as error:  # any, for it is another's code
-            if tracker := self.trackers.pop(name, None):
-                with suppress(Exception):
-                    tracker.close(failed=True)
-            self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
+    def _leave_out(self, name: TrackerName, error: Exception) -> None:
+        self.names.remove(name)
+        if tracker := self.open.pop(name, None):
+            with suppress(Exception):
+                tracker.close(failed=True)
+        self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 
-def _config(run: Run) -> dict:
-    corpus = run.corpus.name.encode(errors="backslashreplace").decode()  # the name of a file may be no UTF-8
-    return asdict(run.gpt_config) | asdict(run.train_config) | {"corpus": corpus, "versions": run.versions()}
+def _make_name(run: Run) -> str:
+    return _make_utf8(f"{run.path.resolve().name}-{run.id}")
+
+
+def _collect_settings(run: Run) -> dict:
+    settings = asdict(run.gpt_config) | asdict(run.train_config)
+    return settings | {"corpus": _make_utf8(run.corpus.name), "versions": run.versions()}
+
+
+def _make_utf8(name: str) -> str:
+    """Escape bytes that are not UTF-8, which the name of a file may hold."""
+    return name.encode(errors="backslashreplace").decode()

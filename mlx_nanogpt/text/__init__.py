@@ -1,1 +1,1 @@
-"""Where text comes from, and how it becomes tokens and batches."""
+"""Text, its tokens, and batches of them."""

@@ -1,4 +1,4 @@
-"""The losses of simple methods on the tokens that a model predicts: they give its loss a scale.
+"""The losses of simple methods on the tokens that a model predicts, as a scale for its loss.
 
 `uniform`, `unigram` and `bigram` predict the same tokens as `evaluate_split`, all but the first, in nats; `xz` compresses
 the text itself. All read a split in parts, so it may be an `np.memmap` larger than memory.
@@ -60,7 +60,7 @@ def xz_bits_per_character(tokenizer: Tokenizer, tokens: np.ndarray, train: np.nd
 
 
 def count_characters(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
-    """How many characters the text of `tokens` has."""
+    """The number of characters in the text of `tokens`."""
     return sum(map(len, _text(tokenizer, tokens)))
 
 
@@ -70,7 +70,7 @@ def _frequencies(train: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-    """How often every token occurs, (V,)."""
+    """The count of every token, (V,)."""
     total = np.zeros(vocab_size, np.int64)
     for start in range(0, len(tokens), CHUNK):
         total += np.bincount(tokens[start : start + CHUNK], minlength=vocab_size)
@@ -78,17 +78,17 @@ def _counts(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def _pair_counts(tokens: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of neighbours h, w that occur, as h * V + w in rising order, and how often: both (P,), P at most V * V."""
+    """The pairs of neighbours h, w, as h * V + w in rising order, and their counts: both (P,), P at most V * V."""
     parts = [(np.empty(0, np.int64), np.empty(0))]
     for start in range(0, len(tokens) - 1, CHUNK):
         part = tokens[start : start + CHUNK + 1].astype(np.int64)
         parts.append(np.unique(part[:-1] * vocab_size + part[1:], return_counts=True))
         if sum(len(pairs) for pairs, _ in parts[1:]) > len(parts[0][0]):  # rarely, because this sorts all pairs again
-            parts = [_merged(parts)]
-    return _merged(parts)
+            parts = [_merge(parts)]
+    return _merge(parts)
 
 
-def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+def _merge(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     pairs, where = np.unique(np.concatenate([pairs for pairs, _ in parts]), return_inverse=True)
     counts = np.concatenate([counts for _, counts in parts])
     return pairs, np.bincount(where, weights=counts, minlength=len(pairs))
@@ -113,6 +113,6 @@ def _end(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
 
 
 def _text(tokenizer: Tokenizer, *splits: np.ndarray) -> Iterator[str]:
-    """The text of `splits`, one after the other, piece by piece."""
+    """Yield the text of `splits`, one after the other, piece by piece."""
     starts = ((tokens, start) for tokens in splits for start in range(0, len(tokens), CHUNK))
     return tokenizer.stream(i for tokens, start in starts for i in tokens[start : start + CHUNK].tolist())

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 EVALUATION_SEED = 0  # the windows of an evaluation are the same in every run
-
-
 ALL = slice(None)
 
 
@@ -22,15 +20,15 @@ def training_batch(
     batches: int = 1,
     share: slice = ALL,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random windows for one step of `batches` batches: inputs and targets, both (A * B, T), batch after batch. `share` are the
-    rows of each batch that are wanted; the others are drawn, but not read."""
+    """Random windows for one step of `batches` batches: inputs and targets, both (A * B, T), batch after batch. Reads only the
+    rows `share` of each batch."""
     rng = np.random.default_rng([seed, iteration])
     starts = rng.integers(len(tokens) - block_size, size=(batches, batch_size))[:, share]
     return windows(tokens, starts.reshape(-1), block_size)  # (A * B,) windows
 
 
 def evaluation_starts(tokens: np.ndarray, count: int, block_size: int) -> np.ndarray:
-    """Where the `count` windows of an evaluation begin, (count,): the same for every call."""
+    """The starts of the `count` windows of an evaluation, (count,): the same in every call."""
     return np.random.default_rng(EVALUATION_SEED).integers(len(tokens) - block_size, size=count)
 
 
@@ -43,10 +41,10 @@ def windows(tokens: np.ndarray, starts: np.ndarray, block_size: int) -> tuple[np
 def consecutive_windows(
     tokens: np.ndarray, batch_size: int, block_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of inputs and targets from windows that follow each other: every token but the first is a target once.
+    """Yield batches of inputs and targets from windows that follow each other: every token but the first is a target once.
 
-    Both are (B, T) with B up to `batch_size` and T = `block_size`. A shorter last window is a batch of its own, (1, T). One
-    batch is read at a time, so `tokens` may be an `np.memmap` larger than memory.
+    Both are (B, T) with B up to `batch_size` and T = `block_size`. A shorter last window is a batch of its own, (1, T). Reads
+    one batch at a time, so `tokens` may be an `np.memmap` larger than memory.
     """
     start, last = 0, len(tokens) - 1
     while start < last:

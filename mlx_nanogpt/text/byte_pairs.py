@@ -1,5 +1,5 @@
-"""Byte pairs as tokens: bytes, and what was merged from them. They are GPT-2's, or learned from a text. The work is done by the
-library `tokenizers`, an optional extra."""
+"""Byte pairs as tokens: bytes and their merges, GPT-2's or learned from a text. The library `tokenizers`, an optional extra, does
+the work."""
 
 import codecs
 import json
@@ -12,17 +12,17 @@ import numpy as np
 
 from ..config import MOST_TOKENS
 from ..errors import UserError, import_extra
-from .characters import id_type, listed
+from .characters import id_type, quote_some
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 GPT2_SIZE = 50_257  # tokens of GPT-2
 FEWEST = 257  # the bytes, and the end of a text
-PART = 2**18  # characters that the library encodes at once: it takes 170 bytes of memory for each
-BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # tokens of GPT-2's have whitespace at their beginning only
+PART = 2**18  # characters that the library encodes at once, with 170 bytes of memory for each
+BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # GPT-2's tokens have whitespace at their beginning only
 
 BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
 NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
-# What makes no difference here is written one way, so that equal tokenizers have equal descriptions.
+# One spelling of parts that make no difference here, so that equal tokenizers have equal descriptions.
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 SAME_PARTS = {"pre_tokenizer": BYTE_LEVEL, "post_processor": None, "decoder": BYTE_LEVEL}
 SAME_MODEL = dict.fromkeys(NOT_GPT2) | {"unk_token": None, "fuse_unk": False, "byte_fallback": False}
@@ -30,18 +30,16 @@ SAME_MODEL = dict.fromkeys(NOT_GPT2) | {"unk_token": None, "fuse_unk": False, "b
 
 @dataclass(frozen=True)
 class BPETokenizer:
-    """Byte pairs as GPT-2 has them: bytes, and what was merged from them. `json` is the library's own description, a
-    tokenizer.json, and becomes the one spelling that all descriptions of the same tokenizer have. Raises `ValueError` if
-    it describes anything else, `UserError` if `tokenizers` is not installed."""
+    """Byte pairs of GPT-2's kind. `json` is the library's description, a tokenizer.json; it is replaced by the one spelling of all
+    equal tokenizers. Raises `ValueError` if it describes another kind, `UserError` if `tokenizers` is not installed."""
 
     json: str
 
     @classmethod
-    def learned(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
-        """The tokenizer of `vocab_size` tokens: bytes, and the pairs that are frequent in `texts`, which are the pieces of one
-        text, none of them empty. It has fewer tokens if there are no more pairs.
+    def learn(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":
+        """Learn `vocab_size` tokens, or fewer if there are no more pairs, from `texts`, the pieces of one text, none of them empty.
 
-        Raises `UserError` if `vocab_size` does not even hold the bytes, or if `tokenizers` is not installed.
+        Raises `UserError` if `vocab_size` is smaller than the number of bytes, or if `tokenizers` is not installed.
         """
         check_vocab_size(vocab_size)
         tokenizers = import_extra("tokenizers", "gpt2")
@@ -51,7 +49,7 @@ class BPETokenizer:
         library.decoder = tokenizers.decoders.ByteLevel()
         trainer = tokenizers.trainers.BpeTrainer(
             vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],  # id 0; other programs want it, and a text rarely has it
+            special_tokens=[END_OF_TEXT],  # id 0, for other programs; a text rarely has it
             initial_alphabet=byte_level.alphabet(),
             show_progress=False,
         )
@@ -60,29 +58,29 @@ class BPETokenizer:
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
-        # older files do not name the model's type, GPT-2's on the hub among them
+        # older files, such as GPT-2's on the hub, have no type of the model
         kinds = {part: (described[part] or {}).get("type", "BPE") for part in BYTE_PAIRS}
         if kinds != BYTE_PAIRS:
             raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
         if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:
-            raise ValueError(f"its model has a {odd[0]}, which GPT-2's has not")
+            raise ValueError(f"its model has a {odd[0]}, unlike GPT-2's")
         before = described["pre_tokenizer"]
         if described.get("normalizer") or before.get("add_prefix_space"):  # text would not come back whole
             raise ValueError("it changes the text before it encodes it, and GPT-2's does not")
         if not before.get("use_regex", True):
             raise ValueError("it does not split the text before it merges bytes, and GPT-2's does")
-        # before the library sees it, which would take memory for all ids up to the largest
+        # first, because the library takes memory for all ids up to the largest
         added = described.get("added_tokens") or []
         if max([*described["model"]["vocab"].values(), *(token["id"] for token in added)]) >= MOST_TOKENS:
             raise ValueError(f"it has ids beyond {MOST_TOKENS:,}")
         for token in added:
             if token.get("lstrip") or token.get("rstrip") or any(map(str.isspace, token["content"])):
                 raise ValueError(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
-        object.__setattr__(self, "json", _one_spelling(_library_of(self.json)))  # now, and not when a text comes
+        object.__setattr__(self, "json", _describe(_load(self.json)))  # refuses a bad description here
 
     @property
     def kind(self) -> str:
-        """A `TokenizerName`. What is learned here has the end of a text as its first token."""
+        """A `TokenizerName`. Tokenizers that are learned here have the end of a text as their first token."""
         return "gpt2" if self.token_id(END_OF_TEXT) else "bpe"
 
     @property
@@ -91,24 +89,24 @@ class BPETokenizer:
 
     @cached_property
     def start_token(self) -> int:
-        """What an empty prompt stands for: the end of the text before, as in GPT-2; a new line for learned byte pairs."""
-        return self.token_id(END_OF_TEXT) or self.token_id(spelled("\n")) or 0
+        """The token of an empty prompt: the end of the text before, as in GPT-2; a new line for learned byte pairs."""
+        return self.token_id(END_OF_TEXT) or self.token_id(spell("\n")) or 0
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token as the library spells it, or None."""
+        """The id of a token in the library's spelling, or None."""
         return self._library.token_to_id(token)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
 
-        Raises `UserError` naming the characters that it has no bytes for; GPT-2's has all.
+        Raises `UserError` for characters of unknown bytes, and names them; GPT-2's tokenizer knows all bytes.
         """
         unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
         strangers = sorted(
             c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
         )
-        if strangers:  # the library would leave them out without a word
-            raise UserError(f"the model has never seen {listed(strangers)}", "remove them from the text")
+        if strangers:  # the library would leave them out silently
+            raise UserError(f"the model has never seen {quote_some(strangers)}", "remove them from the text")
         dtype = id_type(self.vocab_size)
         parts = cut_between_tokens(pieces_of(text))
         return np.concatenate(
@@ -116,11 +114,11 @@ class BPETokenizer:
         )
 
     def decode(self, ids) -> str:
-        """The text of a sequence of ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of a sequence of ids; bytes that are not UTF-8 become U+FFFD."""
         return "".join(self.stream(ids))
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as they come, piece by piece, each of whole characters."""
+        """Yield the text of `ids` as they come, in pieces of whole characters."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in ids:
             if text := decoder.decode(self._pieces.get(token, b"")):
@@ -129,12 +127,12 @@ class BPETokenizer:
             yield text
 
     def to_json(self) -> str:
-        """What `tokenizer_from_json` reads, and the library."""
+        """JSON for `tokenizer_from_json` and for the library."""
         return self.json
 
     @cached_property
     def _library(self):
-        return _library_of(self.json)
+        return _load(self.json)
 
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
@@ -142,20 +140,20 @@ class BPETokenizer:
         return {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
 
 
-def _library_of(text: str):
-    """The tokenizer of the library that the tokenizer.json `text` describes; it neither truncates nor pads."""
+def _load(text: str):
+    """The library's tokenizer from the tokenizer.json `text`, without truncation and padding."""
     tokenizers = import_extra("tokenizers", "gpt2")
     try:
         library = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # it has no type of its own
         raise ValueError(f"the library tokenizers refuses it: {error}") from error
-    library.no_truncation()  # a fine-tuned model may set one, which would cut a corpus silently
+    library.no_truncation()  # that of a fine-tuned model would cut a corpus silently
     library.no_padding()
     return library
 
 
-def _one_spelling(library) -> str:
-    """The description of a tokenizer of the library, the same for all that encode alike."""
+def _describe(library) -> str:
+    """The description of a tokenizer of the library, the same for all equal ones."""
     described = json.loads(library.to_str()) | SAME_PARTS
     described["model"] |= SAME_MODEL
     for token in described["added_tokens"]:
@@ -164,21 +162,20 @@ def _one_spelling(library) -> str:
 
 
 def check_vocab_size(vocab_size: int) -> None:
-    """Raise `UserError` unless that many byte pairs can be learned: the bytes themselves, and more."""
+    """Raise `UserError` unless that many byte pairs can be learned: at least the bytes themselves."""
     if not FEWEST <= vocab_size <= MOST_TOKENS:
-        raise UserError(
-            f"vocab_size {vocab_size} is out of range", f"give a whole number from {FEWEST} to {MOST_TOKENS}"
-        )
+        remedy = f"give a whole number from {FEWEST} to {MOST_TOKENS}"
+        raise UserError(f"vocab_size {vocab_size} is out of range", remedy)
 
 
 def pieces_of(text: str) -> Iterator[str]:
-    """`text` in pieces that the library takes at once."""
+    """`text` in pieces of `PART` characters."""
     return (text[start : start + PART] for start in range(0, len(text), PART))
 
 
 def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
-    """The text of `pieces`, none of them empty, in parts that no byte pair connects. Each piece is cut at its first safe gap; a
-    piece without one is joined to the next."""
+    """Yield the text of `pieces`, none of them empty, in parts that no byte pair connects. Cuts each piece at its first safe gap,
+    and joins a piece without one to the next."""
     kept: list[str] = []
     before = ""
     for piece in pieces:
@@ -193,7 +190,7 @@ def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """GPT-2 writes each byte as a visible character: its character in Latin-1, or one from U+0100 on."""
+    """GPT-2's visible character for each byte: its character in Latin-1, or one from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = sorted(set(range(256)) - set(visible))
     return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -203,13 +200,13 @@ BYTES = _byte_alphabet()
 CHARACTERS = {byte: character for character, byte in BYTES.items()}
 
 
-def spelled(text: str) -> str:
-    """`text` as a token is written."""
+def spell(text: str) -> str:
+    """`text` in the spelling of tokens."""
     return "".join(CHARACTERS[byte] for byte in text.encode())
 
 
-def spoken(token: str) -> str | None:
-    """The text of a token as it is written; None if its bytes are no text."""
+def unspell(token: str) -> str | None:
+    """The text of a token in its spelling; None if its bytes are not text."""
     try:
         return _bytes_of(token).decode()
     except UnicodeDecodeError:
@@ -219,4 +216,4 @@ def spoken(token: str) -> str | None:
 def _bytes_of(piece: str) -> bytes:
     if all(character in BYTES for character in piece):
         return bytes(BYTES[character] for character in piece)
-    return piece.encode()  # an added token, written as it is
+    return piece.encode()  # an added token has plain spelling

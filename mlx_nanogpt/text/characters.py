@@ -31,7 +31,7 @@ class CharTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.
 
-        Raises `UserError` naming the characters that have no id.
+        Raises `UserError` for characters without an id, and names them.
         """
         unknown, own = self.vocab_size, _code_points(self.symbols)
         table = np.full(own.max() + 2, unknown, id_type(self.vocab_size + 1))
@@ -39,10 +39,8 @@ class CharTokenizer:
         ids = table[np.minimum(_code_points(text), len(table) - 1)]
         if unknown in ids:
             strangers = sorted({text[i] for i in np.flatnonzero(ids == unknown)})
-            raise UserError(
-                f"the model has never seen {listed(strangers)}",
-                f"remove them from the text: it knows {listed(self.symbols)}",
-            )
+            remedy = f"remove them from the text: it knows {quote_some(self.symbols)}"
+            raise UserError(f"the model has never seen {quote_some(strangers)}", remedy)
         return ids.astype(id_type(self.vocab_size), copy=False)
 
     def decode(self, ids) -> str:
@@ -50,7 +48,7 @@ class CharTokenizer:
         return "".join(self.symbols[i] for i in ids)
 
     def stream(self, ids: Iterable[int]) -> Iterator[str]:
-        """The text of `ids` as they come, piece by piece."""
+        """Yield the text of `ids` as they come."""
         return (self.symbols[i] for i in ids)
 
     def to_json(self) -> str:
@@ -63,11 +61,10 @@ def id_type(vocab_size: int) -> type[np.unsignedinteger]:
     return np.uint16 if vocab_size <= 2**16 else np.uint32
 
 
-def listed(symbols: Sequence[str]) -> str:
+def quote_some(symbols: Sequence[str]) -> str:
     """Some of `symbols`, for a message."""
-    return " ".join(map(repr, symbols[:LISTED])) + (
-        f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
-    )
+    more = f" and {len(symbols) - LISTED} more" if len(symbols) > LISTED else ""
+    return " ".join(map(repr, symbols[:LISTED])) + more
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -1,7 +1,4 @@
-"""Where text comes from: a built-in text, or the user's files, folders and pipes.
-
-`read_pieces` reads a text piece by piece, and `load_corpus` joins the pieces.
-"""
+"""Read text: a built-in one, or the user's files, folders and pipes; or the tokens of a prepared folder."""
 
 import codecs
 import os
@@ -13,16 +10,17 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import UserError
 from . import pastiche
+from .dataset import Dataset
 from .folders import count_kinds, folder_files
 from .identity import STANDARD_INPUT, Corpus, Floor, source_name
 from .tinyshakespeare import tinyshakespeare
-from .token_files import TOKEN_FILES, holds_tokens
+from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
 TINYSHAKESPEARE, PASTICHE = "tinyshakespeare", "pastiche"
 
 
 class BuiltIn(NamedTuple):
-    """A text that has a name: a word on it for the help, and the functions that return it and its `Corpus.floor`."""
+    """A text with a name: a note for the help, and the functions that return the text and its `Corpus.floor`."""
 
     note: str
     text: Callable[[], str]
@@ -35,10 +33,11 @@ BUILT_IN = {
 }
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
+NEW_LINE = b"\n"
 
 
 def load_corpus(*sources: str) -> Corpus:
-    """The texts of `sources`, one after the other, as they are but for byte order marks.
+    """The texts of `sources`, one after the other, without byte order marks.
 
     A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
@@ -48,9 +47,19 @@ def load_corpus(*sources: str) -> Corpus:
     return Corpus(sources, "".join(read_pieces(sources)), floor)
 
 
+def read_data(sources: Sequence[str]) -> Corpus | Dataset:
+    """The text of all `sources`, or the tokens of the only one. Raises the same errors as `load_corpus`."""
+    return open_token_folder(sources[0]) if is_token_folder(sources) else load_corpus(*sources)
+
+
+def is_token_folder(sources: Sequence[str]) -> bool:
+    """Whether `sources` is one folder of tokens, which takes a second or two per GB to check, and not a text."""
+    return len(sources) == 1 and holds_tokens(sources[0])
+
+
 def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) -> Iterator[str]:
-    """The texts of `sources` in pieces of at most `PIECE` bytes, so that they need not fit in memory; a built-in text is one
-    piece. `standard_input` replaces the standard input of the process. Raises the same errors as `load_corpus`.
+    """Yield the texts of `sources` in pieces of at most `PIECE` bytes, so that they need not fit in memory; a built-in text is
+    one piece. `standard_input` replaces that of the process. Raises the same errors as `load_corpus`.
     """
     if sources.count(STANDARD_INPUT) > 1:
         raise UserError("standard input can be read only once", f"give `data` {STANDARD_INPUT} once")
@@ -66,18 +75,15 @@ def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) 
 
 def holds_texts(source: str) -> bool:
     """Whether `source` is a folder of texts."""
-    named = source in BUILT_IN or source == STANDARD_INPUT
-    return not named and os.path.isdir(source) and not holds_tokens(source)
+    return source not in (*BUILT_IN, STANDARD_INPUT) and os.path.isdir(source) and not holds_tokens(source)
 
 
 def check_readable_again(sources: Sequence[str]) -> None:
-    """Raise `UserError` if one of `sources` is a named pipe, which gives its text only once."""
+    """Raise `UserError` if one of `sources` is a named pipe, which can be read only once."""
     for source in sources:
         if stat.S_ISFIFO(_mode(source)):
-            raise UserError(
-                f"{source_name(source)} is a pipe and gives its text only once",
-                f"pipe the text into `data` {STANDARD_INPUT}, or name a file",
-            )
+            problem = f"{source_name(source)} is a pipe and gives its text only once"
+            raise UserError(problem, f"pipe the text into `data` {STANDARD_INPUT}, or name a file")
 
 
 def _mode(path: str) -> int:
@@ -89,32 +95,31 @@ def _mode(path: str) -> int:
 
 
 def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
-    """The text of one source; no piece is empty."""
-    if source in BUILT_IN:
-        yield BUILT_IN[source].text()
-    elif source == STANDARD_INPUT:
-        yield from _decoded(standard_input or _own_standard_input(), source_name(source))
-    else:
-        for path in _files(source):
-            try:
-                file = path.open("rb")
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            with file:
-                yield from _decoded(file, str(path))
+    """Yield the text of one source; no piece is empty."""
+    try:
+        if source in BUILT_IN:
+            yield BUILT_IN[source].text()
+        elif source == STANDARD_INPUT:
+            yield from _decode(standard_input or _open_standard_input(), source_name(source))
+        else:
+            for path in _files(source):
+                with path.open("rb") as file:
+                    yield from _decode(file, str(path))
+    except OSError as error:
+        takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
+        problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
+        raise UserError(problem, f"`data` takes {takes}") from error
 
 
 def _files(path: str) -> Sequence[Path]:
     """The text files at `path`, a file or a folder."""
     if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # it may be endless, or a keyboard
-        raise UserError(f"{path} is a device, not a text", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
+        raise UserError(f"{path} is a device", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
     if not os.path.isdir(path):
         return [Path(path)]
     if holds_tokens(path):
-        raise UserError(
-            f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text",
-            "give it alone as `data` to train on, or name text files",
-        )
+        problem = f"{path} holds tokens ({' and '.join(TOKEN_FILES)}), not text"
+        raise UserError(problem, "give it alone as `data` to train on, or name text files")
     files = folder_files(path)
     if not files.taken:
         held = f"nothing but {count_kinds(files.left)}" if files.left else "no file"
@@ -122,48 +127,34 @@ def _files(path: str) -> Sequence[Path]:
     return files.taken
 
 
-def _own_standard_input() -> BinaryIO:
+def _open_standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.isatty():
-        raise UserError("standard input is not a file and not a pipe", f"{PIPE}")
+        raise UserError("standard input is not a file or a pipe", PIPE)
     return sys.stdin.buffer
 
 
-def _decoded(file: BinaryIO, name: str) -> Iterator[str]:
-    """The text of a UTF-8 file, which an error calls `name`."""
+def _decode(file: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the text of a UTF-8 file; errors call it `name`."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = lines = 0  # bytes and line ends before `chunk`
     beginning = True
     while True:
-        try:
-            chunk = file.read(PIECE)
-        except OSError as error:
-            raise _unreadable(name, error) from error
+        chunk = file.read(PIECE)
         if b"\0" in chunk:
-            raise UserError(
-                f"{name} is not text: there is a zero byte at {position + chunk.index(0):,}", "save it as UTF-8"
-            )
+            place = f"{position + chunk.index(0):,}"
+            raise UserError(f"{name} is not text: there is a zero byte at {place}", "save it as UTF-8")
         waiting = len(decoder.getstate()[0])  # bytes of a character that began in the chunk before
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             raw, at = error.object, error.start
-            line = lines + raw.count(b"\n", 0, at) + 1
-            raise UserError(
-                f"{name} is not UTF-8: byte {raw[at]:#04x} at {position - waiting + at:,} (line {line:,})",
-                "save it as UTF-8, or take it out of the folder" if "/" in name else "save it as UTF-8",
-            ) from error
-        position, lines = position + len(chunk), lines + chunk.count(b"\n")
+            place = f"{position - waiting + at:,} (line {lines + raw.count(NEW_LINE, 0, at) + 1:,})"
+            remedy = "save it as UTF-8, or take it out of the folder" if "/" in name else "save it as UTF-8"
+            raise UserError(f"{name} is not UTF-8: byte {raw[at]:#04x} at {place}", remedy) from error
+        position, lines = position + len(chunk), lines + chunk.count(NEW_LINE)
         if beginning and text:
             beginning, text = False, text.removeprefix("\ufeff")
         if text:
             yield text
         if not chunk:
             return
-
-
-def _unreadable(path: Path | str, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be read ({error.strerror})",
-        f"`data` takes {', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for "
-        "standard input",
-    )

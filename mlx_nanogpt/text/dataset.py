@@ -1,4 +1,4 @@
-"""A text as tokens, in two splits: what a model learns from, and what it is measured on."""
+"""A text as tokens, in two splits: one to train on, one to validate."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,8 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Dataset:
-    """The tokens of the two splits, (N,) each, their tokenizer, and the identity of the text.
-
-    `train_fraction` is the share for training. `floor`, if known, is the lowest loss that a model can reach on the validation
-    split, in nats per character; for byte pairs it is not known.
-    """
+    """The tokens of the two splits, (N,) each, their tokenizer, and the identity of the text. `floor` is the lowest loss that a
+    model can reach on the validation split, in nats per character, if that is known; for byte pairs it is not."""
 
     corpus: CorpusIdentity
     tokenizer: Tokenizer
@@ -34,8 +31,7 @@ def tokenize(
     train_fraction: float = TrainConfig.train_fraction,
     vocab_size: int | None = None,
 ) -> Dataset:
-    """`corpus` as tokens, its first `train_fraction` for training and the rest for validation. The text is split
-    before it is encoded.
+    """Split `corpus`, its first `train_fraction` for training and the rest for validation, then encode both parts.
 
     The default `tokenizer` has one token for each character of the corpus; or, with a `vocab_size`, that many byte pairs
     learned from the part for training. Raises `UserError` if both are given, or if a given tokenizer lacks a character.
@@ -43,7 +39,7 @@ def tokenize(
     boundary = int(train_fraction * len(corpus.text))
     check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None:
-        tokenizer = BPETokenizer.learned(pieces_of(corpus.text[:boundary]), vocab_size)
+        tokenizer = BPETokenizer.learn(pieces_of(corpus.text[:boundary]), vocab_size)
     tokenizer = tokenizer or CharTokenizer.of(corpus.text)
     train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
     by_character = isinstance(tokenizer, CharTokenizer)
@@ -52,7 +48,7 @@ def tokenize(
 
 
 def check_one_kind(tokenizer: Tokenizer | None, vocab_size: int | None) -> None:
-    """Raise `UserError` if a tokenizer is given, and byte pairs are to be learned, too."""
+    """Raise `UserError` if both are given."""
     if tokenizer is not None and vocab_size is not None:
         raise UserError("`tokenizer` and `vocab_size` exclude each other", "leave out one of them")
 
@@ -62,8 +58,5 @@ def check_splits(data: Dataset, block_size: int) -> None:
     shorter = min(len(data.train_tokens), len(data.valid_tokens))
     if shorter <= block_size:
         remedy = f"use a block_size of {shorter - 1} or less, or a longer text" if shorter > 1 else "use a longer text"
-        raise UserError(
-            f"block_size {block_size} does not fit the text: of its "
-            f"{len(data.train_tokens) + len(data.valid_tokens):,} tokens the smaller split has {shorter:,}",
-            remedy,
-        )
+        tokens = f"{len(data.train_tokens) + len(data.valid_tokens):,} tokens the smaller split has {shorter:,}"
+        raise UserError(f"block_size {block_size} does not fit the text: of its {tokens}", remedy)

@@ -1,4 +1,4 @@
-"""The grammar of the play `pastiche`: data that `pastiche.py` writes from.
+"""The grammar of the play `pastiche`, data for `pastiche.py`.
 
 A rule is a tuple of alternatives, likeliest first, and an alternative is a template in which
     {rule}        is replaced by one alternative of that rule, drawn by rank,
@@ -6,7 +6,7 @@ A rule is a tuple of alternatives, likeliest first, and an alternative is a temp
     {name}        repeats the words that were kept last: a person on stage, the thing they quarrel over, the weather,
     /             is a line break, for example in a quoted verse.
 
-Three conditions make it possible to read the choices back from the text; the tests check them. No alternative is empty.
+Three conditions make it possible to read the choices back from the text; a test does so. No alternative is empty.
 No two alternatives of a rule begin with the same token: a whole word (letters, digits, $, & and ') or a single mark. No
 two words touch, so the end of a token is certain. Therefore the first token that a choice writes identifies the choice.
 """
@@ -20,7 +20,7 @@ def _words(block: str) -> tuple[str, ...]:
 
 
 def _phrases(block: str) -> tuple[str, ...]:
-    return tuple(each.strip().replace("/", "\n") for each in re.split(r"[|\n]", block.strip()))
+    return tuple(phrase.strip().replace("/", "\n") for phrase in re.split(r"[|\n]", block.strip()))
 
 
 GRAMMAR: Mapping[str, Sequence[str]] = {
@@ -35,22 +35,19 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         This plank is now a {place=places}. Forgive the {weather=weathers}.
         We had no coin for {weather=weathers}. Pretend. A {place=places}.
         Night, {weather=weathers}, and a {adj} {place=places} in Padding-on-Wold.
-        Kind friends, the cart that held our {place=places}/Was lost in {weather=weathers}. Pray look at this {noun}.
-        """),
+        Kind friends, the cart that held our {place=places}/Was lost in {weather=weathers}. Pray look at this {noun}."""),
     "quarrel": _phrases("""
         Enter {lord=lords}, holding a {adj} {prize=thing};/Then {rival=rivals}, who says the {prize} is his.
         Here {lord=lords} and {rival=rivals} are sworn to die/About a {adj} {prize=thing}. Both sides have drums.
         Long since did {rival=rivals} sell {lord=lords}/A {adj} {prize=thing} for $3. It leaks.
         Once {lord=lords} lent {rival=rivals} a {adj} {prize=thing};/They have not slept since, nor changed their hose.
         Two gentlemen, {lord=lords} and {rival=rivals},/Both woo the same {prize=thing}, which is {adj}.
-        A {adj} {prize=thing} is left to {lord=lords},/And {rival=rivals} hath come about the will.
-        """),
+        A {adj} {prize=thing} is left to {lord=lords},/And {rival=rivals} hath come about the will."""),
     "company": _phrases("""
         With them is {lady=ladies}, whose {kin=kinsfolk} is dead,/And {clown=clowns}, whose hat is {adj}.
         See {lady=ladies}, who mourns a {adj} {kin=kinsfolk};/And {clown=clowns}, who hath eaten {np}.
         Comes {lady=ladies}, late haunted by her {kin=kinsfolk},/And {clown=clowns}, a fool, with {np}.
-        Last, {lady=ladies}, who poisoned once a {kin=kinsfolk};/And {clown=clowns}, who is paid in {mass}.
-        """),
+        Last, {lady=ladies}, who poisoned once a {kin=kinsfolk};/And {clown=clowns}, who is paid in {mass}."""),
     # ---- who speaks next: anyone but the last speaker, now and then a stranger, at last the prompter
     "anyone": _phrases("{lord_speaks} | {rival_speaks} | {lady_speaks} | {clown_speaks}"),
     "after_lord": _phrases("{rival_speaks} | {lady_speaks} | {clown_speaks} | {interruption}"),
@@ -100,8 +97,7 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         You gods, who {verb} {np} and {verb} {np}{stop}
         Must I {verb} {np}? Must I {verb} {np}?/
         Sweet {prize}, thy {part} is {likeness}{stop}
-        Tell {np} that {clause}{stop}
-        """),
+        Tell {np} that {clause}{stop}"""),
     "rival_says": _phrases("""
         Thou ow'st me $3 for {np}{stop}
         Pay me my $3, thou {insult}{stop}
@@ -128,8 +124,7 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         No {noun}, no {adj} {noun}, and no $3{stop}
         Usury is {mass} {prep} {np}{stop}
         In {mass} and {mass}, {prep} {np},/I sued {np}{stop}
-        Who sold thee {np}? Who lent thee {mass}?/
-        """),
+        Who sold thee {np}? Who lent thee {mass}?/"""),
     "lady_says": _phrases("""
         Alas, {clause}{stop}
         The {nbar} {he_bit} {np}{stop}
@@ -157,8 +152,7 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         So {np} {he_bit} {np}? I yawn{stop}
         Virtue is {likeness}, and {mass} is {likeness}{stop}
         Nurse said, {clause}{stop}
-        Is {np} a husband? I {i_bit} {np}{stop}
-        """),
+        Is {np} a husband? I {i_bit} {np}{stop}"""),
     "clown_says": _phrases("""
         Why, your {noun} is your only {noun}; for/{clause}, and he/that {i_bit} {np} hath no soup{final}
         Truly, masters, {clause},/and {clause}; but soup is soup{final}
@@ -173,17 +167,14 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         Nay, I am no scholar; but {clause},/and {adj} is {adj}, and {np} is {np}{final}
         Soup, sirs, is {likeness}. There is soup/{prep} {np}, and soup {prep} {np}{final}
         Ask {np} what {np} {he_bit}, and 'twill say/{mass}; ask me, and I say soup{final}
-        I dreamt that I was {np}, and {np}/{he_bit} {np}, and there was {mass}, and I woke{final}
-        """),
+        I dreamt that I was {np}, and {np}/{he_bit} {np}, and there was {mass}, and I woke{final}"""),
     "burdens": _phrases("""
         hey the soup and the ladle | ho nonny mustard | fa la the goose | wallow, wallow, marrow
-        fiddle-de-dumpling
-        """),
+        fiddle-de-dumpling"""),
     "verse": _phrases("""
         The {adj} {noun} {prep} the {moon},/And {np} {he_bit} a {adj} {tune},/Sing {burden}{final}
         When {np} {he_bit} {np} on the {dale},/Then {verb} me {np}, and bring me the {ale},/Sing {burden}{final}
-        My love hath {np}, and a {noun} for a {bed},/And {np} {he_bit} the {noun} of the {dead},/Sing {burden}{final}
-        """),
+        My love hath {np}, and a {noun} for a {bed},/And {np} {he_bit} the {noun} of the {dead},/Sing {burden}{final}"""),
     "moon": _words("moon noon spoon dune lagoon"),
     "tune": _words("tune prune baboon bassoon buffoon saloon"),
     "dale": _words("dale gale trail sail rail"),
@@ -201,8 +192,7 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         Each night doth {np} {verb} {np}{stop}
         My soup was warm. Then {np} did {verb} it{stop}
         In {place} and {weather}, {prep} {np},/I moan for {mass}{stop}
-        Forget the {prize}; remember {np}{stop}
-        """),
+        Forget the {prize}; remember {np}{stop}"""),
     "messenger_says": _phrases("""
         News, my good lords: {clause}{stop}
         Without there stands {np} with {np}{stop}
@@ -210,16 +200,14 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         The {adj} {noun} is fled {prep} {np}{stop}
         Your {kin}, madam, {he_bit} {np}{stop}
         Here is a letter, writ {prep} {np}:/Dear {noun}, {clause}{stop}
-        Forgive me; {np} {he_bit} the {prize}{stop}
-        """),
+        Forgive me; {np} {he_bit} the {prize}{stop}"""),
     "prompter_says": _phrases("""
         Exeunt, and {np} {he_bit} {np}.
         They fight with {np} and {np}. {rival} dies, complaining.
         Here {np} falls on {lord}. He bows.
         Thunder. The {prize} is eaten by {np}.
         A dance, with {np}. {clown} is sick {prep} {np}.
-        {lady} takes the {prize}, and marries {np}.
-        """),
+        {lady} takes the {prize}, and marries {np}."""),
     # ---- how a verse line ends: with the sentence, or with more of it on the next line
     "stop": (".\n", ",{comma}", "!\n", ";\n{semicolon_line}{stop}", ":\n{colon_line}{stop}"),
     "comma": ("\n{comma_line}{stop}", " {noun}!\n"),
@@ -227,18 +215,15 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
         And {np} {he_bit} {np} | While {clause} | Or {he_bit} {np} {prep} {np} | Though {clause}
         Like {np} {prep} {np} | Lest {clause} | As {adj} as {np} {prep} {np}
         With {adj}, {adj} {mass} and {adj} {mass} | Till {clause} | Because {clause}
-        For {np}, and {np}, and {mass} | But not {np}, nor {np} | Where {np} {he_bit} {np}
-        """),
+        For {np}, and {np}, and {mass} | But not {np}, nor {np} | Where {np} {he_bit} {np}"""),
     "semicolon_line": _phrases("""
         My {nbar} {he_bit} {np} | For {clause} | Thy {nbar} {he_bit} {np} | Yet {clause} | And I {i_bit} {np}
         The {nbar} {he_bit} {np} | Else {clause} | But {np} {he_bit} {np} | Nor {doth} {np} {verb} {np}
-        No {nbar} {he_bit} {np} | Thus {clause}
-        """),
+        No {nbar} {he_bit} {np} | Thus {clause}"""),
     "colon_line": _phrases("""
         O {mass}, O {adj} {noun} | First {verb} {np}, then {verb} {np}
         There's {mass} in {np}, and {mass} in {np} | 'Tis {likeness}, and 'tis {likeness}
-        Some {verb} {np}, some {np} | Adieu, {adj} {noun}! Adieu, {mass}
-        """),
+        Some {verb} {np}, some {np} | Adieu, {adj} {noun}! Adieu, {mass}"""),
     "final": (".\n", "!\n", ", {noun}!\n", " - {mass}!\n"),
     # ---- phrases
     "clause": ("{np} {he_bit} {np}", "I {i_bit} {np}", "thou {dost} {bite} {np}"),
@@ -248,8 +233,7 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
     "np": _phrases("""
         the {nbar} | my {nbar} | a {adj} {noun} | thy {nbar} | this {nbar} | his {nbar} | that {nbar}
         our {nbar} | her {nbar} | your {nbar} | yon {nbar} | some {nbar} | all {mass} | no {nbar} | each {nbar}
-        one {adj} {noun} | Saint {saint}
-        """),
+        one {adj} {noun} | Saint {saint}"""),
     "nbar": ("{adj} {noun}", "{thing}", "{beast}", "{person}", "{part}"),
     "noun": ("{thing}", "{beast}", "{person}"),
     "likeness": ("{adj} and {adj}", "{np}", "as {adj} as {np}", "like {np}", "more {adj} than {np}"),
@@ -258,16 +242,13 @@ GRAMMAR: Mapping[str, Sequence[str]] = {
     # ---- people
     "lords": _phrases("""
         Lord Mildew | Duke Gristle | King Egbo | Earl Pottage | Sir Xavier | Prince Yawn | Baron Bilge
-        Count Ruff | Marquis Moth
-        """),
+        Count Ruff | Marquis Moth"""),
     "rivals": _phrases("""
         Judge Knell | Master Nib | Captain Zeal | Doctor Ague | Bishop Lard | Uncle Jasper | Notary Inkle
-        Alderman Flint
-        """),
+        Alderman Flint"""),
     "ladies": _phrases("""
         Lady Zest | Dame Ursula | Widow Thrush | Mistress Quill | Queen Hild | Abbess Opal | Aunt Winifred
-        Countess Ximena
-        """),
+        Countess Ximena"""),
     "clowns": _words("Dobbin Pipkin Turnip Hodge Crumb Nob Fennel Jolt Vetch Barnaby"),
     "kinsfolk": _words("uncle cousin nephew husband grandsire godson stepson brother twin tailor"),
     "saint": _words("Crumb Gudgeon Ladle Tiddle Bunion Parsley Wulf Ethel Dribble Osk Yolk"),

@@ -1,4 +1,4 @@
-"""A text, and what identifies it."""
+"""A text and its identity."""
 
 import hashlib
 import re
@@ -14,10 +14,8 @@ Floor = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """What identifies a text: its sources, the SHA-256 of its UTF-8, and its length if that is known.
-
-    `sha256` is that of the text. The text of nanoGPT's tokens is not known, so theirs is that of the files.
-    """
+    """The sources of a text, the SHA-256 of its UTF-8, and its length if that is known. The text of nanoGPT's tokens is not
+    known, so their `sha256` is that of the files."""
 
     sources: tuple[str, ...]
     sha256: str
@@ -28,23 +26,23 @@ class CorpusIdentity:
         return " + ".join(source_name(source) for source in self.sources)
 
     @classmethod
-    def from_json(cls, said: dict) -> "CorpusIdentity":
-        """An identity from the dictionary that `dataclasses.asdict` makes of one. Raises `ValueError`, `KeyError` or `TypeError`
-        for anything else."""
-        sources, sha256, characters = said["sources"], said["sha256"], said["characters"]
+    def from_json(cls, content: dict) -> "CorpusIdentity":
+        """The identity that `dataclasses.asdict` turned into `content`. Raises `ValueError`, `KeyError` or `TypeError` for anything
+        else."""
+        sources, sha256, characters = content["sources"], content["sha256"], content["characters"]
         if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
             raise ValueError(f"{sources!r} does not name texts")
         if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
-            raise ValueError(f"{sha256!r} is no sha256")
+            raise ValueError(f"{sha256!r} is not a sha256")
         if characters is not None and not (type(characters) is int and characters > 0):
-            raise ValueError(f"{characters!r} is no number of characters")
+            raise ValueError(f"{characters!r} is not a number of characters")
         return cls(tuple(sources), sha256, characters)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and where it came from. `floor(start, stop)`, if known, is the lowest loss that a model can reach on
-    `text[start:stop]` except by luck, in nats per character."""
+    """A text and its sources. `floor(start, stop)`, if known, is the lowest loss that a model can reach on `text[start:stop]`
+    except by luck, in nats per character."""
 
     sources: tuple[str, ...]
     text: str
@@ -56,5 +54,5 @@ class Corpus:
 
 
 def source_name(source: str) -> str:
-    """The name of a source for people."""
+    """The name of a source in messages."""
     return "standard input" if source == STANDARD_INPUT else printable(source)

@@ -1,4 +1,4 @@
-"""What it costs to predict a text, in the units that are usual."""
+"""The loss on a text, in the usual units."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SplitLoss:
-    """What it cost to predict `tokens` tokens: `nats` in all."""
+    """The cost of predicting `tokens` tokens: `nats` in all."""
 
     tokens: int = 0
     nats: float = 0.0
@@ -21,12 +21,12 @@ class SplitLoss:
 
     @property
     def perplexity(self) -> float:
-        """Among how many equally likely tokens a choice would cost as much."""
+        """The number of equally likely tokens among which a choice costs as much."""
         try:
             return math.exp(self.mean)
-        except OverflowError:  # a training that went wrong can get there
+        except OverflowError:  # a diverged run gets there
             return math.inf
 
     def bits_per_character(self, characters: int) -> float:
-        """Bits for each of the `characters` that the tokens stand for."""
+        """Bits per character; `characters` is the length of the tokens' text."""
         return self.nats / math.log(2) / characters

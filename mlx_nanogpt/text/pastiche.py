@@ -18,11 +18,8 @@ from itertools import accumulate
 
 from .grammar import GRAMMAR
 
-__all__ = ["LENGTH", "SYMBOLS", "Pastiche", "write"]
-
 SYMBOLS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 LENGTH = 1_115_394
-
 
 # Zipf's law as Mandelbrot amended it: an alternative's weight is 1 / (rank + OFFSET). English has about this offset.
 OFFSET = 2.7
@@ -37,31 +34,31 @@ def probabilities(count: int) -> list[float]:
 
 @dataclass(frozen=True, repr=False)
 class Pastiche:
-    """A play, and what each of its choices cost."""
+    """A play, and the cost of each choice."""
 
     text: str
-    starts: Sequence[int]  # where each choice wrote its first character, ascending
+    starts: Sequence[int]  # the place of each choice's first character, ascending
     nats: Sequence[float]  # -ln p summed over the first 0, 1, 2, ... choices
 
     def floor(self, start: int, stop: int) -> float:
         """The loss, in nats per character, on text[start:stop] of a reader who knows the grammar and all text before.
 
-        A choice counts where it writes its first character, so a word cut by an edge belongs to the side it begins on.
-        Raises ValueError if the slice is empty or reaches outside the text.
+        A choice counts at its first character, so a word that is cut belongs to the side where it begins. Raises `ValueError` if
+        the slice is empty or reaches outside the text.
         """
         if not 0 <= start < stop <= len(self.text):
-            raise ValueError(f"[{start}, {stop}) is no slice of the play: need 0 <= start < stop <= {len(self.text)}")
+            raise ValueError(f"[{start}, {stop}) is not a slice of the play, which has {len(self.text):,} characters")
         first, last = bisect_left(self.starts, start), bisect_left(self.starts, stop)
         return (self.nats[last] - self.nats[first]) / (stop - start)
 
 
 def compose(grammar: Mapping[str, Sequence[str]], length: int, seed: int) -> Pastiche:
     """Derive `length` characters from the rule "play", which must not end before."""
-    templates = {rule: [re.findall(r"\{.*?\}|[^{]+", each) for each in grammar[rule]] for rule in grammar}
+    templates = {rule: [re.findall(r"\{.*?\}|[^{]+", text) for text in grammar[rule]] for rule in grammar}
     chances = {rule: probabilities(len(grammar[rule])) for rule in grammar}
     ladders = {rule: list(accumulate(chances[rule])) for rule in grammar}
     costs = {rule: [-math.log(p) for p in chances[rule]] for rule in grammar}
-    # Of all the generator's methods, only random() is promised to give the same sequence in every Python.
+    # Python promises the same sequence in every version for random() only.
     uniform = random.Random(seed).random
 
     text: list[str] = []
@@ -69,7 +66,7 @@ def compose(grammar: Mapping[str, Sequence[str]], length: int, seed: int) -> Pas
     nats: list[float] = []
     kept: dict[str, str] = {}
     position = 0
-    todo = ["{play}"]  # what is still to be written, the next part last
+    todo = ["{play}"]  # parts still to write, the next one last
     while position < length:
         part = todo.pop()
         if part[0] != "{":
@@ -93,5 +90,5 @@ def compose(grammar: Mapping[str, Sequence[str]], length: int, seed: int) -> Pas
 @functools.cache
 def write() -> Pastiche:
     """The text: LENGTH characters over SYMBOLS, the same on every machine."""
-    # Of a few Shakespearean years, the one whose first four fifths and last fifth have the most equal floors.
+    # With this seed, of a few Shakespearean years, the floors of the two splits are the most equal.
     return compose(GRAMMAR, LENGTH, seed=1611)

@@ -1,4 +1,4 @@
-"""Write a text of any size as a folder of tokens. The text is read twice, in pieces; or three times, to learn byte pairs."""
+"""Write a text of any size as a folder of tokens. Reads the text twice, in pieces, and once more to learn byte pairs."""
 
 import hashlib
 import json
@@ -10,11 +10,10 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
 
 from ..config import TrainConfig
 from ..errors import UserError
-from ..files import Folder, locked
+from ..files import Folder, explaining_write, locked
 from .byte_pairs import BPETokenizer, cut_between_tokens
 from .characters import CharTokenizer
 from .corpus import check_readable_again, read_pieces
@@ -26,7 +25,7 @@ from .tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TokensRead:
-    """Characters read so far. `total` is None while they are counted, and known while they are encoded."""
+    """Characters read so far. `total` is None while they are counted."""
 
     characters: int
     total: int | None
@@ -39,7 +38,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class TokensWritten:
-    """A folder was written: its path, its numbers of tokens, and the size of its vocabulary."""
+    """The folder that was written."""
 
     path: Path
     train_tokens: int
@@ -49,25 +48,24 @@ class TokensWritten:
 
 def prepare(
     sources: Sequence[str],
-    out: Path,
+    out: Path | str,
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
 ) -> Iterator[TokensRead | Learning | TokensWritten]:
-    """Write the text that `load_corpus(*sources)` would load into the folder `out` as tokens, its first `train_fraction`
-    (of the characters) for training; yield how far it is and, at the end, what was written.
+    """Write the text of `load_corpus(*sources)` into the folder `out` as tokens, its first `train_fraction` (of the characters)
+    for training; yield the progress and, at the end, `TokensWritten`.
 
-    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text; standard input is kept
-    in a temporary file, to be read twice. The files are complete or not there. Raises `UserError` if the text cannot be
-    used, has more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
+    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text; standard input is kept in a
+    temporary file, to be read twice. The files are complete or not there. Raises `UserError` if the text cannot be used, has
+    more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
     """
+    out = Path(out)
     TrainConfig(train_fraction=train_fraction)  # checks it
     check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None and vocab_size > MOST_IDS:
-        raise UserError(
-            f"vocab_size {vocab_size:,} is more than these files have ids for",
-            f"give at most {MOST_IDS}, or train on the text itself, with `data`",
-        )
+        problem = f"vocab_size {vocab_size:,} is more than the {MOST_IDS:,} ids of these files"
+        raise UserError(problem, f"give at most {MOST_IDS}, or train on the text itself, with `data`")
     if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in sources):
         raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
     check_readable_again(sources)
@@ -80,32 +78,35 @@ def prepare(
             spool.seek(0)
             return read_pieces(sources, spool)
 
-        identity, characters, symbols = yield from _count(sources, read)
+        identity, symbols = yield from _count(sources, read)
+        characters = identity.characters or 0
         boundary = int(train_fraction * characters)
         if not 0 < boundary < characters:
-            raise UserError(
-                f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it",
-                "use a longer text",
-            )
+            problem = f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it"
+            raise UserError(problem, "use a longer text")
         if vocab_size is not None:
             yield Learning()
-            tokenizer = BPETokenizer.learned(
-                (piece for part, piece in _split(read(), boundary) if part == 0), vocab_size
-            )
+            training_pieces = (piece for part, piece in _split(read(), boundary) if part == 0)
+            tokenizer = BPETokenizer.learn(training_pieces, vocab_size)
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
         if tokenizer.vocab_size > MOST_IDS:
-            raise UserError(
-                f"the text has {tokenizer.vocab_size:,} different tokens, and these files have ids for {MOST_IDS:,}",
-                "train on the text itself, with `data`",
+            problem = (
+                f"the text has {tokenizer.vocab_size:,} different tokens, and these files have ids for {MOST_IDS:,}"
             )
-        train_count, valid_count = yield from _encode(folder, read, identity, boundary, tokenizer, train_fraction)
-    yield TokensWritten(out, train_count, valid_count, tokenizer.vocab_size)
+            raise UserError(problem, "train on the text itself, with `data`")
+        meta = {
+            "tokenizer": json.loads(tokenizer.to_json()),
+            "corpus": asdict(identity),
+            "train_fraction": train_fraction,
+        }
+        counts = yield from _encode(folder, _split(read(), boundary), identity, tokenizer, meta)
+    yield TokensWritten(out, *counts, tokenizer.vocab_size)
 
 
 def _count(
     sources: Sequence[str], read: Callable[[], Iterator[str]]
-) -> Generator[TokensRead, None, tuple[CorpusIdentity, int, set[str]]]:
-    """Which text it is, how many characters it has, and the different ones."""
+) -> Generator[TokensRead, None, tuple[CorpusIdentity, set[str]]]:
+    """The identity of the text, and its different characters."""
     characters, checksum = 0, hashlib.sha256()
     symbols: set[str] = set()
     for piece in read():
@@ -113,75 +114,54 @@ def _count(
         symbols.update(piece)
         checksum.update(piece.encode())
         yield TokensRead(characters, None)
-    return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), characters, symbols
+    return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), symbols
 
 
 def _encode(
-    folder: Folder,
-    read: Callable[[], Iterator[str]],
-    identity: CorpusIdentity,
-    boundary: int,
-    tokenizer: Tokenizer,
-    train_fraction: float,
-) -> Generator[TokensRead, None, list[int]]:
-    """Write the files of both splits and their description; how many tokens each has."""
+    folder: Folder, pieces: Iterator[tuple[int, str]], identity: CorpusIdentity, tokenizer: Tokenizer, meta: dict
+) -> Generator[TokensRead, None, tuple[int, int]]:
+    """Write the files of both splits and `meta`; return the number of tokens of each split. `pieces` come from `_split`."""
     again, done, counts, digests = hashlib.sha256(), 0, [], []
     train, valid = map(folder.replacing, TOKEN_FILES)
     # train.bin gets its name last: a folder without it is refused. One without meta.json would be read as nanoGPT's
     with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
-        parts = groupby(_split(read(), boundary), itemgetter(0))
-        for (_, part), file in zip(parts, (train_file, valid_file)):
+        for (_, part), file in zip(groupby(pieces, itemgetter(0)), (train_file, valid_file)):
+            texts: Iterable[str] = (piece for _, piece in part)
+            if not isinstance(tokenizer, CharTokenizer):
+                texts = cut_between_tokens(texts)  # a token may reach from one piece into the next
             count, digest = 0, hashlib.sha256()
-            for piece in _cut((piece for _, piece in part), tokenizer):
-                ids = tokenizer.encode(piece).astype(ID)
+            for text in texts:
+                ids = tokenizer.encode(text).astype(ID)
                 file.write(ids.data)
                 digest.update(ids.data)
-                again.update(piece.encode())
+                again.update(text.encode())
                 count += len(ids)
-                done += len(piece)
+                done += len(text)
                 yield TokensRead(done, identity.characters)
             file.flush()  # on a full disk this fails before any file has its name
             counts.append(count)
             digests.append(digest.digest())
         if again.hexdigest() != identity.sha256:
-            raise UserError(f"{identity.name} changed while it was read", "prepare it again once it is at rest")
-        _describe(meta_file, identity, tokenizer, train_fraction, digests)
-    return counts
-
-
-def _cut(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterable[str]:
-    """`pieces`, cut so that no token is divided."""
-    return pieces if isinstance(tokenizer, CharTokenizer) else cut_between_tokens(pieces)
-
-
-def _describe(
-    file: BinaryIO, identity: CorpusIdentity, tokenizer: Tokenizer, train_fraction: float, digests: Sequence[bytes]
-) -> None:
-    meta = {
-        "tokenizer": json.loads(tokenizer.to_json()),
-        "corpus": asdict(identity),
-        "train_fraction": train_fraction,
-    }
-    meta["sha256"] = seal(meta, digests)
-    file.write((json.dumps(meta, indent=2) + "\n").encode())
+            raise UserError(f"{identity.name} changed while it was read", "try again, and do not edit it meanwhile")
+        meta_file.write((json.dumps(meta | {"sha256": seal(meta, digests)}, indent=2) + "\n").encode())
+    return counts[0], counts[1]
 
 
 @contextmanager
 def _new_files_in(path: Path) -> Iterator[Folder]:
-    """Make the folder `path` if there is none, lock it, and remove half-written files. If the body raises, a folder that was
-    made here is removed."""
-    made = not os.path.lexists(path)
+    """Yield the folder `path`, locked, without half-written files; create it if there is none. If the body raises, a folder that
+    was created is removed."""
+    created = not os.path.lexists(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path) as folder:
-            if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
-                raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or delete the folder")
-            folder.sweep(*TOKEN_FILES, META)
-            yield folder
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})", "make room, or choose another `out`") from error
+        with explaining_write(path, "make room, or choose another `out`"):
+            path.mkdir(parents=True, exist_ok=True)
+            with locked(path) as folder:
+                if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
+                    raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or delete the folder")
+                folder.sweep(*TOKEN_FILES, META)
+                yield folder
     finally:
-        if made and os.path.isdir(path) and not os.listdir(path):
+        if created and os.path.isdir(path) and not os.listdir(path):
             path.rmdir()
 
 

@@ -1,12 +1,12 @@
-"""Tiny Shakespeare: downloaded once, then read from the cache."""
+"""The text tiny Shakespeare: downloaded once, then read from the cache."""
 
 import hashlib
-import threading
+import time
 import urllib.parse
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import cache_dir, locked
+from ..files import cache_dir, explaining_write, locked
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -20,21 +20,19 @@ class CorpusUnavailable(UserError):
 
 
 def cached() -> Path:
-    """The file that keeps the text once it was downloaded."""
+    """The file of the downloaded text."""
     return cache_dir() / "tinyshakespeare.txt"
 
 
 def tinyshakespeare() -> str:
-    """The text. Raises `CorpusUnavailable` if it has to be downloaded and cannot be, `UserError` if it is not what it should be
-    or the cache cannot be used."""
-    file = cached()
+    """The text. Raises `CorpusUnavailable` if it must be downloaded and cannot be, `UserError` if the download is another text or
+    the cache cannot be used."""
+    file, remedy = cached(), "set XDG_CACHE_HOME to another folder"
     try:
         if file.is_file() and _is_whole(text := file.read_bytes()):
             return text.decode()
     except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
-        ) from error
+        raise UserError(f"{file} cannot be read ({error.strerror})", remedy) from error
     import http.client  # imported here: they take 15 ms, and most starts download nothing
     import ssl
 
@@ -50,20 +48,14 @@ def tinyshakespeare() -> str:
         ) from error
     if not _is_whole(text):
         more = " and more" if len(text) > BYTES else ""
-        raise UserError(
-            f"what {_host()} sent is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256)",
-            "sign in to the network and try again, or name a copy with `data`",
-        )
-    try:
+        problem = f"the answer of {_host()} is not tiny Shakespeare ({len(text):,} bytes{more} with another sha256)"
+        raise UserError(problem, "sign in to the network and try again, or name a copy with `data`")
+    with explaining_write(file, remedy):
         file.parent.mkdir(parents=True, exist_ok=True)
         with locked(file.parent, wait=True) as folder:
             folder.sweep(file.name)
             with folder.replacing(file.name) as opened:
                 opened.write(text)
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror})", "set XDG_CACHE_HOME to a folder that can"
-        ) from error
     return text.decode()
 
 
@@ -76,31 +68,15 @@ def _download() -> bytes:
     import http.client
     import urllib.request
 
-    ends: list[bytes | Exception] = []
-
-    def fetch() -> None:
-        try:
-            with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
-                text = response.read(BYTES + 1)
-                if response.length and len(text) <= BYTES:
-                    raise http.client.IncompleteRead(text, response.length)
-                ends.append(text)
-        except Exception as error:
-            ends.append(error)
-
-    # in a thread: the time limit of a socket starts again with every byte
-    thread = threading.Thread(target=fetch, daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    if not ends:
-        raise TimeoutError(f"it was not complete after {DEADLINE:g} s")
-    end = ends.pop()
-    try:
-        if isinstance(end, Exception):
-            raise end
-        return end
-    finally:
-        del end  # an error that was kept here would keep itself and its connection
+    text, deadline = bytearray(), time.monotonic() + DEADLINE
+    with urllib.request.urlopen(URL, timeout=TIMEOUT) as response:
+        while len(text) <= BYTES and (piece := response.read1(BYTES + 1 - len(text))):
+            text += piece
+            if time.monotonic() > deadline:  # the timeout of a socket starts again with every byte
+                raise TimeoutError(f"it was not complete after {DEADLINE:g} s")
+        if response.length and len(text) <= BYTES:
+            raise http.client.IncompleteRead(bytes(text), response.length)
+    return bytes(text)
 
 
 def _is_whole(text: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Text to token ids and back: characters, or byte pairs. Both kinds answer to the same names."""
+"""Text to token ids and back: characters or byte pairs, with the same methods."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,24 +9,24 @@ import numpy as np
 from .byte_pairs import BPETokenizer
 from .characters import CharTokenizer
 
-TokenizerName = Literal["char", "bpe", "gpt2"]  # what a setting may call them
+TokenizerName = Literal["char", "bpe", "gpt2"]  # in settings
 Tokenizer = CharTokenizer | BPETokenizer
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
-    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other
-    text, `UserError` if it takes a package that is not installed."""
-    described = json.loads(text)
-    if "model" in described:
+    """The tokenizer that wrote `text` with `to_json`. Raises `ValueError`, `KeyError` or `TypeError` for any other text,
+    `UserError` if it takes a package that is not installed."""
+    content = json.loads(text)
+    if "model" in content:
         return BPETokenizer(text)
-    symbols = described["symbols"]
+    symbols = content["symbols"]
     if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
-        raise ValueError("the symbols of a tokenizer are characters in code-point order, each once")
+        raise ValueError("its symbols are not characters in code-point order, each once")
     return CharTokenizer(symbols)
 
 
 def token_pieces(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> list[str]:
-    """The text of each of the tokens `ids`, (N,). A character of several tokens is the text of its last."""
+    """The text of each token of `ids`, (N,). A character of several tokens is the text of the last one."""
     pieces, read = [""] * len(ids), -1
 
     def tokens() -> Iterator[int]:

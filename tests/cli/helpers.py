@@ -1,9 +1,10 @@
-"""What the tests of the command line share: what a run recorded, what a command printed, and a text on standard input."""
+"""Helpers of the tests of the command line: the settings of a run, the output of a command, a text on standard input."""
 
 import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,13 +22,13 @@ def recorded(run: str = "runs/1") -> dict:
 
 
 def command_after(words: str, output: str) -> list[str]:
-    """The arguments of the command that `output` tells the user to type after `words`."""
+    """The arguments of the command that `output` names after `words`."""
     program, *arguments = shlex.split(re.search(rf"{words}\s+(mlx-gpt .*)", output).group(1))
     return arguments
 
 
 def is_a_sentence(result) -> bool:
-    """Whether the program ended as it does for a mistake of the user's: with one line that says so, no traceback."""
+    """Whether the program ended as it does for a mistake of the user's: with one line that explains it, no traceback."""
     return result.status == 1 and result.err.splitlines()[-1].startswith("Error: ") and "Traceback" not in result.err
 
 
@@ -39,3 +40,13 @@ def rows(out: str) -> dict[str, list[str]]:
 
 def pipe(monkeypatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def read_until(process: subprocess.Popen, pattern: str) -> str:
+    """Read the output of `process` up to the end of the first line that matches; return it."""
+    text = ""
+    for line in iter(process.stdout.readline, ""):
+        text += line
+        if re.match(pattern, line):
+            return text
+    raise AssertionError(text)

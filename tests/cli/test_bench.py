@@ -1,51 +1,54 @@
-"""The promises of `mlx-gpt bench`: it shows the table, writes what it measured, and warns of figures that say little."""
+"""The promises of `mlx-gpt bench`: it shows the table, writes its measurements, and warns of figures that are unreliable."""
 
 import json
 from pathlib import Path
 
-from mlx_nanogpt.measure import benchmark
-from mlx_nanogpt_cli.screen import tables
+import pytest
+from mlx_nanogpt.measure import benchmark, timing
+from mlx_nanogpt_cli.commands import bench
+
+QUICK = ["bench", "--quick", "--json=bench.json"]
 
 
-def test_the_command_shows_the_table_and_writes_what_it_measured(small_protocol, mlx_gpt):
-    result = mlx_gpt("bench", "--quick", "--data=pastiche", "--json=bench.json")
+def test_the_command_shows_the_table_and_writes_its_measurements(small_protocol, mlx_gpt):
+    result = mlx_gpt(*QUICK, "--data=pastiche")
     assert result.status == 0
-    for expected in ("Reactant", "compiled", "eager", "Extrapolated", "on pastiche", "tokens/s", "Written: bench.json"):
+    for expected in ("compiled", "eager", "Extrapolated", "on pastiche", "tokens/s", "Written: bench.json"):
         assert expected in result.out
+    for published in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811"):
+        assert published in result.out
+    assert all(result.out.count(metric) == 1 for metric in bench.METRICS.values())
+    assert "The losses here are on pastiche, the published ones on tiny Shakespeare." in result.out
+    assert "TF32" not in result.out
     written = json.loads(Path("bench.json").read_text())
     assert written["corpus"] == "pastiche" and written["machine"]["cores"] >= 1
     assert written["backends"][0]["step_seconds"]["rounds"] == 2
 
 
-def test_figures_that_say_little_are_named_with_the_remedy(small_protocol, mlx_gpt, monkeypatch):
+@pytest.mark.parametrize("steady", [True, False])
+def test_figures_that_are_unreliable_are_named_with_the_remedy(small_protocol, mlx_gpt, monkeypatch, steady):
     def rounds(work, number=None) -> list[float]:
         evaluated = work(1)  # nothing else returns something
-        return [1.0, 1.0, 2.0, 2.0] if evaluated else [1.0, 1.0]
+        return [1.0, 1.0, 2.0, 2.0] if evaluated and not steady else [1.0, 1.1]
 
-    monkeypatch.setattr(benchmark, "_rounds", rounds)
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
-    out = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=bench.json").out
-    warning = next(line for line in out.splitlines() if line.startswith("Warning: "))
-    assert warning == (
-        "Warning: half of the rounds differ by more than 20% in compiled evaluation, eager evaluation. These figures say "
-        "little; close other programs and measure again."
-    )
+    for module in (benchmark, timing):
+        monkeypatch.setattr(module, "time_rounds", rounds)
+    monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
+    monkeypatch.setattr(bench, "rounds_products", lambda: True)
+    out = mlx_gpt(*QUICK, "--data=play.txt").out
+    assert [line for line in out.splitlines() if line.startswith("Warning: ")] == [
+        "Warning: half of the rounds differ by more than 20% in compiled evaluation, eager evaluation. These figures are "
+        "unreliable; close other programs and measure again."
+    ] * (not steady)
     compiled = json.loads(Path("bench.json").read_text())["backends"][0]
-    assert not compiled["evaluation_seconds_per_window"]["steady"] and compiled["step_seconds"]["steady"]
+    assert compiled["evaluation_seconds_per_window"]["steady"] == steady and compiled["step_seconds"]["steady"]
+    assert "with MLX_ENABLE_TF32=0 the losses are exact" in out  # of a GPU that rounds
 
 
-def test_steady_figures_are_shown_without_a_warning(small_protocol, mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "_rounds", lambda work, number=None: [1.0, 1.1])
-    monkeypatch.setattr(benchmark, "_rate", lambda times: 5.0)
-    assert "Warning" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
-
-
-def test_a_result_that_cannot_be_written_is_a_sentence(small_protocol, mlx_gpt):
-    result = mlx_gpt("bench", "--quick", "--data=play.txt", "--json=play.txt/bench.json")
-    assert result.status == 1 and "play.txt/bench.json cannot be written" in result.err
-
-
-def test_a_gpu_that_rounds_products_is_named_beside_the_losses(small_protocol, mlx_gpt, monkeypatch):
-    assert "TF32" not in mlx_gpt("bench", "--quick", "--data=play.txt").out
-    monkeypatch.setattr(tables, "rounds_products", lambda: True)
-    assert "with MLX_ENABLE_TF32=0 the losses are exact" in mlx_gpt("bench", "--quick", "--data=play.txt").out
+@pytest.mark.parametrize(
+    "name, reason",
+    [("play.txt/bench.json", "cannot be written"), (".", "is a folder or a device, not a file; choose another --json")],
+)
+def test_a_result_that_cannot_be_written_is_not_measured(mlx_gpt, name, reason):
+    result = mlx_gpt("bench", "--quick", "--data=play.txt", f"--json={name}")
+    assert result.status == 1 and f"{name} {reason}" in result.err

@@ -1,4 +1,4 @@
-"""The promises of presets and settings files: they hold, what is given goes before them, and they repeat a run."""
+"""Presets and settings files hold, options replace their values, and the settings of a run repeat it."""
 
 import re
 from dataclasses import asdict
@@ -13,84 +13,66 @@ from mlx_nanogpt.config_file import KEYS, read_config_file, write_config_file
 from mlx_nanogpt.presets import Preset
 from mlx_nanogpt.runs import run as run_module
 
+DEFAULTS = asdict(GPTConfig()) | asdict(TrainConfig())
+SMALL = {"n_layer": 1, "n_embd": 12, "head_size": 6, "block_size": 8, "batch_size": 2, "num_iter": 2, "tied": True}
+SMALL |= {"eval_iters": 1, "lr_decay_iters": 2, "warmup_iters": 1, "optimizer": "muon", "muon_lr": 0.03}
+SMALL |= {"gradient_accumulation_steps": 2, "backend": "eager"}
 
-@pytest.fixture
-def small_presets(monkeypatch):
+
+@pytest.fixture(autouse=True)
+def small_preset(monkeypatch):
     """A preset that a test can train."""
-    settings = {
-        "n_layer": 1,
-        "n_embd": 12,
-        "head_size": 6,
-        "block_size": 8,
-        "batch_size": 2,
-        "num_iter": 2,
-        "tied": True,
-    }
-    preset = Preset(
-        "quick",
-        settings
-        | {"eval_iters": 1, "lr_decay_iters": 2, "warmup_iters": 1}
-        | {"gradient_accumulation_steps": 2, "backend": "eager"},
-    )
-    monkeypatch.setitem(PRESETS, "small", preset)
+    monkeypatch.setitem(PRESETS, "small", Preset("quick", SMALL))
 
 
-def test_a_preset_holds_and_what_is_given_goes_before_it(mlx_gpt, small_presets):
-    result = mlx_gpt(
-        "train", "--preset=small", "--data=play.txt", "--n-embd=18", "--no-tied", "--seed=3", "--eval-iters=2"
-    )
+def same_runs(*numbers: int) -> bool:
+    return same(*(checkpoint_arrays(open_run(Path(f"runs/{number}"))) for number in numbers))
+
+
+@pytest.mark.parametrize(
+    "options, changes",
+    [
+        ("--n-embd=18 --no-tied --seed=3 --eval-iters=2", {"n_embd": 18, "tied": False, "seed": 3, "eval_iters": 2}),
+        # the rate falls until the last iteration, however many there are
+        ("--num-iter=3", {"num_iter": 3, "lr_decay_iters": 3}),
+        ("--num-iter=3 --lr-decay-iters=7", {"num_iter": 3, "lr_decay_iters": 7}),
+        # another optimizer takes the preset's rate of Muon away
+        ("--optimizer=adam", {"optimizer": "adam", "muon_lr": TrainConfig.muon_lr}),
+        # even a default replaces the preset's value
+        (f"--batch-size={TrainConfig.batch_size}", {"batch_size": TrainConfig.batch_size}),
+    ],
+)
+def test_a_preset_holds_and_options_replace_its_values(mlx_gpt, options, changes):
+    result = mlx_gpt("train", "--preset=small", "--data=play.txt", *options.split())
     assert result.status == 0 and result.out.startswith("mlx-gpt train --preset small\n")
-    given = {"n_embd": 18, "tied": False, "seed": 3, "eval_iters": 2, "vocab_size": TOKENIZER.vocab_size}
-    defaults = asdict(GPTConfig()) | asdict(TrainConfig())
-    assert recorded() == defaults | PRESETS["small"].settings | given | {"sources": ["play.txt"]}
+    given = changes | {"vocab_size": TOKENIZER.vocab_size, "sources": ["play.txt"]}
+    assert recorded() == DEFAULTS | SMALL | given
 
 
-def test_the_rate_of_a_preset_falls_until_the_last_iteration_however_many_there_are(mlx_gpt, small_presets):
-    mlx_gpt("train", "--preset=small", "--data=play.txt", "--num-iter=3")
-    assert recorded()["lr_decay_iters"] == 3
-    mlx_gpt("train", "--preset=small", "--data=play.txt", "--num-iter=3", "--lr-decay-iters=7")
-    assert recorded("runs/2")["lr_decay_iters"] == 7
-
-
-def test_another_optimizer_goes_before_that_of_a_preset_with_its_rate(mlx_gpt):
-    options = [
-        "--optimizer=adam",
-        "--num-iter=41",
-        "--eval-iters=1",
-        "--n-layer=1",
-        "--data=play.txt",
-        "--batch-size=2",
-    ]
-    assert mlx_gpt("train", "--preset=minute", *options).status == 0
-    assert (recorded()["optimizer"], recorded()["muon_lr"]) == ("adam", TrainConfig.muon_lr)
-
-
-def test_an_option_goes_before_a_preset_even_with_the_defaults_value(mlx_gpt, small_presets):
-    mlx_gpt("train", "--preset=small", "--data=play.txt", f"--batch-size={TrainConfig.batch_size}")
-    assert recorded()["batch_size"] == TrainConfig.batch_size != PRESETS["small"].settings["batch_size"]
-
-
-def test_a_file_holds_and_what_is_given_goes_before_it(mlx_gpt):
-    settings = {"data": ["play.txt"], "n_layer": 1, "n_embd": 12, "head_size": 6, "block_size": 8, "batch_size": 2}
-    settings |= {"num_iter": 2, "eval_iters": 1, "tied": True, "learning_rate": 0.002, "backend": "eager"}
-    Path("my file.toml").write_text(write_config_file(settings))
-    result = mlx_gpt("train", "--config=my file.toml", "--num-iter=3", "--no-tied", "--dropout=0.5")
+def test_a_file_holds_and_options_replace_its_values(mlx_gpt):
+    settings = SMALL | {"learning_rate": 0.002}
+    Path("my file.toml").write_text(write_config_file(settings | {"data": ["nowhere.txt"]}))
+    options = ["--num-iter=3", "--no-tied", "--dropout=0.5", "--data=play.txt"]
+    result = mlx_gpt("train", "--config=my file.toml", *options)
     assert result.status == 0 and result.out.startswith("mlx-gpt train --config 'my file.toml'\n")
-    given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size}
-    expected = asdict(GPTConfig()) | asdict(TrainConfig()) | settings | given | {"sources": settings.pop("data")}
-    assert recorded() == {name: value for name, value in expected.items() if name != "data"}
-
-
-def test_data_on_the_command_line_goes_before_the_files(mlx_gpt):
-    Path("mine.toml").write_text('data = "nowhere.txt"')
-    assert mlx_gpt("train", *TINY, "--config=mine.toml").status == 0
-    assert recorded()["sources"] == ["play.txt"]
+    given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size, "sources": ["play.txt"]}
+    assert recorded() == DEFAULTS | settings | given
 
 
 def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):
     Path("mine.toml").write_text('data = "tinyshakespeare"')
     result = mlx_gpt("train", *NO_CORPUS, "--config=mine.toml")
     assert is_a_sentence(result) and HOST in result.err and not Path("runs").exists()
+
+
+def test_an_option_may_complete_the_settings_of_a_file(mlx_gpt):
+    Path("mine.toml").write_text("n_embd = 20\n")
+    assert is_a_sentence(mlx_gpt("train", "--data=play.txt", "--config=mine.toml"))
+    small = ["--n-layer=1", "--block-size=8", "--num-iter=2", "--eval-iters=1"]
+    assert mlx_gpt("train", "--data=play.txt", "--config=mine.toml", "--head-size=10", *small).status == 0
+
+
+# ---- the settings of a run
 
 
 def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
@@ -102,16 +84,10 @@ def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
     assert (result.status, result.err) == (0, "")
     Path("mine.toml").write_text(result.out)
     assert mlx_gpt("train", "--config=mine.toml").status == 0
-    first, second = (open_run(Path("runs") / name) for name in "12")
-    assert (first.gpt_config, first.train_config, first.corpus) == (
-        second.gpt_config,
-        second.train_config,
-        second.corpus,
-    )
-    assert same(checkpoint_arrays(first), checkpoint_arrays(second))
+    assert recorded("runs/1") == recorded("runs/2") and same_runs(1, 2)
 
 
-def test_the_settings_of_a_run_are_complete_and_say_where_they_are_from(mlx_gpt):
+def test_the_settings_of_a_run_are_complete_and_name_their_origin(mlx_gpt):
     mlx_gpt("train", *TINY)
     out = mlx_gpt("config").out
     run = open_run(Path("runs/1"))
@@ -134,15 +110,6 @@ def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypat
     assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out
 
 
-def test_the_settings_of_a_preset_are_a_file_too(mlx_gpt, small_presets):
-    result = mlx_gpt("config", "--preset=small")
-    assert result.status == 0 and result.out.startswith("# The preset small: quick\n")
-    Path("mine.toml").write_text(result.out)
-    for arguments in (["--preset=small"], ["--config=mine.toml"]):
-        assert mlx_gpt("train", *arguments, "--data=play.txt").status == 0
-    assert recorded("runs/1") == recorded("runs/2")
-
-
 def test_the_settings_are_utf8_whatever_the_terminal(mlx_gpt, monkeypatch):
     Path('caf\u00e9 "7"\n.txt').write_text(TEXT)
     mlx_gpt("train", *NO_CORPUS, '--data=caf\u00e9 "7"\n.txt')
@@ -154,7 +121,17 @@ def test_the_settings_are_utf8_whatever_the_terminal(mlx_gpt, monkeypatch):
     assert recorded("runs/1") == recorded("runs/2")
 
 
+def test_the_settings_of_a_preset_are_a_file_too(mlx_gpt):
+    result = mlx_gpt("config", "--preset=small")
+    assert result.status == 0 and result.out.startswith("# The preset small: quick\n")
+    Path("mine.toml").write_text(result.out)
+    for arguments in (["--preset=small"], ["--config=mine.toml"]):
+        assert mlx_gpt("train", *arguments, "--data=play.txt").status == 0
+    assert recorded("runs/1") == recorded("runs/2")
+
+
 def test_every_preset_is_listed(mlx_gpt, monkeypatch):
+    monkeypatch.delitem(PRESETS, "small")
     monkeypatch.setenv("COLUMNS", "80")
     out = mlx_gpt("presets").out
     for row in (
@@ -165,42 +142,36 @@ def test_every_preset_is_listed(mlx_gpt, monkeypatch):
         "10,745,088 .* 6/6/384/256 .* 16,384 .* 5,000",
         "124,337,664 .* 12/12/768/1024 .* 491,520 .* 600,000",
     ):
-        assert re.search(row, out), row  # fmt: skip
+        assert re.search(row, out), row
     header, *listed = out.split("Parameters for the")[0].splitlines()[1:]
     assert [line.split()[0] for line in listed] == list(PRESETS) and "\u2026" not in out
     assert max(map(len, out.splitlines())) <= 80
 
 
+UNKNOWN = "preset 'lapto' is not known; did you mean laptop? The presets are nanolux, minute, modern, laptop"
+
+
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        (
-            ["train", "--preset=lapto"],
-            "preset 'lapto' is not known; did you mean laptop? The presets are nanolux, minute, modern, laptop",
-        ),
-        (
-            ["config", "--preset=lapto"],
-            "preset 'lapto' is not known; did you mean laptop? The presets are nanolux, minute, modern, laptop",
-        ),
-        (["train", "--preset=laptop", "--config=mine.toml"], "--preset and --config exclude each other; leave out one"),
-        (["config", "--preset=laptop", "--run=runs/1"], "--run and --preset exclude each other; leave out one"),
-        (["train", "--resume=runs/1", "--preset=laptop"], "--preset and --resume exclude each other; leave out one"),
-        (["train", "--resume=runs/1", "--config=mine.toml"], "--config and --resume exclude each other; leave out one"),
-        (["train", "--config=mine.toml"], "mine.toml, line 2: n_layers is not a setting; did you mean n_layer?"),
-        (["train", "--config=none.toml"], "none.toml cannot be read"),
-        (["config", "--run=nowhere"], "nowhere holds no run"),
-        (
-            ["train", "--preset=laptop", "--learning-rate=1e-5"],
-            "min_lr 0.0001 is out of range; give a number from 0 to",
-        ),
+        ("train --preset=lapto", UNKNOWN),
+        ("config --preset=lapto", UNKNOWN),
+        ("train --preset=laptop --config=mine.toml", "--preset and --config exclude each other; leave out one"),
+        ("config --preset=laptop --run=runs/1", "--run and --preset exclude each other; leave out one"),
+        ("train --resume=runs/1 --preset=laptop", "--preset and --resume exclude each other; leave out one"),
+        ("train --resume=runs/1 --config=mine.toml", "--config and --resume exclude each other; leave out one"),
+        ("train --config=mine.toml", "mine.toml, line 2: n_layers is not a setting; did you mean n_layer?"),
+        ("train --config=none.toml", "none.toml cannot be read"),
+        ("config --run=nowhere", "nowhere holds no run"),
+        ("train --preset=laptop --learning-rate=1e-5", "min_lr 0.0001 is out of range; give a number from 0 to"),
     ],
 )
 def test_a_start_that_cannot_be_is_a_sentence(mlx_gpt, arguments, reason):
     tiny_run()
     Path("mine.toml").write_text("seed = 1\nn_layers = 3\n")
-    result = mlx_gpt(*arguments)
+    result = mlx_gpt(*arguments.split())
     assert is_a_sentence(result) and reason in result.err and result.out == ""
-    assert [each.name for each in Path("runs").iterdir()] == ["1"]
+    assert [path.name for path in Path("runs").iterdir()] == ["1"]
 
 
 # ---- texts, tokenizers and models to start from
@@ -214,41 +185,25 @@ def test_a_settings_file_may_choose_the_tokenizer_and_several_texts(mlx_gpt, hal
     assert run.tokenizer == byte_pairs() and run.corpus.sources == ("halves/1.txt", "halves/2")
     Path("again.toml").write_text(mlx_gpt("config").out)
     mlx_gpt("train", "--config=again.toml")
-    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "12"))
+    assert same_runs(1, 2)
 
 
-def test_another_tokenizer_goes_before_that_of_a_file_with_its_size(mlx_gpt):
+def test_another_tokenizer_replaces_that_of_a_file_and_its_size(mlx_gpt):
     Path("mine.toml").write_text('tokenizer = "bpe"\nvocab_size = 300\n')
     for run, tokenizer, size in (("runs/1", "char", TOKENIZER.vocab_size), ("runs/2", "bpe", 300)):
         assert mlx_gpt("train", *TINY, "--config=mine.toml", f"--tokenizer={tokenizer}").status == 0
         assert recorded(run)["vocab_size"] == size
 
 
-def test_a_run_that_started_from_another_can_be_repeated_from_its_settings(mlx_gpt):
+def test_a_model_to_start_from_is_kept_beside_a_preset_or_a_file(mlx_gpt):
     mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
-    mlx_gpt("train", "--init-from=runs/1", "--data=play.txt", "--num-iter=2", "--eval-iters=1", "--dropout=0.1")
-    Path("again.toml").write_text(mlx_gpt("config", "--run=runs/2").out)
+    options = ["--init-from=runs/1", "--num-iter=2", "--eval-iters=1", "--data=play.txt", "--backend=eager"]
+    assert mlx_gpt("train", "--preset=laptop", *options, "--dropout=0.1").status == 0
+    Path("again.toml").write_text(mlx_gpt("config", "--run=runs/2").out)  # it names the model to start from
     assert mlx_gpt("train", "--config=again.toml").status == 0
-    assert same(*(checkpoint_arrays(open_run(Path("runs") / number)) for number in "23"))
-
-
-def test_the_settings_of_a_run_may_train_its_model_further(mlx_gpt):
-    mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
-    Path("mine.toml").write_text(mlx_gpt("config").out)
-    assert mlx_gpt("train", "--config=mine.toml", "--init-from=runs/1").status == 0
-    assert open_run(Path("runs/2")).init_from == "runs/1"
-
-
-def test_an_option_may_complete_what_a_settings_file_leaves_open(mlx_gpt):
-    Path("mine.toml").write_text("n_embd = 20\n")
-    assert is_a_sentence(mlx_gpt("train", "--data=play.txt", "--config=mine.toml"))
-    small = ["--n-layer=1", "--block-size=8", "--num-iter=2", "--eval-iters=1"]
-    assert mlx_gpt("train", "--data=play.txt", "--config=mine.toml", "--head-size=10", *small).status == 0
-
-
-def test_a_preset_beside_a_model_to_start_from_says_how_to_train_it(mlx_gpt):
-    mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
-    options = ["--preset=laptop", "--num-iter=2", "--eval-iters=1", "--data=play.txt", "--backend=eager"]
-    assert mlx_gpt("train", "--init-from=runs/1", *options).status == 0
-    first, second = (open_run(Path("runs") / number) for number in "12")
-    assert second.gpt_config == first.gpt_config and second.train_config.weight_decay == 0.1
+    Path("first.toml").write_text(mlx_gpt("config", "--run=runs/1").out)
+    assert mlx_gpt("train", "--config=first.toml", "--init-from=runs/1").status == 0
+    first, second, _, fourth = (open_run(Path(f"runs/{number}")) for number in range(1, 5))
+    shape = asdict(first.gpt_config)
+    assert asdict(second.gpt_config) == shape | {"dropout": 0.1} and second.train_config.weight_decay == 0.1
+    assert same_runs(2, 3) and fourth.init_from == "runs/1" and fourth.gpt_config == first.gpt_config

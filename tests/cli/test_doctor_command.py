@@ -1,4 +1,4 @@
-"""The promises of `mlx-gpt doctor`: a line for each check, a line for an issue, and an exit status that is true."""
+"""The promises of `mlx-gpt doctor`: a line for each check, a line for an issue, and a true exit status."""
 
 import json
 from pathlib import Path
@@ -25,18 +25,18 @@ def breaks() -> str:
     raise doctor.Wrong("2 x 2 is 5")
 
 
-def test_a_healthy_machine_is_told_in_lines_and_has_exit_status_0(mlx_gpt, checks):
+def test_a_healthy_machine_has_a_line_for_each_check_and_exit_status_0(mlx_gpt, checks):
     checks(lambda: "fine, too")
     result = mlx_gpt("doctor", "--json=found.json")
     assert result.status == 0
     assert "✓ Sums: all right\n✓ Products: fine, too\n" in result.out
     assert "; all 2 checks passed; fine, too\n" in result.out.split("To paste into an issue:")[1]
     found = json.loads(Path("found.json").read_text())
-    assert [(each["name"], each["passed"]) for each in found["checks"]] == [("Sums", True), ("Products", True)]
+    assert [(check["name"], check["passed"]) for check in found["checks"]] == [("Sums", True), ("Products", True)]
     assert {"chip", "versions", "os"} <= found["machine"].keys()
 
 
-def test_a_failure_is_told_with_its_reason_and_has_exit_status_1(mlx_gpt, checks):
+def test_a_failure_has_its_reason_and_exit_status_1(mlx_gpt, checks):
     checks(breaks)
     result = mlx_gpt("doctor")
     assert result.status == 1 and "✗ Products: 2 x 2 is 5\n" in result.out

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import mlx_nanogpt as gpt
 import numpy as np
+import pytest
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
 from mlx_nanogpt.pages import inside
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.text.tokenizer import token_pieces
-from mlx_nanogpt_cli.commands.inspect import COLOURS, _coloured
+from mlx_nanogpt_cli.commands.inspect import COLOURS, _colour
 
 
 def test_it_shows_the_text_and_the_greatest_surprises(mlx_gpt, run):
@@ -33,23 +34,28 @@ def test_without_a_text_it_takes_the_beginning_of_the_validation_split(mlx_gpt, 
     assert "surprised it most" not in result.out
 
 
-def test_the_best_weights_are_others(mlx_gpt, run):
-    assert mlx_gpt("inspect", "to be", "--best").status == 0
-
-
 def test_an_export_needs_a_text(mlx_gpt):
     assert mlx_gpt("train", *TINY, "--tied", "--activation=gelu").status == 0
     assert mlx_gpt("export", "--out=exported").status == 0
     assert mlx_gpt("inspect", "to be", "--init-from=exported").status == 0
     result = mlx_gpt("inspect", "--init-from=exported")
-    assert is_a_sentence(result) and "write the text behind mlx-gpt inspect" in result.err
+    assert is_a_sentence(result) and "give one after mlx-gpt inspect" in result.err
 
 
-def test_a_character_that_the_model_has_never_seen_is_a_sentence(mlx_gpt, run):
-    result = mlx_gpt("inspect", "to bé")
-    assert is_a_sentence(result) and "the model has never seen 'é'" in result.err
-    result = mlx_gpt("inspect", "")
-    assert is_a_sentence(result) and "there is no token to inspect" in result.err
+@pytest.mark.parametrize(
+    "arguments, reason",
+    [
+        (["to bé"], "the model has never seen 'é'"),
+        ([""], "there is no token to inspect"),
+        (
+            ["to be", "--html=nowhere/inside.html"],
+            "nowhere/inside.html cannot be written (its folder is missing or read-only)",
+        ),
+    ],
+)
+def test_an_inspection_that_cannot_be_is_a_sentence(mlx_gpt, run, arguments, reason):
+    result = mlx_gpt("inspect", *arguments)
+    assert is_a_sentence(result) and reason in result.err
 
 
 def test_the_pieces_of_byte_pairs_are_the_text():
@@ -62,7 +68,7 @@ def test_the_pieces_of_byte_pairs_are_the_text():
 def test_more_bits_have_stronger_colours_and_a_text_commands_no_terminal():
     pieces = ["a", "b", "\x1b", "d", "e"]
     bits = np.array([0.9, 1.0, 3.9, 4.0, 20.0])
-    text = _coloured(pieces, Inspection(bits, np.zeros((5, 1), int), np.zeros((5, 1))))
+    text = _colour(pieces, Inspection(bits, np.zeros((5, 1), int), np.zeros((5, 1))))
     assert text.plain == "ab\\u001Bde"
     assert [str(span.style) for span in text.spans] == [COLOURS[1], COLOURS[2], COLOURS[4], COLOURS[8]]
 
@@ -78,22 +84,11 @@ def test_a_run_of_byte_pairs_is_inspected(mlx_gpt):
     assert f"{bits / tokens:.2f} bits a token, {bits / 12:.2f} a character." in result.out
 
 
-def test_a_page_is_written_and_nothing_else(mlx_gpt, run):
+def test_a_page_is_written_with_the_pieces_of_the_text(mlx_gpt, run, monkeypatch):
     result = mlx_gpt("inspect", "to be or not", "--html=inside.html")
     assert result.status == 0 and result.out.endswith("The page is inside.html: open it in a browser.\n")
-    assert "to be or not" not in Path("inside.html").read_text()  # it holds pieces
-    assert '"t", "o", " ", "b", "e"' in Path("inside.html").read_text()
-
-
-def test_a_page_of_a_long_text_says_how_much_it_shows(mlx_gpt, run, monkeypatch):
+    page = Path("inside.html").read_text()
+    assert "to be or not" not in page and '"t", "o", " ", "b", "e"' in page
     monkeypatch.setattr(inside, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
-    result = mlx_gpt("inspect", "to be or not to be that is", "--html=inside.html", "--surprises=0")
-    assert "inside.html, on the first 20 tokens: open it" in result.out
-
-
-def test_a_page_that_cannot_be_written_is_a_sentence(mlx_gpt, run):
-    result = mlx_gpt("inspect", "to be", "--html=nowhere/inside.html")
-    assert (
-        is_a_sentence(result)
-        and "nowhere/inside.html cannot be written (there is no such folder, or no right to)" in result.err
-    )
+    out = mlx_gpt("inspect", "to be or not to be that is", "--html=inside.html", "--surprises=0").out
+    assert "inside.html, on the first 20 tokens: open it" in out

@@ -1,4 +1,4 @@
-"""The promises of `mlx-gpt plan`: it says what a training takes before it starts, and starts nothing."""
+"""The promises of `mlx-gpt plan`: it shows the cost of a run before it starts, and starts nothing."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.measure import plan as planning
-from mlx_nanogpt_cli.commands.plan import duration
+from mlx_nanogpt_cli.commands.plan import format_duration
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +18,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(planning, "measure_matrix", lambda rounds: planning.Rounds.of([1e11]))
 
 
-def test_a_plan_says_what_a_training_takes_and_trains_nothing(mlx_gpt):
+def test_a_plan_shows_the_cost_of_a_run_and_trains_nothing(mlx_gpt):
     out = mlx_gpt("plan", *TINY, "--num-iter=8").out
     assert f"256 in 8 steps, 0.1 times the {int(0.8 * len(TEXT)):,} of the training split" in out
     for words in (
@@ -34,19 +34,19 @@ def test_a_plan_says_what_a_training_takes_and_trains_nothing(mlx_gpt):
 
 @pytest.mark.parametrize(
     "iterations, verdict",
-    [(100, "hardly overfit"), (1000, "overfit somewhat"), (10_000, "it will overfit. --patience")],
+    [(100, "hardly overfit."), (1000, "overfit somewhat; the best"), (10_000, "it will overfit. --patience")],
 )
-def test_it_says_whether_the_text_is_read_too_often(mlx_gpt, iterations, verdict):
+def test_it_warns_if_the_text_is_read_too_often(mlx_gpt, iterations, verdict):
     assert verdict in mlx_gpt("plan", *TINY, f"--num-iter={iterations}").out
 
 
-def test_without_a_text_it_plans_for_the_size_of_tiny_shakespeare(mlx_gpt):
-    out = mlx_gpt("plan", *TINY[:-1]).out
-    assert "the 892,315 of the training split" in out
-    assert "of the training split" not in mlx_gpt("plan", *TINY[:-1], "--tokenizer=gpt2", "--n-embd=8").out
+def test_without_a_text_it_plans_for_the_size_of_tiny_shakespeare(mlx_gpt, monkeypatch):
+    assert "the 892,315 of the training split" in mlx_gpt("plan", *TINY[:-1]).out
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)  # of a large vocabulary nothing is measured
+    assert "of the training split" not in mlx_gpt("plan", *TINY[:-1], "--tokenizer=gpt2").out
 
 
-def test_what_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
+def test_a_plan_that_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
     monkeypatch.setattr(type(machine()), "memory", lambda _: 200_000)
     out = mlx_gpt("plan", *TINY, "--batch-size=64").out
     assert "(estimated)" in out and "It does not fit: training this model takes about 0.0 GB of memory" in out
@@ -57,21 +57,21 @@ def test_what_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
 
 
 def test_without_settings_there_is_a_row_for_each_preset_and_a_recommendation(mlx_gpt, monkeypatch):
-    monkeypatch.setattr(planning, "LONGEST_STEP", 0.5)  # baby and gpt2 take longer
-    monkeypatch.setattr(planning, "BUDGET", 0.1)
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.05)  # nanolux is measured, gpt2 is not
+    measured = planning.Measured(planning.Rounds.of([0.05]), 1e-4, 1.0, 10**8)
+    monkeypatch.setattr(planning, "measure", lambda model, train: measured)
     out = mlx_gpt("plan").out
     rows = {line.split()[0]: line for line in out.splitlines() if line}
     assert all(name in rows for name in ("nanolux", "laptop", "baby", "gpt2"))
-    assert " > " in rows["gpt2"] and " > " not in rows["laptop"]
+    assert " > " in rows["gpt2"] and " > " not in rows["nanolux"]
     assert "mlx-gpt train --" in out.split("hour")[1]
 
 
 def test_learned_byte_pairs_are_planned_for_all_presets(mlx_gpt, monkeypatch):
     monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
     out = mlx_gpt("plan", "--tokenizer=bpe", "--vocab-size=300").out
-    assert "give --tokenizer" not in out and len(
-        {line.split()[0] for line in out.splitlines() if "yes" in line}
-    ) == len(PRESETS)
+    assert "give --tokenizer" not in out
+    assert len({line.split()[0] for line in out.splitlines() if "yes" in line}) == len(PRESETS)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_learned_byte_pairs_are_planned_for_all_presets(mlx_gpt, monkeypatch):
     ],
 )
 def test_a_duration_is_in_a_unit_for_people(seconds, words):
-    assert duration(seconds) == words
+    assert format_duration(seconds) == words
 
 
 def test_a_preset_and_a_file_exclude_each_other(mlx_gpt):
@@ -104,7 +104,7 @@ def test_an_own_text_is_read_once_for_all_presets(mlx_gpt, monkeypatch):
     assert re.search("^gpt2: .* could not be fetched", out, re.M)  # its tokenizer
 
 
-def test_a_text_that_is_too_short_is_refused_as_in_a_training(mlx_gpt):
+def test_a_text_that_is_too_short_is_refused_as_in_train(mlx_gpt):
     Path("short.txt").write_text("to be")
     results = [mlx_gpt(command, *TINY[:-1], "--data=short.txt") for command in ("plan", "train")]
     assert all(is_a_sentence(result) and "block_size 8 does not fit" in result.err for result in results), results

@@ -8,22 +8,31 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from conftest import TINY, asked, finish, in_a_process, tiny_run
+from conftest import TINY, asked, finish, tiny_run, worsened_run
 from helpers import is_a_sentence
 
 
-def test_it_tells_its_version(mlx_gpt):
+def test_it_prints_its_version(mlx_gpt):
     assert mlx_gpt("--version").out == f"mlx-gpt {version('mlx-nanogpt')}\n"
 
 
-def test_python_m_is_the_same_program():
-    with in_a_process("-m", "mlx_nanogpt_cli", "--version") as process:
-        assert process.communicate()[0] == f"mlx-gpt {version('mlx-nanogpt')}\n"
-    assert process.returncode == 0
+@pytest.mark.parametrize("command", ["eval", "generate", "inspect"])
+def test_a_command_uses_the_last_weights_of_the_newest_run_unless_others_are_named(mlx_gpt, run, command):
+    best = worsened_run().position(best=True).iteration
+
+    def use(*options: str) -> str:
+        result = mlx_gpt(command, *options)
+        return result.out + "".join(line for line in result.err.splitlines() if "iteration" in line)  # not its speed
+
+    newest, first, second = use(), use("--run=runs/1"), use("--run=runs/2")
+    assert newest == second != first and "runs/2: play.txt, iteration 8 of 8" in newest and "runs/1: " in first
+    assert f"runs/2: play.txt, iteration {best} of 8, weights of the lowest validation loss" in use("--best")
 
 
 @pytest.mark.parametrize("command", ["eval", "generate"])
 def test_weights_that_are_not_there_are_a_sentence(mlx_gpt, command):
+    result = mlx_gpt(command)
+    assert is_a_sentence(result) and "train one first, or name one with --run" in result.err
     finish(tiny_run(), asked(2))  # a checkpoint, but no evaluation
     result = mlx_gpt(command, "--best")
     assert is_a_sentence(result) and "has no best weights: none was written yet" in result.err and result.out == ""
@@ -49,12 +58,14 @@ def test_a_gpu_that_is_not_there_is_a_sentence(mlx_gpt, command):
 @pytest.mark.parametrize(
     "arguments",
     [["train", "--colour=red"], ["train", "--num-iter=many"], ["train", "--backend=zygote"], ["train", "--device=abacus"],
+     ["train", "--learning-rate=0,1"], ["train", "--dtype=float16"],
      ["generate", "--tokens=0"], ["generate", "--num-samples=0"], ["generate", "--seed=-1"], ["generate", "--seed=99999999999999999999"], ["eval", "--split=test"], ["dance"]],
     ids=" ".join,
 )  # fmt: skip
 def test_a_command_that_makes_no_sense_is_a_usage_error(mlx_gpt, arguments):
     result = mlx_gpt(*arguments)
     assert result.status == 2 and result.err.startswith("Usage: ") and result.out == ""
+    assert arguments[-1].split("=")[0] in result.err  # the option or the command
     assert not Path("runs").exists()
 
 
@@ -85,15 +96,3 @@ def test_a_warning_of_the_library_is_a_sentence(mlx_gpt, monkeypatch):
     assert (
         result.status == 0 and "Warning: the disk of runs/1 has no locks (No locks available); let no two" in result.err
     )
-
-
-@pytest.mark.parametrize(
-    "option, told",
-    [("--num-iter=1e3", "'--num-iter': 1e3 is not a whole number, such as 500"),
-     ("--learning-rate=0,1", "'--learning-rate': 0,1 is not a number, such as 0.001"),
-     ("--num_iter=few", "'--num-iter': few is not a whole number"),
-     ("--dtype=float16", "'--dtype': 'float16' is not one of")],
-)  # fmt: skip
-def test_a_value_of_another_type_is_told_in_plain_words(mlx_gpt, option, told):
-    result = mlx_gpt("train", option)
-    assert result.status == 2 and told in " ".join(result.err.replace("│", "").split())

@@ -12,13 +12,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_gpt, tiny_run, trained_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
-from mlx_nanogpt.measure import benchmark
 from mlx_nanogpt.text.identity import CorpusIdentity
 from mlx_nanogpt_cli.screen.consoles import console
-from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
-from mlx_nanogpt_cli.screen.training_display import short_sample
+from mlx_nanogpt_cli.screen.describe import IN_HEADER, describe_data, describe_run
+from mlx_nanogpt_cli.screen.training_display import shorten_sample
 
 # ---- options and texts
 
@@ -30,17 +29,11 @@ def test_nanoluxs_command_line_works_verbatim(mlx_gpt):
     assert recorded() == expected | {"sources": ["play.txt"]}
 
 
-def test_dashes_and_underscores_are_alike(mlx_gpt):
-    mlx_gpt("train", *TINY)
-    mlx_gpt("train", *(option.replace("-", "_").replace("__", "--", 1) for option in TINY))
-    assert recorded("runs/1") == recorded("runs/2")
-
-
-def test_a_training_that_comes_to_its_target_says_what_it_took(mlx_gpt):
+def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
     result = mlx_gpt("train", *TINY, "--target-loss=10")
-    loss = open_run(Path("runs/1")).history()[-1].valid_loss
-    expected = f"The validation loss is {loss:.4f}, no higher than 10, after 2 iterations, 64 tokens and "
-    assert result.status == 0 and expected in result.out
+    assert result.status == 0 and re.search(
+        r"\nStopped at iteration 2: the validation loss is no higher than 10\.\n\n[\d.]+ s of training, ", result.out
+    )
     assert mlx_gpt("train", "--resume=runs/1", "--target-loss=0").status == 0
     assert open_run(Path("runs/1")).position().iteration == 4
 
@@ -49,7 +42,7 @@ def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
     assert recorded("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
-    assert [each.device for each in open_run(Path("mine")).history()] == ["cpu", "cpu"]
+    assert [evaluation.device for evaluation in open_run(Path("mine")).history()] == ["cpu", "cpu"]
 
 
 def test_offline_tiny_shakespeare_asked_for_by_name_is_a_sentence(mlx_gpt):
@@ -66,14 +59,16 @@ def test_offline_pastiche_is_trained_on_and_named_everywhere(mlx_gpt):
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
     assert "pastiche's validation split" in table and "nats per character" in table
     assert recorded()["sources"] == ["pastiche"]
-    assert {each.corpus for each in open_run(Path("runs/1")).history()} == {"pastiche"}
+    assert {evaluation.corpus for evaluation in open_run(Path("runs/1")).history()} == {"pastiche"}
     assert "pastiche" in mlx_gpt("generate", "--tokens=1").err
 
 
-@pytest.mark.parametrize("run_dir", [None, "a folder/run", "run [new]", "[/]"])
-def test_the_next_command_works_verbatim(mlx_gpt, run_dir):
-    out = mlx_gpt("train", *TINY, *([f"--run-dir={run_dir}"] if run_dir else [])).out
-    assert f"  Run       {run_dir or 'runs/1'}\n" in out
+@pytest.mark.parametrize("run_dir", [None, "a folder [/]/[run]"])
+def test_the_next_command_works_verbatim_and_names_are_shown_as_they_are(mlx_gpt, run_dir):
+    Path("play.txt").rename("[draft] play.txt")
+    options = [f"--run-dir={run_dir}"] if run_dir else []
+    out = mlx_gpt("train", *NO_CORPUS, "--data=[draft] play.txt", *options).out
+    assert f"  Run       {run_dir or 'runs/1'}\n" in out and "Corpus    [draft] play.txt: " in out
     result = mlx_gpt(*command_after("Next:", out))
     assert result.status == 0 and len(result.out) == 500 + 1
 
@@ -104,46 +99,27 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
     assert len(sample) >= 200 - 1 and set(sample) <= set(TEXT)
 
 
-def test_a_corpus_is_named_as_it_is(mlx_gpt):
-    Path("play.txt").rename("[draft] play.txt")
-    assert "Corpus    [draft] play.txt: " in mlx_gpt("train", *NO_CORPUS, "--data=[draft] play.txt").out
+def test_the_header_shows_every_setting_that_is_not_the_default():
+    changes = {name: value for name, value in OTHER_SETTINGS.items() if name not in ("num_iter", "seed")}
+    lines = describe_run(tiny_run(**changes), DATA)
+    shown = {name: value for name, value in changes.items() if name not in IN_HEADER}
+    expected = {name if value is True else f"{name} {value}" for name, value in shown.items()}
+    assert set(lines["Settings"].split(", ")) == expected
+    for words in (
+        "2 x 2 x 6 = 24 tokens, rate 0.002, dropout 0.25",
+        "2 layers, 12 wide, 3 heads of 4, context 6",
+        "eager",
+    ):
+        assert words in " ".join(lines.values())
 
 
-def settings_row(out: str) -> list[str]:
-    return re.findall(r"^  Settings  (.*)$", out, re.M)
+def test_the_header_warns_of_a_rate_that_is_0_before_the_end():
+    assert "Rate" not in describe_run(tiny_run(lr_decay_iters=8), DATA)
+    lines = describe_run(tiny_run(lr_decay_iters=6), DATA)
+    assert lines["Rate"] == "0 from iteration 6 on, so nothing is learned after it"
 
 
-def test_the_header_tells_every_setting_that_is_not_the_default(mlx_gpt):
-    shown = "bias all, tied, activation gelu, train_fraction 0.7, weight_decay 0.1, beta1 0.8, beta2 0.9, grad_clip 1.0, eval_interval 2, eval_iters 1, patience 9, dtype bfloat16"
-    options = [f"--{name.replace(' ', '=')}" for name in shown.split(", ")]
-    out = mlx_gpt(
-        "train", *TINY, *options, "--gradient-accumulation-steps=3", "--learning-rate=0.002", "--backend=eager"
-    ).out
-    assert settings_row(out) == [shown]
-    assert "  Training  4 iterations of 3 x 4 x 8 = 96 tokens, rate 0.002, dropout 0, seed 1337\n" in out
-
-
-@pytest.mark.parametrize(
-    "settings, told",
-    [
-        ({}, ""),
-        ({"warmup_iters": 3}, "it rises over 3 iterations"),
-        ({"lr_decay_iters": 8}, "it falls along a cosine to 0 at iteration 8"),
-        (
-            {"lr_decay_iters": 9, "warmup_iters": 2, "min_lr": 1e-4, "schedule": "linear"},
-            "it rises over 2 iterations; it falls along a line to 0.0001 at iteration 9; the training ends before, at 8",
-        ),
-        (
-            {"optimizer": "muon", "lr_decay_iters": 6, "schedule": "wsd"},
-            "Muon's is 0.02; it falls in the last fifth, along a line, to 0 at iteration 6; after that nothing is learned",
-        ),
-    ],
-)
-def test_the_header_tells_how_the_rate_changes(settings, told):
-    assert describe_run(tiny_run(**settings), DATA).get("Rate", "") == told
-
-
-def test_the_header_of_the_defaults_is_no_longer_than_it_was():
+def test_the_header_of_the_defaults_has_no_settings():
     lines = describe_run(tiny_run(**asdict(TrainConfig())), DATA)
     assert list(lines) == ["Device", "Versions", "Backend", "Corpus", "Model", "Training", "Export", "Run"]
     assert lines["Training"] == "5,000 iterations of 32 x 8 = 256 tokens, rate 0.001, dropout 0, seed 1337"
@@ -157,109 +133,67 @@ def test_tokens_of_unknown_characters_are_described_as_tokens():
 
 
 @pytest.mark.skipif(mx.default_device() != mx.cpu, reason="only MLX's CPU backend needs a compiler")
-def test_a_compiled_backend_that_cannot_compile_says_so(mlx_gpt, monkeypatch):
-    assert "needs g++" not in mlx_gpt("train", *TINY).out or shutil.which("g++") is None
+def test_a_compiled_backend_that_cannot_compile_is_shown(monkeypatch):
+    assert ("needs g++" in describe_run(tiny_run(), DATA)["Backend"]) == (shutil.which("g++") is None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "needs g++" in mlx_gpt("train", *TINY).out
-    assert "needs g++" not in mlx_gpt("train", *TINY, "--backend=eager").out
+    assert "needs g++" in describe_run(tiny_run(), DATA)["Backend"]
+    assert "needs g++" not in describe_run(tiny_run(backend="eager"), DATA)["Backend"]
 
 
 # ---- rows and samples
 
 
-def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt, monkeypatch):
+def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt):
     out = mlx_gpt("train", *TINY, "--num-iter=6").out
+    run = open_run(Path("runs/1"))
     lines = out[out.index("iteration  train") :].splitlines()[1:6]
-    assert [line.split()[0] for line in lines[::2]] == ["2", "4", "6"]
+    for line, evaluation in zip(lines[::2], run.history(), strict=True):
+        shown = f" {evaluation.iteration} +{evaluation.train_loss:.4f} +{evaluation.valid_loss:.4f} "
+        assert re.search(shown, line)
     texts = [line.removeprefix(" " * 11) for line in lines[1::2]]
     assert all(40 < len(text) <= 69 and text[0] != " " for text in texts)
-    tokens = gpt.generate(trained_run_of(2), [TOKENIZER.start_token], 60, TrainConfig.seed)
-    assert " / ".join(TOKENIZER.decode(tokens).split("\n")).startswith(texts[0].rstrip("\u2026"))
-
-
-def trained_run_of(iterations: int) -> gpt.GPT:
-    """The model of TINY after so many iterations."""
-    config = {"n_layer": 1, "eval_interval": 2, "eval_iters": 1, "num_iter": iterations, "seed": TrainConfig.seed}
-    return trained_run("shorter", **config).load_model()
+    samples = [line.text for line in run.log() if isinstance(line, gpt.Sample)]
+    assert len(samples) == 3  # the last one is in the log, too
+    for text, sample in zip(texts, samples):
+        assert " / ".join(sample.strip().split("\n")).startswith(text.rstrip("\u2026"))
 
 
 def test_a_short_sample_is_one_line_of_the_screens_width_and_steers_no_terminal(monkeypatch):
     monkeypatch.setattr(type(console), "width", 40)
-    line = short_sample(["To be\n\tor \x1b[31mnot", " to be, \u65e5\u672c that is the question"])
+    line = shorten_sample("To be\n\tor \x1b[31mnot to be, \u65e5\u672c that is the question")
     assert line.plain == " " * 11 + "To be / \\u0009or \\u001B[31mn\u2026"
-
-
-def test_the_losses_on_the_screen_are_those_of_the_history(mlx_gpt):
-    out = mlx_gpt("train", *TINY).out
-    for each in open_run(Path("runs/1")).history():
-        assert re.search(rf" {each.iteration} +{each.train_loss:.4f} +{each.valid_loss:.4f} ", out)
 
 
 # ---- the end
 
 
-def test_a_run_of_nanoluxs_model_ends_with_its_table_and_says_where_it_departs(mlx_gpt, monkeypatch):
-    monkeypatch.setattr(benchmark, "NANOLUX_GPT", tiny_gpt(n_layer=1))
-    monkeypatch.setattr(benchmark, "NANOLUX_TRAIN", TrainConfig(num_iter=4, batch_size=4, eval_interval=2))
-    result = mlx_gpt("train", *TINY)
-    for metric in (
-        "Train 1st epoch", "Average epoch training time", "Time to estimate losses", "Total training time",
-        "Final loss (train)", "Final loss (valid)",
-    ):  # fmt: skip
-        assert result.out.count(metric) == 1
-    assert all(
-        each in result.out for each in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811")
-    )
-    assert "eval_iters 1 (there 200)." in result.out
-    assert "The losses here are on play.txt, the published ones on tiny Shakespeare." in result.out
-    assert "NanoLux" not in mlx_gpt("train", *TINY, "--num-iter=1").out  # a shorter training is no benchmark
-
-
-@pytest.mark.parametrize("run_dir", [None, "a folder/run"])
-def test_the_end_of_a_training_tells_of_better_weights_before_it(mlx_gpt, run_dir):
+def test_the_end_names_better_weights_before_it(mlx_gpt):
     options = [*TINY, "--learning-rate=0.5", "--eval-interval=1", "--num-iter=8", "--seed=3"]
-    out = mlx_gpt("train", *options, *([f"--run-dir={run_dir}"] if run_dir else [])).out
-    run = open_run(Path(run_dir or "runs/1"))
-    best = min(run.history(), key=lambda each: each.valid_loss)
-    assert (
-        f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; its weights are kept"
-        in out
-    )
+    out = mlx_gpt("train", *options).out
+    best = min(open_run(Path("runs/1")).history(), key=lambda evaluation: evaluation.valid_loss)
+    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; --best uses its" in out
     result = mlx_gpt(*command_after("Next:", out))
     assert result.status == 0 and f"iteration {best.iteration} of 8" in result.err
 
 
-def test_the_end_of_a_training_says_nothing_of_the_best_weights_if_they_are_the_last(mlx_gpt):
-    out = mlx_gpt("train", *TINY).out
-    losses = [each.valid_loss for each in open_run(Path("runs/1")).history()]
-    assert losses[-1] < losses[0] and "The lowest validation loss" not in out
-
-
-@pytest.mark.parametrize(
-    "options, sentence",
-    [
-        (["--learning-rate=1", "--num-iter=40"], r"the training went wrong; try a lower --learning-rate than 1\."),
-        (
-            ["--learning-rate=1e-9"],
-            r"the model has learned nothing; try more --num-iter than 4, or a lower --learning-rate than 1e-09\.",
-        ),
-    ],
-)
-def test_a_training_that_ends_above_a_uniform_guess_says_so(mlx_gpt, options, sentence):
-    result = mlx_gpt("train", *TINY, *options)
+@pytest.mark.parametrize("rate, iterations", [("1", 40), ("1e-09", 4)])
+def test_a_run_that_ends_above_a_uniform_guess_has_a_warning(mlx_gpt, rate, iterations):
+    result = mlx_gpt("train", *TINY, f"--learning-rate={rate}", f"--num-iter={iterations}", "--eval-interval=40")
     above = rf"The validation loss, [\d.]+, is above that of a uniform guess, {math.log(TOKENIZER.vocab_size):.3g}"
-    assert result.status == 0 and re.search(f"^{above}: {sentence}$", result.out, re.M)
+    remedy = rf"try a lower --learning-rate than {rate}, or more --num-iter than {iterations}\."
+    assert result.status == 0 and re.search(f"^{above}; {remedy}$", result.out, re.M)
 
 
-def test_a_training_that_learned_something_says_nothing_of_a_guess(mlx_gpt):
-    assert "uniform guess" not in mlx_gpt("train", *TINY, "--learning-rate=0.01", "--num-iter=40").out
+def test_a_run_that_learned_has_no_warning_and_no_better_weights(mlx_gpt):
+    out = mlx_gpt("train", *TINY, "--learning-rate=0.01", "--num-iter=20", "--eval-interval=10").out
+    losses = [evaluation.valid_loss for evaluation in open_run(Path("runs/1")).history()]
+    assert losses[-1] < losses[0] and "uniform guess" not in out and "The lowest validation loss" not in out
 
 
 # ---- mistakes
 
 
 BAD_TEXTS = {
-    "missing": (None, "cannot be read"),
     "empty": (b"", "is empty"),
     "binary": (b"\0\1\2", "is not text"),
     "latin-1": ("café".encode("latin-1"), "is not UTF-8"),
@@ -270,8 +204,7 @@ BAD_TEXTS = {
 
 @pytest.mark.parametrize("content, reason", BAD_TEXTS.values(), ids=BAD_TEXTS)
 def test_a_text_that_cannot_be_used_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, content, reason):
-    if content is not None:
-        Path("bad.txt").write_bytes(content)
+    Path("bad.txt").write_bytes(content)
     result = mlx_gpt("train", *NO_CORPUS, "--data=bad.txt")
     assert is_a_sentence(result) and reason in result.err and result.out == ""
     assert not Path("runs").exists()
@@ -280,6 +213,7 @@ def test_a_text_that_cannot_be_used_is_a_sentence_and_leaves_nothing_behind(mlx_
 @pytest.mark.parametrize(
     "option, reason",
     [
+        ("--data=[bold]x[/bold].txt", "[bold]x[/bold].txt cannot be read"),
         ("--head-size=5", "head_size 5 does not divide n_embd 16; these sizes do: 1, 2, 4, 8, 16"),
         ("--n-embd=0", "n_embd 0 is out of range"),
         ("--batch-size=-3", "batch_size -3 is out of range"),
@@ -297,10 +231,6 @@ def test_a_bad_value_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, option, re
     assert not Path("runs").exists()
 
 
-def test_a_sentence_shows_values_as_they_are(mlx_gpt):
-    assert "[bold]x[/bold].txt" in mlx_gpt("train", *NO_CORPUS, "--data=[bold]x[/bold].txt").err
-
-
 @pytest.mark.parametrize(
     "command, reason",
     [
@@ -311,7 +241,7 @@ def test_a_sentence_shows_values_as_they_are(mlx_gpt):
         (["train", "--data=nanogpts"], "nanogpts has no meta.json and no meta.pkl, so its tokens are GPT-2's, and "),
     ],
 )
-def test_what_a_nanogpt_user_may_mean_is_answered(mlx_gpt, halves, command, reason):
+def test_a_mistake_of_a_nanogpt_user_is_answered(mlx_gpt, halves, command, reason):
     Path("nanogpts").mkdir()
     for name in ("train.bin", "val.bin"):
         Path("nanogpts", name).write_bytes(bytes(100))

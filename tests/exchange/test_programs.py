@@ -1,36 +1,28 @@
-"""The promises of exports in the programs that open them, where these are installed: transformers, mlx_lm, llama.cpp.
+"""Exports in the programs that open them, where these are installed: transformers, mlx_lm, llama.cpp.
 
 pip install -e ".[test,gpt2,test-exchange]"
-python -m pytest tests/exchange                    # the tests
-python tests/exchange/test_programs.py             # the table of cli/README.md: which program opens what
+python -m pytest -m programs -v        # a step beside the suite; the table of cli/README.md is of this
 """
 
-import contextlib
-import importlib.metadata
-import importlib.util
-import io
+import importlib
 import itertools
 import json
 import random
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[1]))
-
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, export_gguf, export_run
-from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt, tiny_train
+from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt
+from exports import FOLDER, GPT2, TIED, run_of
 from mlx_nanogpt.exchange.pretrained import load_exported
-from mlx_nanogpt.training import start_from
 
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.slow]
-GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
-MODELS = {"gpt2": GPT2, "qwen3": MODERN, "qwen3-tied": MODERN | {"tied": True}}
-FOLDER, AGAIN, GGUF = Path("exported"), Path("again"), Path("model.gguf")
+pytestmark = [pytest.mark.programs, pytest.mark.filterwarnings("default"), pytest.mark.slow]
+MODELS = {"gpt2": GPT2, "qwen3": MODERN, "qwen3-tied": TIED}
+AGAIN, GGUF = Path("again"), Path("model.gguf")
 PROMPT = "to be or"
 COUNT = 12
 each_model = pytest.mark.parametrize("kind", MODELS)
@@ -48,9 +40,7 @@ def run_for(kind: str, tokens: str, folder: Path) -> gpt.Run:
     tokenizer = CharTokenizer.of(TEXT + "é🦓\t") if tokens == "char" else byte_pairs()
     shape = {"vocab_size": tokenizer.vocab_size, "block_size": 32, "n_embd": 64, "head_size": 16}
     model = lively_model(tiny_gpt(**shape | MODELS[kind]))
-    run = gpt.create_run(model.config, tiny_train(), gpt.tokenize(CORPUS, tokenizer), folder)
-    start_from(run, model)
-    return run
+    return run_of(model, gpt.tokenize(CORPUS, tokenizer), folder)
 
 
 @pytest.fixture
@@ -220,42 +210,3 @@ def test_llama_cpp_writes_the_same(kind, tokens):
     assert theirs.tokenize("é🦓".encode(), add_bos=False) == run.tokenizer.encode("é🦓").tolist()
     written = theirs.generate(ids_of(run), temp=0, repeat_penalty=1.0)
     assert list(itertools.islice(written, COUNT)) == greedy(run)
-
-
-# ---- the table
-
-CHECKS = {  # a program and what it does -> its package, and the test that shows it
-    "transformers: logits, text, and back by `--init-from`": ("transformers", "test_transformers_computes_the_same"),
-    "mlx_lm: logits, text, and back after `convert`": ("mlx_lm", "test_mlx_lm_writes_the_same"),
-    "mlx_lm: `convert -q`": ("mlx_lm", "test_mlx_lm_quantises_it"),
-    "mlx_lm: `lora` and `fuse`, and back": ("mlx_lm", "test_mlx_lm_fine_tunes_it"),
-    "llama.cpp: the text, from `--gguf`": ("llama_cpp", "test_llama_cpp_writes_the_same"),
-}
-PACKAGES = {"transformers": "transformers", "mlx_lm": "mlx-lm", "llama_cpp": "llama-cpp-python"}
-
-
-def table() -> str:
-    """Which program opens what, in Markdown, from a run of the tests above."""
-    outcomes: dict[str, str] = {}
-
-    class Watch:
-        def pytest_runtest_logreport(self, report):
-            if report.when == "call" or report.outcome != "passed":
-                outcomes[report.nodeid] = report.outcome
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        pytest.main(["-q", "-p", "no:cacheprovider", __file__], plugins=[Watch()])
-    lines = ["| Program | Version | GPT-2 | Qwen3 | Qwen3, tied |", "|---|---|---|---|---|"]
-    for what, (module, test) in CHECKS.items():
-        there = importlib.util.find_spec(module)
-        version = importlib.metadata.version(PACKAGES[module]) if there else "not installed"
-        cells = []
-        for kind in MODELS:
-            found = {outcome for name, outcome in outcomes.items() if test in name and f"{kind}]" in name}
-            cells.append("yes" if found == {"passed"} else "no" if "failed" in found else "-")
-        lines.append(f"| {what} | {version} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())

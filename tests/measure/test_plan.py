@@ -5,7 +5,7 @@ from conftest import tiny_gpt, tiny_train
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.machine.memory import estimated_memory
 from mlx_nanogpt.measure import plan as planning
-from mlx_nanogpt.measure.plan import Plan, accumulated, make_plan
+from mlx_nanogpt.measure.plan import Plan, make_plan, split_batches
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_not_tried_and_gets_a_smaller_batch_that_does(monke
     monkeypatch.setattr(type(machine()), "memory", lambda _: estimated_memory(tiny_gpt(), fitting, fused))
     plan = planned(batch_size=32)
     assert plan.measured is None and not plan.fits
-    assert accumulated(plan) == fitting  # the same tokens a step and an evaluation
+    assert split_batches(plan) == fitting  # the same tokens a step and an evaluation
     monkeypatch.setattr(type(machine()), "memory", lambda _: 1)
-    assert accumulated(planned(batch_size=32)) is None
-    assert accumulated(planned(batch_size=2**16)) is None  # 2,048 batches a step are out of range, too
+    assert split_batches(planned(batch_size=32)) is None
+    assert split_batches(planned(batch_size=2**16)) is None  # 2,048 batches a step are out of range, too

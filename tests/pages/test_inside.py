@@ -24,7 +24,7 @@ def data_of(page: str) -> dict:
     return json.loads(re.search(r'<script id="data"[^>]*>(.*?)</script>', page, re.DOTALL).group(1))
 
 
-def test_the_page_holds_all_that_the_model_said():
+def test_the_page_holds_all_predictions_of_the_model():
     data, found, inside = data_of(PAGE), inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
     assert "".join(data["pieces"]) == "to be or not, question\nthat is"
     assert data["surprise"] == pytest.approx(found.surprise, abs=1e-4)
@@ -58,9 +58,12 @@ def test_a_page_stays_small(preset):
 # ---- in a browser
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+def in_a_browser(test):
+    return pytest.mark.programs(pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")(test))
+
+
+@in_a_browser
 @pytest.mark.parametrize("place", [0, 5, 22, 29])
-@pytest.mark.slow
 def test_a_browser_shows_the_numbers_of_the_model(place):
     dom = dom_of(PAGE, f"#{place}")
     found, inside = inspect(MODEL, IDS, 0), look_inside(MODEL, IDS, 0)
@@ -80,7 +83,7 @@ def test_a_browser_shows_the_numbers_of_the_model(place):
 
 
 def dom_of(page: str, place: str = "") -> str:
-    """What Chromium makes of `page`, opened at a `place`."""
+    """The elements that Chromium makes of `page`, opened at a `place`."""
     Path("page.html").write_text(page, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=4000", "--enable-logging=stderr"]
     address = f"{Path('page.html').absolute().as_uri()}{place}"
@@ -96,4 +99,4 @@ def part(dom: str, name: str) -> str:
 
 
 def percents(pattern: str, dom: str) -> list[float]:
-    return [float(each) for each in re.findall(pattern, dom)]
+    return [float(percent) for percent in re.findall(pattern, dom)]

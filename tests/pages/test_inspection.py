@@ -5,6 +5,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import LOGIT_ROUNDING, TOKENS, each_architecture, lively_model, tiny_gpt
+from mlx_nanogpt.model import Attention, Block
 from mlx_nanogpt.pages.inspection import inspect, look_inside
 
 IDS = TOKENS[:30].astype(int)
@@ -55,9 +56,11 @@ def test_the_bits_are_the_loss():
     assert inspect(model, IDS[:16], START).bits == pytest.approx(loss.nats / np.log(2), abs=16 * 4 * LOGIT_ROUNDING)
 
 
-def test_the_model_stays_as_it_is():
+def test_the_model_keeps_its_mode_and_dropout_changes_nothing():
     model = lively_model(tiny_gpt(dropout=0.5)).train()
     first, second = (inspect(model, IDS, START).surprise for _ in range(2))
+    assert model.training and np.array_equal(first, second)
+    first, second = (look_inside(model, IDS, START).attention for _ in range(2))
     assert model.training and np.array_equal(first, second)
 
 
@@ -68,9 +71,10 @@ def test_there_are_no_more_expectations_than_tokens():
     assert found.probabilities.sum(axis=1) == pytest.approx(np.ones(30))
 
 
-def test_no_token_cannot_be_inspected():
+@pytest.mark.parametrize("function", [inspect, look_inside])
+def test_a_text_without_tokens_cannot_be_inspected(function):
     with pytest.raises(gpt.UserError, match="no token to inspect; give a text"):
-        inspect(lively_model(tiny_gpt()), [], START)
+        function(lively_model(tiny_gpt()), [], START)
 
 
 # ---- the inside
@@ -103,7 +107,7 @@ def test_attention_is_that_of_the_formula():
 
 
 @each_architecture
-def test_the_lens_is_what_a_model_with_fewer_layers_says(architecture):
+def test_the_lens_has_the_predictions_of_a_model_with_fewer_layers(architecture):
     model = lively_model(tiny_gpt(n_layer=3, block_size=16, **architecture)).eval()
     inside, found = look_inside(model, IDS[:16], START, top=4), inspect(model, IDS[:16], START, top=4)
     assert inside.probabilities[-1] == pytest.approx(
@@ -117,6 +121,21 @@ def test_the_lens_is_what_a_model_with_fewer_layers_says(architecture):
         assert direct[inside.lens[0, place]] == pytest.approx(inside.probabilities[0, place], abs=4 * LOGIT_ROUNDING)
 
 
-def test_no_token_has_no_inside():
-    with pytest.raises(gpt.UserError, match="no token to inspect; give a text"):
-        look_inside(lively_model(tiny_gpt()), [], START)
+class OwnBlock(Block):
+    pass
+
+
+class OwnAttention(Attention):
+    pass
+
+
+@pytest.mark.parametrize("own", [OwnBlock, OwnAttention])
+def test_only_the_blocks_of_this_package_have_a_known_inside(own):
+    model = lively_model(tiny_gpt()).eval()
+    if own is OwnBlock:
+        model.h[1] = OwnBlock(model.config)
+    else:
+        model.h[1].attn = OwnAttention(model.config)
+    with pytest.raises(gpt.UserError, match=f"the inside of {own.__name__} cannot be shown.*use `inspect`"):
+        look_inside(model, IDS, START)
+    assert inspect(model, IDS, START).bits > 0  # of any model

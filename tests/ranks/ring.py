@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import SESSION_CACHE, Result, in_a_process
-
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 COMMAND = "from mlx_nanogpt_cli import main; main()"

@@ -11,9 +11,8 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import TEXT, TINY, checkpoint_arrays, same, until
-from ring import COMMAND, finish_processes, launch, listening_sockets, ranks_of, start_launcher, start_ring
-
 from mlx_nanogpt_cli.process.ranks import LOST
+from ring import COMMAND, finish_processes, launch, listening_sockets, ranks_of, start_launcher, start_ring
 
 EAGER = ["train", *TINY, "--backend=eager"]  # there is nothing to compile
 ENDLESS = [*EAGER, "--num-iter=1000000"]
@@ -34,7 +33,7 @@ if "MLX_RANK" in os.environ:
     os.fsync = lambda descriptor: (time.sleep(0.1), real(descriptor))
 """
 HASTY = "from mlx_nanogpt_cli.commands import launch; launch.GRACE_SECONDS = 0.05;" + COMMAND
-STOPPING = "Stopping and saving, after what is under way; Ctrl-C again stops unsaved.\n"
+STOPPING = "Finishing, then saving. Ctrl-C again quits without saving.\n"
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from ring import COMMAND, launch
-
 from mlx_nanogpt_cli.commands.launch import HERE, exit_status, free_ports
 from mlx_nanogpt_cli.process.ranks import LOST, UNCONNECTED
+from ring import COMMAND, launch
 
 TRAIN = ["train", *TINY, "--backend=eager"]
 # The first ports that it finds are taken meanwhile.

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
 from conftest import DATA, arrays, finish, tiny_run, tiny_train
-from mlx_nanogpt.evaluation import estimate_loss
 from mlx_nanogpt.ranks import ALONE, Ranks, is_rank, join
 from mlx_nanogpt.text.batches import training_batch
 from ring import start_ring, train_by_ring
@@ -68,7 +67,7 @@ def test_several_ranks_train_the_model_of_one_process_and_continue_its_run(as_a_
     several = gpt.open_run(Path("default"))  # an evaluation by several ranks has the bits of one
     last, count = several.history()[-1], SETTINGS["eval_iters"] * several.train_config.batch_size
     for loss, tokens in ((last.train_loss, DATA.train_tokens), (last.valid_loss, DATA.valid_tokens)):
-        assert loss == estimate_loss(several.load_model(), tokens, count)
+        assert loss == gpt.estimate_loss(several.load_model(), tokens, count)
 
     finish(several.extended(num_iter=12))  # by one process, and then by three
     longer = {"folder": "default", "settings": {"num_iter": 16}, "resume": True, "plain": True}

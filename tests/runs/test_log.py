@@ -9,13 +9,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx_nanogpt import training
-from conftest import DATA, arrays, asked, finish, loss_fn, tiny_run, tiny_train
+from mlx_nanogpt import Progress, Sample, training
+from conftest import DATA, asked, finish, loss_fn, tiny_run, tiny_train
 from mlx.utils import tree_flatten
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt import Progress, Sample
-from mlx_nanogpt.runs.log import from_text, is_logged, to_text
 from mlx_nanogpt.optimizer import rate_at
+from mlx_nanogpt.runs.log import from_text, is_logged, to_text
 from mlx_nanogpt.text.batches import training_batch
 
 

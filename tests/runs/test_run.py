@@ -19,10 +19,6 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
 from mlx_nanogpt import UserError, newest_run, open_run
-from mlx_nanogpt.records import State
-from mlx_nanogpt.runs import recorder as recorder_module
-from mlx_nanogpt.runs import run as run_module
-from mlx_nanogpt.runs.recorder import Recorder
 from conftest import (
     CORPUS,
     DATA,
@@ -39,6 +35,10 @@ from conftest import (
     trained_run,
     worsened_run,
 )
+from mlx_nanogpt.records import State
+from mlx_nanogpt.runs import recorder as recorder_module
+from mlx_nanogpt.runs import run as run_module
+from mlx_nanogpt.runs.recorder import Recorder, load_checkpoint
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "log.jsonl", "tokenizer.json"]
 
@@ -492,12 +492,15 @@ def damages(raw: bytes, rng: random.Random):
 
 def everything(run: gpt.Run) -> tuple:
     """The content of all files of a run."""
-    found, optimizer = open_run(run.path), gpt.make_optimizer(run.train_config)
+    found = open_run(run.path)
     models = found.load_model(), found.load_model(best=True)
-    optimizer.init(models[0].trainable_parameters())
-    position = found.restore(models[0], optimizer)
-    state = [model.parameters() for model in models] + [optimizer.state]
-    content = b"".join(array.tobytes() for array in arrays(state).values())
+    state = State(models[0], gpt.make_optimizer(run.train_config))
+    state.optimizer.init(models[0].trainable_parameters())
+    load_checkpoint(found, state)
+    content = [
+        array.tobytes() for array in arrays([*(model.parameters() for model in models), state.optimizer.state]).values()
+    ]
+    position = state.iteration, state.train_seconds
     return found, found.position(), found.position(best=True), position, found.history(), found.versions(), content
 
 

@@ -1,4 +1,4 @@
-"""The promises of the batches: the split, targets one token later, and no input but the seed and the iteration."""
+"""Batches: the split, targets one token later, and no input but the seed and the iteration."""
 
 import numpy as np
 import pytest
@@ -16,28 +16,21 @@ def dataset(length: int, **more) -> Dataset:
     return tokenize(Corpus(("text",), text), **more)
 
 
-def test_the_first_80_percent_train_and_the_rest_validates():
-    data = dataset(100)
-    assert data.train_tokens.tolist() == list(range(80)) and data.valid_tokens.tolist() == list(range(80, 100))
-
-
-def test_another_share_of_the_text_may_train():
-    data = dataset(100, train_fraction=0.9)
-    assert (len(data.train_tokens), len(data.valid_tokens)) == (90, 10)
-
-
-def test_a_text_as_long_as_tiny_shakespeare_is_split_where_the_seed_splits_it():
-    assert len(dataset(1_115_394).train_tokens) == 892_315
+@pytest.mark.parametrize("length, options, train, valid", [
+    (100, {}, 80, 20), (100, {"train_fraction": 0.9}, 90, 10), (1_115_394, {}, 892_315, 223_079),
+])  # fmt: skip
+def test_the_beginning_of_a_text_trains_and_the_rest_validates(length, options, train, valid):
+    data = dataset(length, **options)
+    assert (len(data.train_tokens), len(data.valid_tokens)) == (train, valid)
+    assert data.train_tokens[:80].tolist() == list(range(80)) and data.valid_tokens[0] == train % 100
 
 
 def test_a_text_is_split_before_it_is_encoded_and_byte_pairs_have_no_floor():
     corpus = Corpus(("text",), TEXT, floor=lambda start, stop: 1.0)
     data = tokenize(corpus, byte_pairs(), train_fraction=0.5)
     middle = len(TEXT) // 2
-    assert [byte_pairs().decode(part) for part in (data.train_tokens, data.valid_tokens)] == [
-        TEXT[:middle],
-        TEXT[middle:],
-    ]
+    assert byte_pairs().decode(data.train_tokens) == TEXT[:middle]
+    assert byte_pairs().decode(data.valid_tokens) == TEXT[middle:]
     assert data.floor is None and tokenize(corpus).floor == 1.0
 
 
@@ -74,12 +67,10 @@ def test_a_text_that_just_fits_is_accepted(length, block_size):
     training_batch(dataset(length).valid_tokens, seed=1, iteration=0, batch_size=8, block_size=block_size)
 
 
-def test_a_block_size_that_the_text_cannot_fill_names_the_largest_that_it_can():
-    with pytest.raises(UserError, match="block_size 20 .* 100 tokens .* block_size of 19 or less"):
-        check_splits(dataset(100), 20)
-
-
-@pytest.mark.parametrize("length", [1, 2, 5])
-def test_a_text_too_short_for_any_block_is_refused(length):
-    with pytest.raises(UserError, match="use a longer text"):
-        check_splits(dataset(length), 1)
+@pytest.mark.parametrize("length, block_size, reason", [
+    (100, 20, "block_size 20 .* 100 tokens .* block_size of 19 or less"),
+    *((length, 1, "use a longer text") for length in (1, 2, 5)),
+])  # fmt: skip
+def test_a_text_that_is_too_short_is_refused_with_the_remedy(length, block_size, reason):
+    with pytest.raises(UserError, match=reason):
+        check_splits(dataset(length), block_size)

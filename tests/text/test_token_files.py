@@ -1,5 +1,5 @@
-"""The promises of folders of tokens: the same tokens as in memory, nanoGPT's folders read as they are, memory that does not
-grow with the text, and no damage that goes unnoticed."""
+"""Folders of tokens: the same tokens as in memory, nanoGPT's folders as they are, memory that does not grow with the text, and
+no damage that goes unnoticed."""
 
 import hashlib
 import io
@@ -17,7 +17,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import UserError, open_token_folder, prepare
-from conftest import TEXT, byte_pairs, checkpoint_arrays, keep_as_gpt2s, python, same, tiny_gpt, tiny_train
+from conftest import TEXT, byte_pairs, keep_as_gpt2s, python
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -67,16 +67,16 @@ def text_of(data: gpt.Dataset) -> tuple[str, str]:
 def test_a_prepared_text_comes_back_whole(monkeypatch, text, piece):
     monkeypatch.setattr(corpus, "PIECE", piece if len(text) < 1000 else 1000 * piece)
     done = prepared(text, train_fraction=0.6)
-    data, boundary = open_token_folder(Path("tokens")), int(0.6 * len(text))
+    data, boundary = open_token_folder("tokens"), int(0.6 * len(text))
     assert text_of(data) == (text[:boundary], text[boundary:])
     identity = CorpusIdentity(("tokens",), hashlib.sha256(text.encode()).hexdigest(), len(text))
     assert (data.corpus, data.train_fraction) == (identity, 0.6)
     assert done == TokensWritten(Path("tokens"), boundary, len(text) - boundary, len(set(text)))
 
 
-def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
+def test_the_files_are_nanogpts_and_name_their_text():
     prepared(TEXT)
-    assert sorted(each.name for each in Path("tokens").iterdir()) == list(FILES)
+    assert sorted(os.listdir("tokens")) == list(FILES)
     ids = {character: i for i, character in enumerate(sorted(set(TEXT)))}
     expected = np.array([ids[character] for character in TEXT], "<u2").tobytes()
     assert Path("tokens/train.bin").read_bytes() + Path("tokens/val.bin").read_bytes() == expected
@@ -86,83 +86,41 @@ def test_the_files_are_nanogpts_and_say_which_text_they_are_of():
     assert meta["corpus"] == {"sources": ["text.txt"], "sha256": checksum, "characters": len(TEXT)}
 
 
-@pytest.mark.parametrize("train_fraction", [0.8, 0.631])
-def test_training_on_a_folder_is_training_on_its_text(train_fraction):
-    prepared(TEXT, train_fraction=train_fraction)
-    runs = []
-    for data in (
-        gpt.tokenize(gpt.load_corpus("text.txt"), train_fraction=train_fraction),
-        open_token_folder(Path("tokens")),
-    ):
-        runs.append(gpt.create_run(tiny_gpt(), tiny_train(train_fraction=data.train_fraction), data))
-        list(gpt.train(runs[-1], data))
-    assert runs[0].train_config == runs[1].train_config and same(*map(checkpoint_arrays, runs))
-    assert [(each.train_loss, each.valid_loss) for each in runs[0].history()] == [
-        (each.train_loss, each.valid_loss) for each in runs[1].history()
-    ]
-
-
-def test_several_sources_are_prepared_as_they_are_loaded(monkeypatch):
+def test_several_sources_and_standard_input_are_prepared_as_they_are_loaded_without_a_trace(monkeypatch):
     Path("a.txt").write_bytes("\ufeffé\r\n".encode())
     Path("below").mkdir()
     Path("below/b.txt").write_bytes(b"no line end")
-    sources = ["below", "a.txt", "below"]
-    list(prepare(sources, Path("tokens"), 0.5))
-    assert "".join(text_of(open_token_folder(Path("tokens")))) == gpt.load_corpus(*sources).text
+    sources, texts = ["below", "a.txt", "-", "below"], []
+    for use in (lambda: texts.append(gpt.load_corpus(*sources).text), lambda: list(prepare(sources, "tokens", 0.5))):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXTS["crlf"].encode())))
+        use()
+    assert "".join(text_of(open_token_folder("tokens"))) == texts[0]
+    assert sorted(os.listdir("tokens")) == list(FILES)
 
 
-def test_how_far_it_is_is_told_in_characters(monkeypatch):
+def test_the_progress_counts_characters(monkeypatch):
     monkeypatch.setattr(corpus, "PIECE", 100)
     Path("text.txt").write_text("abcdefghij" * 25)
     *steps, done = prepare(["text.txt"], Path("tokens"))
-    assert [each for each in steps if each.total is None] == [TokensRead(n, None) for n in (100, 200, 250)]
-    assert [each.characters for each in steps if each.total == 250] == [
-        100,
-        200,
-        250,
-    ]  # the split at 200 is no extra piece
-
-
-class Words:
-    """A tokenizer whose tokens, like GPT-2's, have whitespace at their beginning only."""
-
-    TOKEN = re.compile(r"'s| ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
-
-    def __init__(self, *texts: str, more: int = 0) -> None:
-        self.words = sorted({word for text in texts for word in self.TOKEN.findall(text)})
-        self.vocab_size = len(self.words) + more
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.array([self.words.index(word) for word in self.TOKEN.findall(text)], np.uint32)
-
-    def to_json(self) -> str:
-        return json.dumps({"words": self.words})
+    # the split at 200 is not a piece of its own
+    assert steps == [TokensRead(n, total) for total in (None, 250) for n in (100, 200, 250)]
 
 
 @pytest.mark.parametrize("piece", [1, 3, 10, 64, 2**20])
 @pytest.mark.parametrize(
     "text", [TEXT[:400], "a  b\n\n c's  \r\n\t12 !?\u00a0x\x1cy \u2003z\n", "nospace", " lead and trail  "]
 )
-def test_other_tokens_are_never_cut(monkeypatch, text, piece):
+def test_byte_pairs_are_never_cut(monkeypatch, text, piece):
     monkeypatch.setattr(corpus, "PIECE", piece)
     boundary = int(0.8 * len(text))
-    tokenizer = Words(text[:boundary], text[boundary:])
-    done = prepared(text, tokenizer=tokenizer)
+    done = prepared(text, tokenizer=byte_pairs())
     found = [np.fromfile(f"tokens/{name}", "<u2").tolist() for name in ("train.bin", "val.bin")]
-    assert found == [tokenizer.encode(part).tolist() for part in (text[:boundary], text[boundary:])]
+    assert found == [byte_pairs().encode(part).tolist() for part in (text[:boundary], text[boundary:])]
     assert (done.train_tokens, done.valid_tokens) == tuple(map(len, found))
-    assert json.loads(Path("tokens/meta.json").read_text())["tokenizer"] == {"words": tokenizer.words}
+    assert open_token_folder("tokens").tokenizer == byte_pairs()
 
 
 # ---- what cannot be prepared, and leaves nothing behind
-
-
-def test_standard_input_is_prepared_without_a_trace(monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXTS["crlf"].encode())))
-    Path("text.txt").write_text("and more\n")
-    list(prepare(["text.txt", "-"], Path("tokens")))
-    assert "".join(text_of(open_token_folder(Path("tokens")))) == "and more\n" + TEXTS["crlf"]
-    assert sorted(os.listdir("tokens")) == list(FILES)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +133,7 @@ def test_standard_input_is_prepared_without_a_trace(monkeypatch):
         (TEXT, {"train_fraction": 1.5}, "train_fraction 1.5 is out of range"),
         (TEXT, {"tokenizer": gpt.CharTokenizer("ab")}, "has never seen"),
         (TEXT, {"vocab_size": 256}, "vocab_size 256 is out of range; give a whole number from 257 to"),
-        (TEXT, {"tokenizer": Words(TEXT, more=70_000)}, "ids for 65,536"),
+        (TEXT, {"tokenizer": gpt.CharTokenizer("".join(map(chr, range(70_000))))}, "ids for 65,536"),
     ],
 )
 def test_what_cannot_be_prepared_is_refused_and_leaves_nothing_behind(content, more, reason):
@@ -187,11 +145,11 @@ def test_what_cannot_be_prepared_is_refused_and_leaves_nothing_behind(content, m
 def test_65536_different_characters_fit():
     text = "".join(map(chr, range(0xE000, 0xE000 + 65_536)))
     prepared(text)
-    assert "".join(text_of(open_token_folder(Path("tokens")))) == text
+    assert "".join(text_of(open_token_folder("tokens"))) == text
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_that_are_there_are_not_overwritten(name):
+def test_existing_files_are_not_overwritten(name):
     Path("tokens").mkdir()
     (Path("tokens") / name).write_text("precious")
     with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another `out`"):
@@ -207,11 +165,6 @@ def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
     assert os.listdir("tokens") == ["notes.md"]
     prepared(TEXT)
     assert sorted(os.listdir("tokens")) == sorted([*FILES, "notes.md"])
-
-
-def test_a_folder_that_cannot_be_made_is_a_sentence():
-    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*`out`"):
-        prepared(TEXT, "text.txt/tokens")
 
 
 @pytest.mark.parametrize("after", range(5))
@@ -233,6 +186,11 @@ def test_a_text_that_changes_between_its_two_readings_is_refused():
     with pytest.raises(UserError, match="text.txt changed while it was read"):
         list(events)
     assert not Path("tokens").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence():
+    with pytest.raises(UserError, match="text.txt/tokens cannot be written .*`out`"):
+        prepared(TEXT, "text.txt/tokens")
 
 
 FILL_THE_DISK = """
@@ -259,7 +217,7 @@ def test_a_folder_whose_writing_was_cut_off_is_never_taken_for_a_whole_one(missi
     for name in missing:
         (Path("tokens") / name).unlink()
     with pytest.raises(UserError):
-        open_token_folder(Path("tokens"))
+        open_token_folder("tokens")
 
 
 # ---- memory
@@ -280,9 +238,11 @@ def test_opening_and_reading_a_folder_takes_no_memory_to_speak_of():
     data, opening = peak(lambda: open_token_folder(folder))
     assert opening < 4e6 and len(data.train_tokens) == 25 * 10**6
     assert isinstance(data.train_tokens, np.memmap) and isinstance(data.valid_tokens, np.memmap)
-    batch, reading = peak(lambda: training_batch(data.train_tokens, 1, 2, batch_size=64, block_size=99))
+    draw = lambda: training_batch(data.train_tokens, 1, 2, batch_size=64, block_size=99)
+    draw()  # NumPy imports its random generators at the first call
+    batch, reading = peak(draw)
     assert reading < 10 * 64 * 100 * 8  # a few arrays of 8 bytes per token
-    assert not any(isinstance(each, np.memmap) for each in batch) and batch[0].base.shape == (64, 100)
+    assert not any(isinstance(part, np.memmap) for part in batch) and batch[0].base.shape == (64, 100)
 
 
 def test_preparing_takes_as_much_memory_for_a_longer_text(monkeypatch):
@@ -369,10 +329,7 @@ def test_nothing_of_a_hostile_pickle_is_run(content):
         ({"itos": {0: 7}, "stoi": {7: 0}, "vocab_size": 1}, "something else than single characters"),
         ({"itos": {0: "a", 1: "b"}, "stoi": {"a": 1, "b": 0}, "vocab_size": 2}, "stoi is not the reverse"),
         ({"itos": {0: "a", 1: "a"}, "stoi": {"a": 1}, "vocab_size": 2}, "each once"),
-        (
-            {"itos": {0: "b", 1: "a"}, "stoi": {"b": 0, "a": 1}, "vocab_size": 2},
-            "not in the order of their code points",
-        ),
+        ({"itos": {0: "b", 1: "a"}, "stoi": {"b": 0, "a": 1}, "vocab_size": 2}, "in code-point order"),
         ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}, "vocab_size": 1}, "UnicodeEncodeError"),
         ({"itos": [], "stoi": {}, "vocab_size": 0}, ""),
         ({"itos": 5}, "TypeError"),
@@ -399,7 +356,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("write", [nanogpt_folder, lambda: prepared(TEXT).path], ids=["nanogpt", "ours"])
 @pytest.mark.parametrize("damage, reason", DAMAGE.values(), ids=DAMAGE)
-def test_files_of_tokens_that_are_none_say_why(write, damage, reason):
+def test_a_damaged_file_of_tokens_is_refused_with_the_reason(write, damage, reason):
     folder = write()
     damage(folder)
     with pytest.raises(UserError, match=reason):
@@ -436,29 +393,20 @@ def test_a_meta_may_be_laid_out_differently():
     prepared(TEXT)
     meta = json.loads(Path("tokens/meta.json").read_text())
     Path("tokens/meta.json").write_text(json.dumps(dict(reversed(meta.items())), ensure_ascii=False))
-    assert "".join(text_of(open_token_folder(Path("tokens")))) == TEXT
+    assert "".join(text_of(open_token_folder("tokens"))) == TEXT
 
 
-META_CHANGES = [
-    {"tokenizer": {"symbols": "ab"}},
-    {"tokenizer": None},
-    {"train_fraction": 0.9},
-    {"train_fraction": "most"},
-    {"corpus": {}},
-    {"corpus": {"sources": [], "sha256": "", "characters": "many"}},
+@pytest.mark.parametrize("changes", [
+    {"tokenizer": {"symbols": "ab"}}, {"tokenizer": None}, {"train_fraction": 0.9}, {"train_fraction": "most"}, {"corpus": {}},
+    {"corpus": {"sources": [], "sha256": "", "characters": "many"}}, {"sha256": None}, {"colour": "red"},
     {"corpus": {"sources": [], "sha256": None, "characters": 1}},
-    {"sha256": None},
-    {"colour": "red"},
-]
-
-
-@pytest.mark.parametrize("changes", META_CHANGES, ids=str)
+], ids=str)  # fmt: skip
 def test_a_meta_that_was_changed_is_refused(changes):
     prepared(TEXT)
     file = Path("tokens/meta.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(UserError, match="is damaged, or was written by another program"):
-        open_token_folder(Path("tokens"))
+        open_token_folder("tokens")
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
@@ -479,18 +427,18 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 def test_damage_to_a_folder_never_goes_unnoticed(name):
     rng, file = random.Random(name), Path("tokens") / name
     prepared("Fuzz 🦓 naïve\r\n" * 20)
-    intact, whole = file.read_bytes(), open_token_folder(Path("tokens"))
+    intact, whole = file.read_bytes(), open_token_folder("tokens")
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         file.write_bytes(damaged(intact, rng))
         try:
-            data = open_token_folder(Path("tokens"))
+            data = open_token_folder("tokens")
         except UserError:
             refused += 1
         else:  # harmless: another layout of the same JSON
             assert text_of(data) == text_of(whole) and data.tokenizer == whole.tokenizer
             assert (data.corpus, data.train_fraction) == (whole.corpus, whole.train_fraction)
-    assert refused > 150
+    assert refused > 75
 
 
 @pytest.mark.parametrize("name", ["meta.pkl", "train.bin", "val.bin"])
@@ -498,7 +446,7 @@ def test_a_damaged_folder_of_nanogpts_is_refused_or_read_as_it_says(name):
     """It has no checksum, so another id or character within bounds cannot be told from the right one."""
     rng, folder = random.Random(name), nanogpt_folder("Fuzz 🦓 naïve\r\n" * 20)
     intact, refused = (folder / name).read_bytes(), 0
-    for _ in range(200):
+    for _ in range(100):
         (folder / name).write_bytes(damaged(intact, rng))
         try:
             data = open_token_folder(folder)
@@ -510,4 +458,4 @@ def test_a_damaged_folder_of_nanogpts_is_refused_or_read_as_it_says(name):
             assert max(data.train_tokens.max(), data.valid_tokens.max()) < data.tokenizer.vocab_size
             meta = pickle._loads((folder / "meta.pkl").read_bytes())  # C's refuses a wrong length of a frame
             assert dict(enumerate(data.tokenizer.symbols)) == meta["itos"]
-    assert refused > 100
+    assert refused > 50

@@ -1,31 +1,24 @@
-"""The promises of the tokenizer: nothing is lost, ids follow the code points, and unknown characters are named."""
+"""Characters as tokens: nothing is lost, ids follow the code points, and unknown characters are named."""
 
-import importlib
-import json
 import random
 
-import mlx_nanogpt as gpt
 import numpy as np
 import pytest
-from mlx_nanogpt import BPETokenizer, CharTokenizer, UserError
-from conftest import TEXT, WORDS, byte_pairs
-from mlx_nanogpt.exchange.tokenizer_files import tokenizer_of_folder
-from mlx_nanogpt.text import byte_pairs as byte_pairs_module
-from mlx_nanogpt.text.byte_pairs import cut_between_tokens
-from mlx_nanogpt.text.tokenizer import tokenizer_from_json
+from mlx_nanogpt import CharTokenizer, UserError
+from conftest import TEXT, byte_pairs
+from mlx_nanogpt.text.tokenizer import token_pieces, tokenizer_from_json
 
 
 def random_text(seed: int) -> str:
-    """Up to 300 characters from everywhere in Unicode but the surrogates, which are no text."""
+    """Up to 300 characters from everywhere in Unicode but the surrogates, which are not text."""
     rng = random.Random(seed)
     planes = [range(0x80), range(0x80, 0xD800), range(0xE000, 0x110000)]
     return "".join(chr(rng.choice(rng.choice(planes))) for _ in range(rng.randint(1, 300)))
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_any_text_comes_back_whole(seed):
-    text = random_text(seed)
-    tokenizer = CharTokenizer.of(text)
+@pytest.mark.parametrize("text", ["", *map(random_text, range(20))])
+def test_any_text_comes_back_whole(text):
+    tokenizer = CharTokenizer.of(text or "ab")
     ids = tokenizer.encode(text)
     assert len(ids) == len(text) and tokenizer.decode(ids) == text
 
@@ -36,25 +29,17 @@ def test_ids_go_by_rank_of_code_point():
     assert tokenizer.encode(tokenizer.symbols).tolist() == list(range(tokenizer.vocab_size))
 
 
-def test_an_empty_text_has_no_ids():
-    assert CharTokenizer("ab").encode("").tolist() == []
-
-
-def test_strangers_are_named():
-    with pytest.raises(UserError, match="'!' 'z' '🦓'"):
-        CharTokenizer.of("abc").encode("ab🦓!z!")
-
-
-@pytest.mark.parametrize("stranger", ["\0", "~", "\U0010ffff", "\udcff"])
-def test_a_stranger_is_named_wherever_it_ranks(stranger):
-    with pytest.raises(UserError) as error:
-        CharTokenizer.of("bcd").encode(f"b{stranger}")
-    assert repr(stranger) in str(error.value)
-
-
-def test_of_many_strangers_only_some_are_listed():
-    with pytest.raises(UserError, match=r" and 990 more;"):
-        CharTokenizer("a").encode("".join(map(chr, range(1000, 2000))))
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("b🦓z!c", "'!' 'z' '🦓'"), ("b\0", r"'\\x00'"), ("b~", "'~'"), ("b\U0010ffff", r"'\\U0010ffff'"), ("b\udcff", r"'\\udcff'"),
+        ("".join(map(chr, range(1000, 2000))), " and 990 more;"),
+    ],
+    ids=["several", "below", "above", "last", "surrogate", "many"],
+)  # fmt: skip
+def test_unknown_characters_are_named_wherever_they_rank(text, named):
+    with pytest.raises(UserError, match=f"never seen .*{named}"):
+        CharTokenizer.of("bcd").encode(text)
 
 
 @pytest.mark.parametrize("vocab_size, dtype", [(2**16, np.uint16), (2**16 + 1, np.uint32)])
@@ -64,269 +49,14 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(vocab_size, dtype):
     assert ids.dtype == dtype and ids[-1] == vocab_size - 1
 
 
-# ---- byte pairs
-
-STRANGE = [
-    "",
-    "\n\n  \t\r\n",
-    "naïve 日本 🦓🦓\u200d🦓 e\u0301",
-    "<|endoftext|>to be<|endoftext|>",
-    "\0\x7f\u2028\ufeff\ufffd",
-    TEXT,
-]
-
-
-def library_of(tokenizer: BPETokenizer):
-    """The library's own tokenizer."""
-    return importlib.import_module("tokenizers").Tokenizer.from_str(tokenizer.to_json())
-
-
-@pytest.mark.parametrize("text", STRANGE + [random_text(seed) for seed in range(5)])
-def test_byte_pairs_are_those_of_the_library_and_any_text_comes_back_whole(text):
-    tokenizer = byte_pairs()
-    ids = tokenizer.encode(text)
-    assert ids.tolist() == library_of(tokenizer).encode(text, add_special_tokens=False).ids
-    assert tokenizer.decode(ids) == text and ids.dtype == np.uint16
-
-
-def test_byte_pairs_that_are_no_text_decode_as_the_library_decodes_them():
-    tokenizer, rng = byte_pairs(), random.Random(1)
-    library = library_of(tokenizer)
-    for _ in range(200):
-        ids = rng.choices(range(tokenizer.vocab_size), k=20)
-        assert tokenizer.decode(ids) == library.decode(ids, skip_special_tokens=False)
-
-
-def test_a_stream_of_byte_pairs_never_splits_a_character():
-    text = "naïve 🦓 日本"
-    ids = byte_pairs().encode(text)
-    assert len(ids) > len(text)
-    pieces = list(byte_pairs().stream(ids))
-    assert "".join(pieces) == text and "\ufffd" not in text and all(pieces)
-    assert "".join(byte_pairs().stream(ids[:-1])) == text[:-1] + "\ufffd"  # the last character is incomplete
-
-
-def test_a_stream_hands_out_a_character_as_soon_as_it_is_whole():
-    ids, given = byte_pairs().encode("é日").tolist(), []
-    stream = byte_pairs().stream(given.append(token) or token for token in ids)
-    assert (next(stream), len(given)) == ("é", 2) and (next(stream), len(given)) == ("日", 5)
-
-
-@pytest.mark.parametrize("part", [1, 10, 1000])
-def test_a_long_text_is_encoded_in_parts_as_it_is_as_a_whole(monkeypatch, part):
-    whole = byte_pairs().encode(TEXT + "\n\n" + TEXT)
-    monkeypatch.setattr(byte_pairs_module, "PART", part)
-    assert (byte_pairs().encode(TEXT + "\n\n" + TEXT) == whole).all()
-
-
-def jsonl(lines: int) -> str:
-    """Records of one line each, none of which ends in a letter."""
-    rng = random.Random(3)
-    return "".join(json.dumps({"id": i, "text": " ".join(rng.choices(WORDS, k=9))}) + "\n" for i in range(lines))
-
-
-class Spy:
-    """The library's tokenizer of `tokenizer`, and how long the texts were that it was given."""
-
-    def __init__(self, tokenizer: BPETokenizer) -> None:
-        self.library, self.lengths = tokenizer._library, []
-
-    def get_vocab(self) -> dict[str, int]:
-        return self.library.get_vocab()
-
-    def encode(self, text: str, **options):
-        self.lengths.append(len(text))
-        return self.library.encode(text, **options)
-
-
-@pytest.mark.parametrize("comma", [", ", ","])
-def test_a_text_whose_lines_end_in_punctuation_is_encoded_in_bounded_parts(comma, monkeypatch):
-    part, text = 2**14, jsonl(1000).replace(", ", comma)
-    monkeypatch.setattr(byte_pairs_module, "PART", part)
-    whole = library_of(byte_pairs()).encode(text, add_special_tokens=False).ids
-    tokenizer = BPETokenizer(byte_pairs().to_json())
-    tokenizer.__dict__["_library"] = spy = Spy(tokenizer)
-    assert tokenizer.encode(text).tolist() == whole
-    assert len(text) > 4 * part and len(spy.lengths) > 4 and max(spy.lengths) < part + 1000
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 10, 64])
-@pytest.mark.parametrize(
-    "text", [*filter(None, STRANGE), "a  b\n\n c's  \r\n\t12 !?\u00a0x\x1cy \u2003z\n", " don't  x\x85 y\u2028 z"]
-)
-def test_no_byte_pair_reaches_across_a_cut(text, size):
-    parts = list(cut_between_tokens(text[start : start + size] for start in range(0, len(text), size)))
-    library = library_of(byte_pairs())
-    ids = [library.encode(part, add_special_tokens=False).ids for part in parts]
-    assert "".join(parts) == text and sum(ids, []) == library.encode(text, add_special_tokens=False).ids
-    # no part that GPT-2's expression matches is cut, though these byte pairs may be shorter
-    words = lambda text: [word for word, _ in library.pre_tokenizer.pre_tokenize_str(text)]
-    assert sum(map(words, parts), []) == words(text)
-
-
-def test_a_limit_that_a_tokenizer_brings_cuts_no_text():
-    library = library_of(byte_pairs())
-    library.enable_truncation(5)
-    library.enable_padding(length=10)
-    tokenizer = BPETokenizer(library.to_str())
-    for text in (TEXT, "t"):
-        assert tokenizer.encode(text).tolist() == byte_pairs().encode(text).tolist()
-
-
-def test_what_a_tokenizer_would_put_around_a_text_is_left_out():
-    library, end = library_of(byte_pairs()), "<|endoftext|>"
-    processors = importlib.import_module("tokenizers").processors
-    library.post_processor = processors.TemplateProcessing(f"{end} $A", special_tokens=[(end, 300)])
-    assert library.encode("to be").ids[0] == 300
-    assert BPETokenizer(library.to_str()).encode("to be").tolist() == byte_pairs().encode("to be").tolist()
-
-
-def test_gpt2s_own_file_is_read_which_is_older_and_says_less():
-    described = older(json.loads(byte_pairs().to_json()))
-    assert (tokenizer_from_json(json.dumps(described)).encode(TEXT) == byte_pairs().encode(TEXT)).all()
-
-
-def older(described: dict) -> dict:
-    """In the form of GPT-2's own, older file on the hub: it has fewer fields and another form of merges."""
-    model = {
-        "dropout": None, "unk_token": "", "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
-        "vocab": described["model"]["vocab"], "merges": [" ".join(pair) for pair in described["model"]["merges"]],
-    }  # fmt: skip
-    before = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    return described | {
-        "model": model,
-        "pre_tokenizer": before,
-        "post_processor": before | {"trim_offsets": False},
-        "decoder": before | {"add_prefix_space": True},
-        "added_tokens": [token | {"normalized": True} for token in described["added_tokens"]],
-    }
-
-
-def test_equal_tokenizers_are_equal_however_they_are_spelled(tmp_path):
-    tokenizer = byte_pairs()
-    described = json.loads(tokenizer.to_json())
-    again = BPETokenizer(json.dumps(dict(reversed(older(described).items())), indent=2))
-    assert again == tokenizer and again.to_json() == tokenizer.to_json()
-
-    # with the end of text among the model's tokens, as in GPT-2, and in the two files of older folders
-    described["model"]["vocab"]["<|endoftext|>"] = 300
-    tokenizer = BPETokenizer(json.dumps(described))
-    (tmp_path / "vocab.json").write_text(json.dumps(dict(reversed(described["model"]["vocab"].items()))))
-    pairs = (" ".join(pair) for pair in described["model"]["merges"])
-    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]))
-    assert tokenizer_of_folder(tmp_path) == tokenizer != byte_pairs()
-    assert (tokenizer.encode(TEXT) == byte_pairs().encode(TEXT)).all()
-
-
-@pytest.mark.parametrize("change", [{"vocab": {}}, {"merges": []}, {"ignore_merges": True}])
-def test_tokenizers_that_encode_otherwise_are_not_equal(change):
-    described = json.loads(byte_pairs().to_json())
-    if "vocab" in change:  # two ids are exchanged
-        vocab = described["model"]["vocab"]
-        change = {"vocab": vocab | {"a": vocab["b"], "b": vocab["a"]}}
-    described["model"] |= change
-    assert BPETokenizer(json.dumps(described)) != byte_pairs()
-
-
-BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-ADDED = {"id": 301, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-
-
-@pytest.mark.parametrize(
-    "change, reason",
-    [
-        ({"normalizer": {"type": "Lowercase"}}, "changes the text before"),
-        ({"pre_tokenizer": BYTE_LEVEL | {"add_prefix_space": True}}, "changes the text before"),
-        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "does not split the text"),
-        ({"added_tokens": [ADDED | {"special": True, "lstrip": True}]}, "'<x>' takes whitespace in"),
-        ({"added_tokens": [ADDED | {"special": True, "rstrip": True}]}, "'<x>' takes whitespace in"),
-        ({"added_tokens": [ADDED | {"special": True, "content": "<x y>"}]}, "'<x y>' takes whitespace in"),
-    ],
-)
-def test_byte_pairs_that_change_a_text_or_cannot_be_cut_are_refused(tmp_path, change, reason):
-    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(byte_pairs().to_json()) | change))
-    with pytest.raises(UserError, match=f"damaged, incomplete or of another kind .*{reason}"):
-        tokenizer_of_folder(tmp_path)
-
-
-def test_the_end_of_text_starts_an_empty_prompt():
-    assert byte_pairs().decode([byte_pairs().start_token]) == "<|endoftext|>"
-
-
-def test_byte_pairs_are_learned_from_the_text_alone():
-    learned = BPETokenizer.learned([TEXT], 300)
-    assert (learned.vocab_size, learned.kind) == (300, "bpe")
-    words = {learned.decode([token]) for token in learned.encode(TEXT)}
-    assert {" the", " arrows"} & words and len(learned.encode(TEXT)) < len(TEXT) / 2
-    for text in STRANGE:  # bytes that were not in the text have tokens, too
-        assert learned.decode(learned.encode(text)) == text
-    assert learned == BPETokenizer.learned([TEXT], 300) == BPETokenizer.learned(pieces(TEXT, 7), 300)
-    assert learned != BPETokenizer.learned([TEXT[::-1]], 300)
-
-
-def pieces(text: str, size: int) -> list[str]:
-    return [text[start : start + size] for start in range(0, len(text), size)]
-
-
-def test_a_text_with_few_pairs_gives_fewer():
-    assert BPETokenizer.learned(["to be to be"], 1000).vocab_size < 270
-
-
-def test_a_new_line_starts_an_empty_prompt_where_no_token_ends_a_text():
-    learned = BPETokenizer.learned([TEXT], 300)
-    assert learned.decode([learned.start_token]) == "\n"
-
-
-@pytest.mark.parametrize("size", [-1, 0, 256, 2**24 + 1])
-def test_a_vocabulary_that_cannot_be_learned_is_refused(size):
-    with pytest.raises(UserError, match=f"vocab_size {size} is out of range; give a whole number from 257 to"):
-        BPETokenizer.learned([TEXT], size)
-
-
-def test_a_tokenizer_and_a_number_of_tokens_exclude_each_other():
-    with pytest.raises(UserError, match="`tokenizer` and `vocab_size` exclude each other"):
-        gpt.tokenize(gpt.Corpus(("play.txt",), TEXT), byte_pairs(), vocab_size=300)
-
-
-def test_byte_pairs_are_learned_from_the_training_split_alone():
-    """The validation split must stay unseen."""
-    corpus = gpt.Corpus(("play.txt",), TEXT[:1500] + "zyzzyva " * 100)
-    data = gpt.tokenize(corpus, train_fraction=1500 / len(corpus.text), vocab_size=300)
-    assert data.tokenizer == BPETokenizer.learned([TEXT[:1500]], 300)
-    assert "zyz" not in "".join(data.tokenizer.decode([i]) + " " for i in range(300))
-
-
-def test_half_a_character_has_no_byte_pairs():
-    with pytest.raises(UserError, match=r"never seen '\\udcff'"):
-        byte_pairs().encode("a\udcff")
-
-
-def test_bytes_without_a_token_are_named_and_not_left_out():
-    described = json.loads(byte_pairs().to_json())
-    described["model"]["merges"] = []
-    described["model"]["vocab"] = {"a": 0, "b": 1}
-    described["added_tokens"] = []
-    tokenizer = BPETokenizer(json.dumps(described))
-    assert tokenizer.encode("abba").tolist() == [0, 1, 1, 0] and tokenizer.start_token == 0
-    with pytest.raises(UserError, match="never seen 'c' '🦓'"):
-        tokenizer.encode("ac🦓")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"model": {"type": "WordPiece"}}, {"decoder": None}, {"decoder": {"type": "Fuse"}}, {"pre_tokenizer": None},
-        {"pre_tokenizer": {"type": "Whitespace"}}, {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}},
-        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.5}},
-        {"model": {"type": "BPE", "vocab": {"ab": 0}, "merges": [], "continuing_subword_prefix": "long prefix"}},
-    ],
-)  # fmt: skip
-def test_what_describes_no_byte_pairs_is_refused(change):
-    with pytest.raises(ValueError):
-        tokenizer_from_json(json.dumps(json.loads(byte_pairs().to_json()) | change))
-
-
 @pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), byte_pairs])
-def test_a_tokenizer_is_told_from_its_json(make):
+def test_a_tokenizer_comes_back_from_its_json(make):
     tokenizer = make()
     assert tokenizer_from_json(tokenizer.to_json()) == tokenizer != tokenizer_from_json('{"symbols": "a"}')
+
+
+def test_the_pieces_of_tokens_are_their_texts_and_a_character_belongs_to_its_last_token():
+    assert token_pieces(CharTokenizer("abc"), [2, 0]) == ["c", "a"]
+    ids = byte_pairs().encode("to é")
+    pieces = token_pieces(byte_pairs(), ids)
+    assert len(pieces) == len(ids) and "".join(pieces) == "to é" and pieces[-2:] == ["", "é"]

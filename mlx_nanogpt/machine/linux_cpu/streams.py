@@ -29,7 +29,8 @@ def spread_loss(model: GPT) -> None:
     """Let `model.loss` compute the parts of a batch on all streams, unless the model has a loss of its own or its rows see each
     other."""
     if getattr(model.loss, "__func__", None) is GPT.loss and _rows_are_independent(model):
-        model.loss = partial(_loss_of_parts, model)  # a copy of the model gets one of its own
+        # a copy of the model gets a loss of its own
+        model.loss = partial(_loss_of_parts, model)  # type: ignore[method-assign]
 
 
 def _loss_of_parts(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
@@ -47,6 +48,8 @@ def _rows_are_independent(model: GPT) -> bool:
     """Whether the losses of a row stay when another row is left out. A block of the user's own may normalise over the batch."""
     idx = mx.arange(2 * min(model.config.block_size, PROBED_TOKENS)).reshape(2, -1) % model.config.vocab_size
     key, dropouts = random_key(), [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    if any(type(dropout) is not nn.Dropout and dropout._p_1 < 1 for dropout in dropouts):
+        return False  # it may draw one mask for all rows, as that of a rank does
     modes = [dropout.training for dropout in dropouts]
     for dropout in dropouts:
         dropout.eval()  # the mask of a row depends on the size of a batch

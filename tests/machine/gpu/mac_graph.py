@@ -22,7 +22,7 @@ from mlx.utils import tree_flatten
 from mlx_nanogpt.config import configurations
 from mlx_nanogpt.evaluation import compile_losses
 from mlx_nanogpt.generation import make_decode, make_reread
-from mlx_nanogpt.measure.benchmark import graph_size
+from mlx_nanogpt.measure.timing import graph_size
 from mlx_nanogpt.model import GPT, Cache
 from mlx_nanogpt.presets import PRESETS
 

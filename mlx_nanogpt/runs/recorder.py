@@ -1,0 +1,245 @@
+"""What training yields, onto the disk: the recorder locks a run, restores its state, and writes each record before it is passed on.
+
+The history is written before the checkpoint. If a crash comes in between, the history has one line too many, the log some, and the
+next process drops them. The best weights are written after the checkpoint. If a crash comes in between, the next process that
+trains writes them.
+"""
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..errors import UserError
+from ..files import DAMAGE, explaining_damage, locked
+from ..generation import generate
+from ..model import GPT, own_class, random_key, set_random_key
+from ..optimizer import make_optimizer
+from ..ranks import ALONE, Ranks
+from ..records import Diverged, Done, Evaluation, Progress, Record, Sample, Saved, State, since_best
+from .checkpoint import (
+    MODEL,
+    OPTIMIZER,
+    RANDOM,
+    Contents,
+    Position,
+    checksum,
+    open_arrays,
+    read_arrays,
+    write_arrays,
+)
+from .log import Line, is_logged, to_text
+from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quoted
+
+
+class Recorder:
+    """The only writer of `run` for the time of a context. Ranks other than 0 write nothing.
+
+    Entering removes the half-written files of killed processes. It raises `UserError` if another process writes the run, or if the
+    directory is gone, is damaged, or holds another run by now.
+    """
+
+    def __init__(self, run: Run, sample_tokens: int = 0, ranks: Ranks = ALONE):
+        self.run, self.sample_tokens, self.ranks = run, sample_tokens, ranks
+        self.log: list[Line] = []
+        self.saved: int | None = None  # the iteration of the checkpoint
+        self.until_unlocked = ExitStack()
+
+    def __enter__(self) -> "Recorder":
+        if self.ranks.is_first:
+            with self.until_unlocked, explaining_damage(self.run.path):
+                self.folder = self.until_unlocked.enter_context(locked(self.run.path))
+                self.folder.sweep(*FILES)
+                may_change = {name: getattr(self.run.train_config, name) for name in MAY_CHANGE}
+                if open_run(self.run.path).extended(**may_change) != self.run:
+                    raise UserError(f"{self.run.path} holds another run by now", "name the directory where the run is")
+                self.until_unlocked = self.until_unlocked.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.until_unlocked.close()
+
+    @property
+    def path(self) -> Path:
+        """Where the run is now: its directory may have been moved. Raises `UserError` if it was deleted."""
+        return self.folder.current_path()
+
+    def restore(self, model: GPT | None = None) -> State:
+        """The state of the checkpoint, in `model` or in a new GPT; or that of the beginning. All ranks get rank 0's.
+
+        Seeds MLX's global random state. Raises `UserError` if files are damaged or lost, if the run is past its last iteration, or if
+        it belongs to a model of another class.
+        """
+        run, config = self.run, self.run.train_config
+        own = own_class(model) if model else None
+        mx.random.seed(config.seed)
+        model = model or GPT(run.gpt_config)
+        state = State(model, make_optimizer(config))
+        state.optimizer.init(model.trainable_parameters())
+        if self.ranks.is_first:
+            run.check_class(model)
+            load_checkpoint(run, state)
+            self.log = run.log()
+            self.saved = state.iteration if run.checkpoint.exists() else None
+        self._broadcast(state)
+        if state.iteration > config.num_iter:
+            raise UserError(
+                f"the run {run.path} is at iteration {state.iteration} already",
+                f"give a larger `num_iter` than {config.num_iter}",
+            )
+        if self.ranks.is_first:
+            self._complete_best(state)
+            run.write_config(self.folder, own)  # with the changes of `extended`, and the versions in use now
+        return state
+
+    def record(self, records: Iterable[Record], state: State) -> Iterator[Record]:
+        """Yield each of `records`, which move `state`, after it is on the disk; and what is written meanwhile."""
+        try:
+            for record in records:
+                match record:
+                    case Progress() if is_logged(record.iteration):
+                        self.log.append(record)
+                        yield record
+                    case Evaluation():
+                        written: list[Record] = [*self._sample(state), self.save(state)]
+                        yield record
+                        yield from written
+                    case Done(end="interrupted"):
+                        yield self.save(state)
+                        yield record
+                    case _:
+                        yield record
+        except Diverged as error:
+            kept = "no checkpoint had been written"
+            if self.saved is not None:
+                kept = f"the checkpoint of iteration {self.saved} is kept"
+            raise Diverged(f"{error.problem}, so training stopped ({kept})", error.remedy) from None
+
+    def save(self, state: State) -> Saved:
+        """Replace the log, and then the checkpoint. At an evaluation, write the history before the checkpoint, and after it the best
+        weights if the validation loss is the lowest.
+
+        Raises `UserError` if that fails. If the checkpoint fails, the older one is untouched.
+        """
+        if not self.ranks.is_first:
+            return Saved(state.iteration, self.run.path)
+        trees = {MODEL: state.model.parameters(), OPTIMIZER: state.optimizer.state, RANDOM: random_key()}
+        parts = {part: dict(tree_flatten({part: tree})) for part, tree in trees.items()}
+        lines = "".join(json.dumps(asdict(evaluation)) + "\n" for evaluation in state.history)
+        checksums = {name: checksum(part) for name, part in parts.items()}
+        position = Position(state.iteration, state.train_seconds)
+        contents = Contents(position, len(state.history), zlib.crc32(lines.encode()), checksums)
+        older = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
+        with self._explaining_save(f"the checkpoint of iteration {state.iteration}", older):
+            self.folder.write(LOG, to_text(self.log))
+            if _is_evaluated(state):
+                self.folder.write(HISTORY, lines)
+            write_arrays(self.folder, CHECKPOINT, parts, contents)
+        if _is_best(state):
+            self._write_best(parts[MODEL], contents)
+        self.saved = state.iteration
+        return Saved(state.iteration, self.path)
+
+    def _sample(self, state: State) -> list[Sample]:
+        """Let the model write from an empty prompt. MLX's global random state stays."""
+        if not (self.sample_tokens and self.ranks.is_first):
+            return []
+        start, seed = self.run.tokenizer.start_token, self.run.train_config.seed
+        tokens = list(generate(state.model, [start], self.sample_tokens, seed))
+        state.model.train()
+        sample = Sample(state.iteration, self.run.tokenizer.decode(tokens))
+        self.log.append(sample)
+        return [sample]
+
+    def _broadcast(self, state: State) -> None:
+        """Give all ranks the state of rank 0."""
+        history = [asdict(evaluation) for evaluation in state.history]
+        state.iteration, state.train_seconds, history = self.ranks.broadcast(
+            [state.iteration, state.train_seconds, history]
+        )
+        state.history = [Evaluation(**evaluation) for evaluation in history]
+        self.ranks.broadcast_state(state.model, state.optimizer)
+
+    def _complete_best(self, state: State) -> None:
+        """Write the best weights if a crash came between the checkpoint and them."""
+        if not _is_best(state):
+            return
+        contents = self.run.contents()
+        try:
+            whole = open_arrays(self.run.path / BEST)[0].position == contents.position
+        except (OSError, *DAMAGE):
+            whole = False
+        if not whole:
+            self._write_best(dict(tree_flatten({MODEL: state.model.parameters()})), contents)
+
+    def _write_best(self, model: Mapping[str, mx.array], contents: Contents) -> None:
+        what = f"the best weights, of iteration {contents.position.iteration},"
+        with self._explaining_save(what, "the checkpoint has them, too"):
+            write_arrays(self.folder, BEST, {MODEL: model}, contents)
+
+    @contextmanager
+    def _explaining_save(self, what: str, kept: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            failure = f"{what} could not be written"
+            try:
+                path = self.path
+            except UserError as gone:
+                raise UserError(f"{failure}: {gone.problem}", gone.remedy) from error
+            raise UserError(
+                f"{failure} into {path} ({error})",
+                f"{kept}: make room or make the directory writable, then continue with `resume` {quoted(path)}",
+            ) from error
+
+
+def load_checkpoint(run: Run, state: State) -> None:
+    """Load the checkpoint of `run` into `state` and MLX's random state; before the first one nothing changes. Call this before you
+    build a compiled step, which captures the arrays.
+
+    Raises `UserError` if the file is damaged or of another shape, if it was lost, or if it is missing in a run that was to start
+    from weights.
+    """
+    if not run.checkpoint.exists():
+        run.check_not_lost(run.checkpoint)
+        if run.init_from is not None:
+            raise UserError(
+                f"the run {run.path} was to start from the weights of {run.init_from}, and was stopped before it had them",
+                "start it anew with the same `run_dir`",
+            )
+        return
+    parts = {MODEL: state.model.parameters(), OPTIMIZER: state.optimizer.state, RANDOM: random_key()}
+    contents, found = read_arrays(run.checkpoint, parts)
+    state.model.update(found[MODEL])
+    state.optimizer.state = found[OPTIMIZER]
+    set_random_key(found[RANDOM])
+    state.iteration, state.train_seconds = contents.position.iteration, contents.position.train_seconds
+    state.history = run.history()
+
+
+def start_from(run: Run, model: GPT) -> None:
+    """Save the weights of `model` as the checkpoint of iteration 0 of `run`, which is new.
+
+    Seeds MLX's global random state. Raises `UserError` if the run has weights already, or the file cannot be written.
+    """
+    mx.random.seed(run.train_config.seed)
+    state = State(model, make_optimizer(run.train_config))
+    state.optimizer.init(model.trainable_parameters())
+    with Recorder(run) as recorder:
+        if run.checkpoint.exists():
+            raise UserError(f"the run {run.path} has weights already", "start a new run")
+        recorder.save(state)
+
+
+def _is_evaluated(state: State) -> bool:
+    return bool(state.history) and state.evaluated == state.iteration
+
+
+def _is_best(state: State) -> bool:
+    """Whether the state was just evaluated, and has the lowest validation loss so far."""
+    return _is_evaluated(state) and since_best(state.history) == 0
