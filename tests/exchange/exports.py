@@ -11,7 +11,7 @@ import numpy as np
 from mlx_nanogpt import export_run
 from conftest import CORPUS, DATA, MODERN, TOKENIZER, TOKENS, arrays, lively_model, same, tiny_gpt, tiny_train
 from mlx_nanogpt.exchange.pretrained import load_exported
-from mlx_nanogpt.training import start_from
+from mlx_nanogpt.runs.recorder import start_from
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
 TIED = MODERN | {"tied": True}

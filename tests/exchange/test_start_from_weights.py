@@ -26,7 +26,7 @@ from conftest import (
     trained_run,
 )
 from exports import GPT2, comes_back_as, exported, logits, run_of
-from mlx_nanogpt.model import adapted
+from mlx_nanogpt.model import adapt
 
 START = ["train", "--data=play.txt", "--init-from=exported"]
 
@@ -86,7 +86,7 @@ def test_dropout_may_be_another_and_the_context_smaller(mlx_gpt):
 
 def test_a_cropped_model_computes_the_same_as_the_whole_one():
     model = lively_model(tiny_gpt(**GPT2))
-    assert np.abs(logits(adapted(model, block_size=5)) - logits(model)).max() < 1e-6
+    assert np.abs(logits(adapt(model, block_size=5)) - logits(model)).max() < 1e-6
 
 
 @pytest.mark.parametrize(
