@@ -6,7 +6,8 @@ from datetime import datetime
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Evaluation, Run, UserError
-from mlx_nanogpt.runs.run import RUNS, run_folders
+from mlx_nanogpt.runs.find import run_folders
+from mlx_nanogpt.runs.run import RUNS
 from mlx_nanogpt.training import reason_to_end
 
 from ..screen.consoles import console, fold

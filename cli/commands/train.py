@@ -10,14 +10,14 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
-from mlx_nanogpt.model import adapted
+from mlx_nanogpt.model import adapt
 from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
-from mlx_nanogpt.training import check_fits, start_from
+from mlx_nanogpt.training import check_fits
 
 from ..options.settings import RUN, with_settings
 from ..options.shared import (
@@ -186,7 +186,7 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
     if model:
-        start_from(run, model)
+        gpt.start_from(run, model)
     return run, dataset
 
 
@@ -201,7 +201,7 @@ def _load_start(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, To
             )
     model, tokenizer = gpt.load_pretrained(init_from)
     changes = {field.name: chosen[field.name] for field in fields(GPTConfig) if field.name in chosen}
-    return adapted(model, **changes), tokenizer
+    return adapt(model, **changes), tokenizer
 
 
 def load_dataset(
