@@ -11,7 +11,6 @@ import numpy as np
 from mlx_nanogpt import export_run
 from conftest import CORPUS, DATA, MODERN, TOKENIZER, TOKENS, arrays, lively_model, same, tiny_gpt, tiny_train
 from mlx_nanogpt.exchange.pretrained import load_exported
-from mlx_nanogpt.runs.recorder import start_from
 
 GPT2 = {"bias": "all", "tied": True, "activation": "gelu"}
 TIED = MODERN | {"tied": True}
@@ -21,7 +20,7 @@ FOLDER = Path("exported")
 def run_of(model: gpt.GPT, data: gpt.Dataset = DATA, path: Path | None = None) -> gpt.Run:
     """A run, not trained, whose weights are those of `model`."""
     run = gpt.create_run(model.config, tiny_train(), data, path)
-    start_from(run, model)
+    gpt.start_from(run, model)
     return run
 
 
