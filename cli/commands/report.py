@@ -52,8 +52,8 @@ def _is_comparable(run: Run) -> bool:
 
 
 def _make_inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
-    """Make the page on the inside of the run's model; None if it has no weights yet."""
-    if not run.checkpoint.exists():
+    """Make the page on the inside of the run's model; None if it has no weights yet, or is the user's own."""
+    if not run.checkpoint.exists() or run.model_class():
         return None
     if text is not None:
         ids, shown = run.tokenizer.encode(text), "a text of your choice"

@@ -3,8 +3,9 @@
 import os
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import pytest
-from conftest import TINY, asked, finish, tiny_run, trained_run
+from conftest import DATA, TINY, asked, finish, tiny_run, trained_run
 from helpers import is_a_sentence
 
 pytest.importorskip("plotly")
@@ -66,6 +67,17 @@ def test_a_run_without_weights_has_a_report_without_an_inside(mlx_gpt):
     assert mlx_gpt("report", "runs/1").status == 0
     page = Path("report.html").read_text()
     assert "No evaluation is recorded yet." in page and "The first run has no weights yet." in page
+
+
+def test_a_run_of_the_users_own_model_has_a_report_without_an_inside(mlx_gpt):
+    class OwnGPT(gpt.GPT):
+        pass
+
+    run = tiny_run()
+    assert list(gpt.train(run, DATA, model=OwnGPT(run.gpt_config)))
+    assert mlx_gpt("report", "runs/1").status == 0
+    page = Path("report.html").read_text()
+    assert "Best validation loss" in page and "OwnGPT, and its inside is unknown." in page
 
 
 def test_a_run_that_was_stopped_early_shows_its_last_weights(mlx_gpt):

@@ -37,149 +37,78 @@ def test_a_machine_passes_a_kill_and_leaves_nothing_behind():
 
 # ---- planted bugs: each is caught by the check of its name
 
-PLANTED = []  # a function that plants a bug, and the check that finds it
+PLANTED = []
 
 
-def planted(check: str, only_on_linux: bool = False):
-    marks = [only_here] if only_on_linux else []
-    return lambda plant: PLANTED.append(pytest.param(plant, check, id=plant.__name__, marks=marks))
-
-
-def replace_operation(monkeypatch, name: str, wrong) -> None:
-    """Replace an operation of the fast path by `wrong`, which gets the right one and the arguments."""
-    right = getattr(operations, name)
-    monkeypatch.setattr(operations, name, lambda *arguments: wrong(right, *arguments))
-
-
-@planted("No token sees the future")
-def inverted_mask(monkeypatch):
-    monkeypatch.setattr(layers, "causal_mask", lambda T, dtype: mx.where(mx.tri(T).T > 0, 0.0, -mx.inf).astype(dtype))
-
-
-@planted("No token sees the future")
-def missing_mask(monkeypatch):
-    monkeypatch.setattr(layers, "causal_mask", lambda T, dtype: mx.zeros((T, T), dtype))
-
-
-@planted("No token sees the future", only_on_linux=True)
-def leaking_fast_path(monkeypatch):
-    monkeypatch.setattr(operations, "_mask", lambda shape: mx.zeros(shape))
-
-
-@planted("It computes as the CPU does", only_on_linux=True)
-def wrong_scale(monkeypatch):
-    replace_operation(monkeypatch, "causal_attention", lambda right, q, k, v, scale: right(q, k, v, 1.1 * scale))
-
-
-@planted("It computes as the CPU does", only_on_linux=True)
-def wrong_norm(monkeypatch):
-    replace_operation(monkeypatch, "layer_norm", lambda right, x, weight, bias, eps: right(x, weight, bias, 0.1))
-
-
-@planted("It computes as the CPU does", only_on_linux=True)
-def wrong_gradient(monkeypatch):
-    replace_operation(monkeypatch, "linear", lambda right, x, w, bias=None: right(x, w, mx.stop_gradient(bias)))
-
-
-@planted("The cache of a text is right")
-def stale_cache(monkeypatch):
-    monkeypatch.setattr(model.Cache, "advance", lambda self, T: None)
-
-
-@planted("The cache of a text is right")
-def cache_of_zeros(monkeypatch):
-    write = model.LayerCache.write
-    monkeypatch.setattr(model.LayerCache, "write", lambda self, k, v: write(self, 0 * k, v))
-
-
-@planted("A step repeats", only_on_linux=True)
-def shuffled_additions(monkeypatch):
-    """As atomic additions do, in another order each time."""
-    rng = np.random.default_rng()
-    shuffled_sum = lambda x: mx.cumsum(x[mx.array(rng.permutation(len(x)))], axis=0)[-1]
-    monkeypatch.setattr(operations, "_sum_of_rows", shuffled_sum)
-
-
-@planted("Dropout draws anew")
-def frozen_dropout(monkeypatch):
-    right = mx.random.bernoulli
-    monkeypatch.setattr(mx.random, "bernoulli", lambda p, shape: right(p, shape, key=mx.random.key(1)))
-
-
-@planted("Compiled equals eager")
-def wrong_compilation(monkeypatch):
-    right = mx.compile
-
-    def wrong(function, **more):
-        compiled = right(function, **more)
-        return lambda *arguments: [1.001 * output for output in compiled(*arguments)]
-
-    monkeypatch.setattr(training.mx, "compile", wrong)
-
-
-@planted("A batch is learned")
-def an_optimizer_that_does_nothing(monkeypatch):
-    monkeypatch.setattr(optim.Adam, "apply_single", lambda self, gradient, parameter, state: parameter)
-
-
-@planted("bfloat16 is close")
-def half_the_bits(monkeypatch):
-    """Weights with 2 bits instead of bfloat16's 8."""
-    right = training.tree_map
-    coarse = lambda p: right(lambda x: mx.round(x * 4) / 4 + 0.05, p)
-    monkeypatch.setattr(training, "tree_map", lambda function, tree, *more: right(function, coarse(tree), *more))
-
-
-@planted("An evaluation is exact")
-def dropout_in_evaluations(monkeypatch):
-    monkeypatch.setattr(nn.Module, "eval", lambda self: self)
-
-
-@planted("A text repeats")
-def a_seed_that_is_ignored(monkeypatch):
-    keys = iter(range(200))
-    right = mx.random.key
-    monkeypatch.setattr(generation.mx.random, "key", lambda seed: right(next(keys)))
-
-
-@planted("The disk is safe")
-def a_disk_that_does_not_synchronise(monkeypatch):
-    monkeypatch.setattr(os, "fsync", refuse)
-
-
-@planted("The disk is safe")
-def a_disk_without_locks(monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", refuse)
-
-
-@planted("The disk is safe")
-def locks_that_lock_nothing(monkeypatch):
-    monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
-
-
-@planted("A kill loses nothing")
-def a_disk_that_cannot_be_written(monkeypatch):
-    monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", refuse)
-
-
-@planted("The device")
-def a_slow_blas(monkeypatch):
-    monkeypatch.setattr(type(machine()), "has_fast_blas", False)
+def plant(bug: str, check: str, owner, name: str, make_wrong) -> None:
+    """`make_wrong` makes the wrong function of the right one, which is `name` of `owner`."""
+    marks = [only_here] if owner is operations else []
+    PLANTED.append(pytest.param(check, owner, name, make_wrong, id=bug, marks=marks))
 
 
 def refuse(*arguments, **more):
     raise OSError(errno.ENOTSUP, "Not supported")
 
 
-@pytest.mark.parametrize("plant, name", PLANTED)
-def test_a_planted_bug_is_found(monkeypatch, plant, name):
-    plant(monkeypatch)
+def sum_in_any_order(x):
+    """As atomic additions do, in another order each time."""
+    return mx.cumsum(x[mx.array(np.random.default_rng().permutation(len(x)))], axis=0)[-1]
+
+
+def ignore_seeds(right):
+    keys = iter(range(200))
+    return lambda seed: right(next(keys))
+
+
+def compile_wrongly(right):
+    return lambda function, **more: lambda *arguments: [1.001 * y for y in right(function, **more)(*arguments)]
+
+
+def round_coarsely(right):
+    """To 2 bits instead of bfloat16's 8."""
+    coarse = lambda p: mx.round(p * 4) / 4 + 0.05
+    return lambda function, tree, *more: right(function, right(coarse, tree), *more)
+
+
+FUTURE, CPU, CACHE = "No token sees the future", "It computes as the CPU does", "The cache of a text is right"
+inverted = lambda T, dtype: mx.where(mx.tri(T).T > 0, 0.0, -mx.inf).astype(dtype)
+plant("inverted mask", FUTURE, layers, "causal_mask", lambda right: inverted)
+plant("missing mask", FUTURE, layers, "causal_mask", lambda right: lambda T, dtype: mx.zeros((T, T), dtype))
+plant("leaking fast path", FUTURE, operations, "_mask", lambda right: mx.zeros)
+plant("wrong scale", CPU, operations, "causal_attention", lambda right: lambda q, k, v, s: right(q, k, v, 1.1 * s))
+plant(
+    "wrong norm", CPU, operations, "layer_norm", lambda right: lambda x, weight, bias, eps: right(x, weight, bias, 0.1)
+)
+plant("wrong gradient", CPU, operations, "linear", lambda right: lambda x, w, b=None: right(x, w, mx.stop_gradient(b)))
+plant("stale cache", CACHE, model.Cache, "advance", lambda right: lambda self, T: None)
+plant("cache of zeros", CACHE, model.LayerCache, "write", lambda right: lambda self, k, v: right(self, 0 * k, v))
+plant("shuffled additions", "A step repeats", operations, "_sum_of_rows", lambda right: sum_in_any_order)
+same_key = lambda right: lambda p, shape: right(p, shape, key=mx.random.key(1))
+plant("frozen dropout", "Dropout draws anew", mx.random, "bernoulli", same_key)
+plant("wrong compilation", "Compiled equals eager", training.mx, "compile", compile_wrongly)
+plant("idle optimizer", "A batch is learned", optim.Adam, "apply_single", lambda right: lambda self, g, p, state: p)
+plant("few bits", "bfloat16 is close", training, "tree_map", round_coarsely)
+plant("dropout in evaluations", "An evaluation is exact", nn.Module, "eval", lambda right: lambda self: self)
+plant("ignored seed", "A text repeats", generation.mx.random, "key", ignore_seeds)
+plant("unsynchronised disk", "The disk is safe", os, "fsync", lambda right: refuse)
+plant("idle locks", "The disk is safe", fcntl, "flock", lambda right: lambda descriptor, how: None)
+plant("read-only disk", "A kill loses nothing", doctor.tempfile, "TemporaryDirectory", lambda right: refuse)
+plant("slow BLAS", "The device", type(machine()), "has_fast_blas", lambda right: False)
+
+
+@pytest.mark.parametrize("check, owner, name, make_wrong", PLANTED)
+def test_a_planted_bug_is_found(monkeypatch, check, owner, name, make_wrong):
+    monkeypatch.setattr(owner, name, make_wrong(getattr(owner, name)))
     monkeypatch.setattr(doctor, "SHAPES", doctor.SHAPES[:1])  # one is enough for a bug
-    monkeypatch.setattr(doctor, "CHECKS", {name: CHECKS[name]})
-    (check,) = examine()
-    assert not check.passed and check.detail
-    if plant.__name__ == "a_disk_without_locks":
-        assert "has no locks (Not supported); let no two processes write there" in check.detail
+    monkeypatch.setattr(doctor, "CHECKS", {check: CHECKS[check]})
+    (result,) = examine()
+    assert not result.passed and result.detail
+
+
+def test_a_disk_without_locks_is_named_with_the_remedy(monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RuntimeWarning, match="has no locks .Not supported.; let no two processes write there"):
+        CHECKS["The disk is safe"]()
 
 
 @only_here

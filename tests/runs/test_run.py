@@ -134,10 +134,10 @@ def test_a_run_that_is_moved_while_it_trains_goes_on_where_it_is_and_touches_no_
     run.path.rename("moved")
     other = trained_run("mine", seed=6)
     before = contents(other.path)
-    *_, done = events
-    assert done == gpt.Done(8, "finished", Path("moved").absolute())
+    *_, saved, done = events
+    assert (saved, done) == (gpt.Saved(8, Path("moved").absolute()), gpt.Done(8, "finished"))
     assert contents(other.path) == before and open_run(other.path) == other
-    models = (each.load_model() for each in (open_run(done.path), undisturbed))
+    models = (each.load_model() for each in (open_run(saved.path), undisturbed))
     assert same(*(arrays(model.parameters()) for model in models))
 
 
