@@ -8,7 +8,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.config_file import preset_settings, write_config_file
-from mlx_nanogpt.runs.find import chosen_run
+from mlx_nanogpt.runs.find import find_run
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import RunOption
@@ -35,7 +35,7 @@ def config(
         sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {describe_versions()}"]
     else:
-        source = chosen_run(run)
+        source = find_run(run)
         gpt_config, train_config, sources = source.gpt_config, source.train_config, source.corpus.sources
         made_by = describe_packages(source.versions())
         about = f"The settings of {source.path}"

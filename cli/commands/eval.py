@@ -8,7 +8,7 @@ import numpy as np
 import typer
 from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.runs.find import chosen_model, is_own
+from mlx_nanogpt.runs.find import find_model, is_own
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress
@@ -55,7 +55,7 @@ def evaluate(
     use_device(device)
     if init_from and not data:
         raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
-    model, tokenizer, source = chosen_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, best, init_from)
     text = _load_text(source, data)
     if isinstance(text, Dataset):
         parts = _choose_splits(text, tokenizer, split)

@@ -7,7 +7,7 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import UserError
-from mlx_nanogpt.runs.find import chosen_run
+from mlx_nanogpt.runs.find import find_run
 
 from ..options.shared import PATH, BestOption, RunOption
 from ..screen.consoles import console
@@ -27,7 +27,7 @@ def export(
     """
     if out.suffix == ".gguf" and not gguf:
         raise UserError(f"{out} is the name of a GGUF file, and without `gguf` a folder is written", "give `gguf`, too")
-    source = chosen_run(run)
+    source = find_run(run)
     write = gpt.export_gguf if gguf else gpt.export_run
     write(source, out, best)
     path = shlex.quote(str(out))

@@ -7,7 +7,7 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.config import SETTINGS
-from mlx_nanogpt.runs.find import chosen_model
+from mlx_nanogpt.runs.find import find_model
 
 from ..options.settings import setting_option
 from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
@@ -47,7 +47,7 @@ def generate(
     check_output()
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
-    model, tokenizer, source = chosen_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, best, init_from)
     if source:
         origin = describe_weights(source, best)
     else:

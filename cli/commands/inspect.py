@@ -9,7 +9,7 @@ from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.pages.inspection import Inspection, inspect
-from mlx_nanogpt.runs.find import chosen_model
+from mlx_nanogpt.runs.find import find_model
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text
@@ -52,7 +52,7 @@ def inspect_text(
     """
     use_device(device)
     check_replaceable(html, "html")
-    model, tokenizer, source = chosen_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, best, init_from)
     if text is not None:
         ids = tokenizer.encode(text)
     elif source:

@@ -29,7 +29,7 @@ from ..options.shared import (
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import read_data, wanted_size
+from ..options.texts import choose_size, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
 from ..screen.describe import describe_model, describe_training
 from .train import load_dataset
@@ -80,7 +80,7 @@ def _make_configurations(
         dataset = load_dataset(data, train_config.train_fraction, values["tokenizer"], chosen)
         check_splits(dataset, gpt_config.block_size)
         return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
-    size = wanted_size(values["tokenizer"], values.get("vocab_size"))
+    size = choose_size(values["tokenizer"], values.get("vocab_size"))
     if values["tokenizer"] == "char":
         return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
     return replace(gpt_config, vocab_size=GPT2_SIZE if size is None else size), train_config, None

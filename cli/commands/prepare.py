@@ -15,7 +15,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 
 from ..options.settings import setting_option
 from ..options.shared import NAME, PATH, TEXTS, TokenizerOption, VocabSizeOption
-from ..options.texts import wanted_tokens
+from ..options.texts import choose_tokens
 from ..screen.consoles import console, make_progress
 from ..screen.describe import describe_files
 
@@ -41,7 +41,7 @@ def prepare(
         TimeRemainingColumn(),
     )
     # `closing`: Ctrl-C leaves nothing behind
-    preparing = closing(gpt.prepare(data, out, train_fraction, **wanted_tokens(tokenizer, vocab_size)))
+    preparing = closing(gpt.prepare(data, out, train_fraction, **choose_tokens(tokenizer, vocab_size)))
     with preparing as events, make_progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:

@@ -9,7 +9,7 @@ from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.measure.benchmark import nanolux_differences
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import Entry, report_page
-from mlx_nanogpt.runs.find import chosen_run, own_dataset
+from mlx_nanogpt.runs.find import find_run, own_dataset
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import PATH, DeviceOption, use_device
@@ -34,7 +34,7 @@ def report(
     """Write a page on a run, or on several beside each other: losses, samples, and the inside of the model."""
     use_device(device)
     check_replaceable(out, "out")
-    opened = [chosen_run(path) for path in runs or [None]]
+    opened = [find_run(path) for path in runs or [None]]
     datasets = [_load_dataset(run) for run in opened]
     inside = _make_inside(opened[0], datasets[0], text)
     entries = [Entry(run, _list_facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]

@@ -31,7 +31,7 @@ from ..options.shared import (
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import check_tokens, own_dataset, read_data, tell_fewer, wanted_tokens
+from ..options.texts import check_tokens, choose_tokens, own_dataset, read_data, warn_of_fewer
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..screen.conclusion import conclude
@@ -211,9 +211,9 @@ def load_dataset(
     if isinstance(data, Dataset):
         check_tokens(data, chosen)
         return data
-    wanted = {"tokenizer": tokenizer} if tokenizer else wanted_tokens(kind, chosen.get("vocab_size"))
+    wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
     dataset = gpt.tokenize(data, train_fraction=train_fraction, **wanted)
-    tell_fewer(dataset.tokenizer, wanted)
+    warn_of_fewer(dataset.tokenizer, wanted)
     return dataset
 
 

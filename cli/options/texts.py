@@ -45,15 +45,15 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         return find.own_dataset(run, data)
 
 
-def wanted_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
+def choose_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
     """The arguments of `tokenize` and `prepare` for --tokenizer and --vocab-size."""
-    size = wanted_size(name, vocab_size)
+    size = choose_size(name, vocab_size)
     if size is not None:
         return {"vocab_size": size}
     return {"tokenizer": gpt2_tokenizer() if name == "gpt2" else None}
 
 
-def wanted_size(name: str, vocab_size: int | None) -> int | None:
+def choose_size(name: str, vocab_size: int | None) -> int | None:
     """The number of byte pairs to learn; None for another tokenizer. Raises `UserError` if --vocab-size does not fit it."""
     if name == "bpe":
         size = VOCAB_SIZE if vocab_size is None else vocab_size
@@ -64,7 +64,7 @@ def wanted_size(name: str, vocab_size: int | None) -> int | None:
     return None
 
 
-def tell_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
+def warn_of_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
     """Print a notice if fewer byte pairs were learned than `wanted`, the arguments of `tokenize`, asks for."""
     if tokenizer.vocab_size < wanted.get("vocab_size", 0):
         console.print(

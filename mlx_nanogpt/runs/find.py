@@ -29,18 +29,18 @@ def run_folders() -> dict[Path, float]:
     return found
 
 
-def chosen_run(path: Path | None) -> Run:
+def find_run(path: Path | None) -> Run:
     """The run at `path`, or the newest in `runs/`. Raises `UserError` if there is none."""
     return open_run(path) if path else newest_run()
 
 
-def chosen_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
-    """The exported model `init_from`, or else the model of `run` as in `chosen_run`; its tokenizer; its run, if any.
+def find_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
+    """The exported model `init_from`, or else the model of `run` as in `find_run`; its tokenizer; its run, if any.
 
     `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
     """
     if not init_from:
-        source = chosen_run(run)
+        source = find_run(run)
         return source.load_model(best), source.tokenizer, source
     if run or best:
         raise UserError(f"`{'run' if run else 'best'}` and `init_from` exclude each other", "leave out one of them")

@@ -19,14 +19,14 @@ import os
 import shlex
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
-from ..files import DAMAGE, Folder, check_name, explaining_damage, locked, read_text
+from ..files import DAMAGE, Folder, check_name, explaining_damage, explaining_write, locked, read_text
 from ..machine.facts import package_versions
 from ..model import GPT, own_class
 from ..records import Evaluation
@@ -302,15 +302,6 @@ def _unfinished(path: Path, taken: Sequence[str]) -> bool:
         return TOKENIZER not in taken or config["init_from"] is not None
     except (OSError, *DAMAGE):
         return False
-
-
-@contextmanager
-def explaining_write(path: Path, remedy: str) -> Iterator[None]:
-    """Turn an error of writing to `path` in the body into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror})", remedy) from error
 
 
 def _read_config(path: Path) -> dict:

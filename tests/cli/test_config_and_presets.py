@@ -103,8 +103,9 @@ def test_the_settings_of_a_run_are_complete_and_name_their_origin(mlx_gpt):
 
 
 def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypatch):
-    monkeypatch.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
-    tiny_run()
+    with monkeypatch.context() as then:
+        then.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
+        tiny_run()
     assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out
 
 

@@ -20,7 +20,7 @@ FOLDER = Path("exported")
 def run_of(model: gpt.GPT, data: gpt.Dataset = DATA, path: Path | None = None) -> gpt.Run:
     """A run, not trained, whose weights are those of `model`."""
     run = gpt.create_run(model.config, tiny_train(), data, path)
-    start_from(run, model)
+    gpt.start_from(run, model)
     return run
 
 
