@@ -54,7 +54,7 @@ def saved_iteration() -> int:
 # ---- a rank that is gone
 
 
-def test_a_launch_that_loses_a_rank_or_its_launcher_resumes_with_the_same_bits(slow_disk):
+def test_a_launch_that_loses_a_rank_or_its_launcher_resumes_with_the_same_bits():
     launcher = start_launcher("-n2", *ENDLESS)
     until(is_saved)
     ranks = ranks_of(launcher.pid)
@@ -66,7 +66,7 @@ def test_a_launch_that_loses_a_rank_or_its_launcher_resumes_with_the_same_bits(s
     assert re.fullmatch(rf"Error: rank 0 \(.+\) {GONE}; resume with {RESUME}\n", result.err)
 
     before = saved_iteration()
-    launcher = start_launcher("-n2", "train", "--resume=runs/1", script=HASTY)
+    launcher = start_launcher("-n2", "train", "--resume=runs/1")
     until(lambda: saved_iteration() > before)
     launcher.kill()  # the ranks notice it, save, and end
     result = finish_processes([launcher])[0]  # its streams end with those of the ranks
