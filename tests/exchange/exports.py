@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
-from mlx_nanogpt import export_run, start_from
+from mlx_nanogpt import export_run
 from conftest import CORPUS, DATA, MODERN, TOKENIZER, TOKENS, arrays, lively_model, same, tiny_gpt, tiny_train
 from mlx_nanogpt.exchange.pretrained import load_exported
 
