@@ -73,19 +73,16 @@ class Ranks:
         return slice(self.rank, None, self.size)
 
     def name_of(self, rank: int) -> str:
-        return f"rank {rank} ({self.hosts[rank]})" if self.hosts else f"rank {rank}"
+        return f"rank {rank} ({self.hosts[rank]})"
 
     def own_part(self, config: TrainConfig) -> TrainConfig:
-        """Return `config` with the batch size of rank 0, which computes the most rows. Raises `UserError` if a rank would have
-        none."""
+        """Return `config` with the rows of rank 0, which has the most. Raises `UserError` if a rank would have none."""
         if config.batch_size < self.size:
             raise UserError(
                 f"batch_size {config.batch_size} has no row for each of {self.size} ranks",
                 f"give a `batch_size` of {self.size} or more, or start fewer ranks",
             )
         return replace(config, batch_size=math.ceil(config.batch_size / self.size))
-
-    # ---- training
 
     def average(self, loss_and_grad: Callable, batch_size: int) -> Callable:
         """Return a function of this rank's rows that returns the mean loss and gradient over all `batch_size` rows of a batch, with
@@ -153,8 +150,6 @@ class Ranks:
         """Tell the watchdog that this rank computed something."""
         if self.watchdog:
             self.watchdog.note_progress()
-
-    # ---- the same on all ranks
 
     def broadcast(self, value: Any) -> Any:
         """Broadcast a JSON value from rank 0."""
@@ -268,10 +263,8 @@ def join(
     `options` are how this rank was started, and must equal those of rank 0. `on_lost` has to end the process: it is called when
     another rank is gone, from a watchdog's thread or from this one. Set `lost` if you notice that first.
 
-    MLX waits for its neighbours without a time limit, and no thread of this process runs meanwhile.
-
-    Raises `NotConnected` if MLX cannot connect this rank, and `UserError` if a rank has other options, versions or kind of device
-    than rank 0.
+    MLX waits for its neighbours without a time limit, and no thread of this process runs meanwhile. Raises `NotConnected` if MLX
+    cannot connect this rank, and `UserError` if a rank has other options, versions or kind of device than rank 0.
     """
     if not is_rank():
         yield ALONE

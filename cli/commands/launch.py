@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..process.ranks import INTERRUPTED, LAUNCH_WORDS, LOST, UNCONNECTED
-from ..process.stop_request import stop_signals_handled
+from ..process.stop_request import handle_stop_signals
 from ..screen.consoles import errors
 
 HERE = "127.0.0.1"
@@ -53,7 +53,7 @@ def run_ranks(size: int, arguments: Sequence[str]) -> int:
         for process in processes:
             process.send_signal(signum)
 
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as hostfile, stop_signals_handled(forward):
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as hostfile, handle_stop_signals(forward):
         json.dump([[f"{HERE}:{port}"] for port in free_ports(size)], hostfile)
         hostfile.flush()
         common = os.environ | {"MLX_HOSTFILE": hostfile.name, LAUNCH_WORDS: f"launch -n {size}"}

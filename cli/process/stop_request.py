@@ -32,12 +32,12 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
         with suppress(OSError):  # standard error may be the terminal that is gone
             os.write(2, f"{STOPPING}\n".encode())
 
-    with stop_signals_handled(ask) as handlers:
+    with handle_stop_signals(ask) as handlers:
         yield request.is_set
 
 
 @contextmanager
-def stop_signals_handled(handle: Callable[[int, object], None]) -> Iterator[dict]:
+def handle_stop_signals(handle: Callable[[int, object], None]) -> Iterator[dict]:
     """Let `handle` answer `STOP_SIGNALS` during the body, except those that are ignored. Yield their handlers before."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}

@@ -16,7 +16,7 @@ HOST = NOBODY.split("/")[2]
 NO_CORPUS = TINY[:-1]  # TINY without --data
 
 
-def recorded(run: str = "runs/1") -> dict:
+def read_settings(run: str = "runs/1") -> dict:
     config = json.loads((Path(run) / "config.json").read_text())
     return config["gpt"] | config["train"] | {"sources": config["corpus"]["sources"]}
 

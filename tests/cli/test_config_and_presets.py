@@ -7,8 +7,19 @@ from pathlib import Path
 
 import pytest
 from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, open_run
-from conftest import TEXT, TINY, TOKENIZER, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same, tiny_run
-from helpers import HOST, NO_CORPUS, is_a_sentence, recorded
+from conftest import (
+    TEXT,
+    TINY,
+    TOKENIZER,
+    byte_pairs,
+    checkpoint_arrays,
+    finish,
+    in_a_process,
+    keep_as_gpt2s,
+    same,
+    tiny_run,
+)
+from helpers import HOST, NO_CORPUS, is_a_sentence, read_settings
 from mlx_nanogpt.config_file import KEYS, read_config_file, write_config_file
 from mlx_nanogpt.presets import Preset
 from mlx_nanogpt.runs import run as run_module
@@ -46,7 +57,7 @@ def test_a_preset_holds_and_options_replace_its_values(mlx_gpt, options, changes
     result = mlx_gpt("train", "--preset=small", "--data=play.txt", *options.split())
     assert result.status == 0 and result.out.startswith("mlx-gpt train --preset small\n")
     given = changes | {"vocab_size": TOKENIZER.vocab_size, "sources": ["play.txt"]}
-    assert recorded() == DEFAULTS | SMALL | given
+    assert read_settings() == DEFAULTS | SMALL | given
 
 
 def test_a_file_holds_and_options_replace_its_values(mlx_gpt):
@@ -56,7 +67,7 @@ def test_a_file_holds_and_options_replace_its_values(mlx_gpt):
     result = mlx_gpt("train", "--config=my file.toml", *options)
     assert result.status == 0 and result.out.startswith("mlx-gpt train --config 'my file.toml'\n")
     given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size, "sources": ["play.txt"]}
-    assert recorded() == DEFAULTS | settings | given
+    assert read_settings() == DEFAULTS | settings | given
 
 
 def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):
@@ -84,7 +95,7 @@ def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
     assert (result.status, result.err) == (0, "")
     Path("mine.toml").write_text(result.out)
     assert mlx_gpt("train", "--config=mine.toml").status == 0
-    assert recorded("runs/1") == recorded("runs/2") and same_runs(1, 2)
+    assert read_settings("runs/1") == read_settings("runs/2") and same_runs(1, 2)
 
 
 def test_the_settings_of_a_run_are_complete_and_name_their_origin(mlx_gpt):
@@ -103,9 +114,9 @@ def test_the_settings_of_a_run_are_complete_and_name_their_origin(mlx_gpt):
 
 
 def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypatch):
-    with monkeypatch.context() as then:
-        then.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
-        tiny_run()
+    run = tiny_run()
+    monkeypatch.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
+    finish(run)
     assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out
 
 
@@ -117,7 +128,7 @@ def test_the_settings_are_utf8_whatever_the_terminal(mlx_gpt, monkeypatch):
         process.stdout.reconfigure(encoding="utf-8")
         Path("mine.toml").write_text(process.stdout.read())
     assert mlx_gpt("train", "--config=mine.toml").status == 0
-    assert recorded("runs/1") == recorded("runs/2")
+    assert read_settings("runs/1") == read_settings("runs/2")
 
 
 def test_the_settings_of_a_preset_are_a_file_too(mlx_gpt):
@@ -126,7 +137,7 @@ def test_the_settings_of_a_preset_are_a_file_too(mlx_gpt):
     Path("mine.toml").write_text(result.out)
     for arguments in (["--preset=small"], ["--config=mine.toml"]):
         assert mlx_gpt("train", *arguments, "--data=play.txt").status == 0
-    assert recorded("runs/1") == recorded("runs/2")
+    assert read_settings("runs/1") == read_settings("runs/2")
 
 
 def test_every_preset_is_listed(mlx_gpt, monkeypatch):
@@ -191,7 +202,7 @@ def test_another_tokenizer_replaces_that_of_a_file_and_its_size(mlx_gpt):
     Path("mine.toml").write_text('tokenizer = "bpe"\nvocab_size = 300\n')
     for run, tokenizer, size in (("runs/1", "char", TOKENIZER.vocab_size), ("runs/2", "bpe", 300)):
         assert mlx_gpt("train", *TINY, "--config=mine.toml", f"--tokenizer={tokenizer}").status == 0
-        assert recorded(run)["vocab_size"] == size
+        assert read_settings(run)["vocab_size"] == size
 
 
 def test_a_model_to_start_from_is_kept_beside_a_preset_or_a_file(mlx_gpt):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import open_run, open_token_folder
 from conftest import TEXT, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
-from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, recorded
+from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, read_settings
 
 TRAIN = ["train", *NO_CORPUS]
 
@@ -42,7 +42,7 @@ def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
     text = gpt.load_corpus("halves").text + "the end\n"
     assert len(data.train_tokens) == int(0.3 * len(text))
     assert "".join(map(data.tokenizer.decode, (data.train_tokens, data.valid_tokens))) == text
-    assert mlx_gpt(*TRAIN, "--data=tokens").status == 0 and recorded()["train_fraction"] == 0.3
+    assert mlx_gpt(*TRAIN, "--data=tokens").status == 0 and read_settings()["train_fraction"] == 0.3
 
 
 def test_the_files_of_a_folder_that_were_taken_and_left_are_counted(mlx_gpt, halves):
@@ -83,7 +83,7 @@ def test_a_text_in_parts_is_trained_on_like_the_whole(mlx_gpt, halves, monkeypat
     result = mlx_gpt(*TRAIN, *(f"--data={source}" for source in data))
     name = " + ".join(data).replace("-", "standard input")
     assert result.status == 0 and f"{name}: {len(TEXT):,} characters, " in result.out
-    assert recorded()["sources"] == data
+    assert read_settings()["sources"] == data
     mlx_gpt(*TRAIN, "--data=play.txt")
     assert same_runs(1, 2)
 
@@ -94,7 +94,7 @@ def test_a_text_and_its_tokens_are_the_same_to_a_run(mlx_gpt, of_run, other):
     fraction = ["--train-fraction=0.7"] if of_run == "play.txt" else []
     mlx_gpt(*TRAIN, f"--data={of_run}", *fraction)
     mlx_gpt(*TRAIN, "--num-iter=6", f"--data={of_run}", *fraction)
-    assert recorded()["sources"] == [of_run] and mlx_gpt("generate", "--tokens=9", "--prompt=to be").status == 0
+    assert read_settings()["sources"] == [of_run] and mlx_gpt("generate", "--tokens=9", "--prompt=to be").status == 0
     own = mlx_gpt("eval", "--run=runs/1", "--split=both").out
     result = mlx_gpt("eval", "--run=runs/1", "--split=both", f"--data={other}")
     assert result.status == 0 and result.out == re.sub(rf"{of_run}, (t|v)", rf"{other}, \1", own)
@@ -143,7 +143,7 @@ def test_a_folder_of_nanogpts_is_trained_on(mlx_gpt):
     Path("char/input.txt").write_text(TEXT)  # beside them, as there
     result = mlx_gpt(*TRAIN, "--data=char")
     assert result.status == 0 and f"char: {len(TEXT):,} characters, {len(chars)} different" in result.out
-    assert recorded()["train_fraction"] == 1500 / len(TEXT)
+    assert read_settings()["train_fraction"] == 1500 / len(TEXT)
 
 
 @pytest.mark.parametrize("options, size", [(["--tokenizer=gpt2"], 301), (["--tokenizer=bpe", "--vocab-size=280"], 280)])
@@ -160,7 +160,10 @@ def test_byte_pairs_are_prepared_and_trained_on_like_the_text(mlx_gpt, options, 
 
 def test_a_text_with_fewer_byte_pairs_is_trained_on_with_a_notice(mlx_gpt):
     result = mlx_gpt(*TRAIN, "--data=play.txt", "--tokenizer=bpe", "--vocab-size=5000")
-    assert result.status == 0 and f"The text gives {recorded()['vocab_size']} byte pairs instead of 5,000" in result.out
+    assert (
+        result.status == 0
+        and f"The text gives {read_settings()['vocab_size']} byte pairs instead of 5,000" in result.out
+    )
 
 
 def test_without_a_number_1024_byte_pairs_are_learned(mlx_gpt):

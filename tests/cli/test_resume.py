@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mlx_nanogpt import Done, open_run
 from conftest import TEXT, TINY, asked, checkpoint_arrays, finish, in_a_process, same, tiny_run, trained_run
-from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, read_until, recorded
+from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, read_settings, read_until
 from mlx_nanogpt_cli.commands import train
 from mlx_nanogpt_cli.process.stop_request import STOPPING
 
@@ -51,7 +51,7 @@ def test_resume_shows_the_rows_so_far_and_may_extend_the_run(mlx_gpt):
     result = mlx_gpt(*RESUME, *TINY, "--num-iter=8")  # the settings it has may be repeated
     lines = [line.split()[0] for line in result.out.splitlines() if re.match(r" +\d+ +\d+\.\d{4} ", line)]
     assert lines == list("2468")
-    assert recorded("runs/1") == recorded("runs/2")
+    assert read_settings("runs/1") == read_settings("runs/2")
     assert same(*(checkpoint_arrays(open_run(Path("runs") / name)) for name in "12"))
 
 
@@ -77,7 +77,7 @@ def test_a_resume_that_cannot_be_is_a_sentence_and_changes_nothing(mlx_gpt, run,
     before = checkpoint_arrays(run)
     result = mlx_gpt(*RESUME, *options)
     assert is_a_sentence(result) and reason in result.err
-    assert same(before, checkpoint_arrays(run)) and recorded()["num_iter"] == 8
+    assert same(before, checkpoint_arrays(run)) and read_settings()["num_iter"] == 8
 
 
 def test_a_new_run_does_not_replace_another(mlx_gpt, run):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
 from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
-from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, recorded
+from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.text.identity import CorpusIdentity
 from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import IN_HEADER, describe_data, describe_run
@@ -26,7 +26,7 @@ def test_nanoluxs_command_line_works_verbatim(mlx_gpt):
     nanolux = "--n_embd=64 --batch_size=32 --block_size=64 --head_size=16 --num_iter=2".split()
     assert mlx_gpt("train", *nanolux, "--eval_iters=1", "--data=play.txt").status == 0
     expected = asdict(GPTConfig(TOKENIZER.vocab_size)) | asdict(TrainConfig(num_iter=2, eval_iters=1))
-    assert recorded() == expected | {"sources": ["play.txt"]}
+    assert read_settings() == expected | {"sources": ["play.txt"]}
 
 
 def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
@@ -41,7 +41,7 @@ def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
 def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
-    assert recorded("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
+    assert read_settings("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
     assert [evaluation.device for evaluation in open_run(Path("mine")).history()] == ["cpu", "cpu"]
 
 
@@ -58,7 +58,7 @@ def test_offline_pastiche_is_trained_on_and_named_everywhere(mlx_gpt):
     header, table = result.out.split("iteration  train loss")
     assert "Corpus    pastiche: 1,115,394 characters" in header and "tinyshakespeare" not in table
     assert "pastiche's validation split" in table and "nats per character" in table
-    assert recorded()["sources"] == ["pastiche"]
+    assert read_settings()["sources"] == ["pastiche"]
     assert {evaluation.corpus for evaluation in open_run(Path("runs/1")).history()} == {"pastiche"}
     assert "pastiche" in mlx_gpt("generate", "--tokens=1").err
 

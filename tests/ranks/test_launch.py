@@ -31,9 +31,10 @@ def test_a_launch_whose_port_was_taken_starts_again_with_others():
     assert len(list(Path("runs/1").glob("events.out.tfevents.*"))) == 1  # rank 0 alone reports to a tracker
 
 
-def test_the_exit_status_is_that_of_the_training():
+def test_the_exit_status_is_that_of_the_rank_with_an_error():
     result = launch("-n2", *TRAIN, "--data=missing.txt")
     assert result.status == 1 and "missing.txt cannot be read" in result.err
+    assert "Error: rank 1" in result.err and "lost its connection: another rank ended with an error" in result.err
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,6 @@ VARIANTS = {
     "bfloat16": {"dtype": "bfloat16"},
     "stopped early": {"target_loss": 2.8, "num_iter": 100, "learning_rate": 0.01, "n_layer": 1},
 }  # fmt: skip
-# A rank that waits for another keeps a core busy, so three of them are slow on two cores.
-BY_THREE = ["dropout"]
 
 
 @pytest.fixture
@@ -56,28 +54,44 @@ def difference(run: gpt.Run, other: gpt.Run) -> float:
 # ---- the same model
 
 
-@pytest.mark.parametrize("size, names", [(2, list(VARIANTS)), (3, BY_THREE)])
-def test_several_ranks_train_the_model_of_one_process(as_a_mac, size, names):
-    alone = {name: tiny_run(f"alone/{name}", **SETTINGS | VARIANTS[name]) for name in names}
+def test_several_ranks_train_the_model_of_one_process_and_continue_its_run(as_a_mac):
+    alone = {name: tiny_run(f"alone/{name}", **SETTINGS | more) for name, more in VARIANTS.items()}
     for run in alone.values():
         finish(run)
-    stopped = {"folder": "stopped", "settings": SETTINGS, "plain": True, "stopped_by": size - 1}
-    runs = [{"folder": name, "settings": SETTINGS | VARIANTS[name], "plain": True} for name in names]
-    printed = train_by_ring(size, *runs, stopped)
-    for name, *of_ranks in zip([*names, "stopped"], *printed):
-        assert all(of_rank == of_ranks[0] for of_rank in of_ranks), name  # the same bits in all ranks
-    assert printed[0][-1]["end"] == "interrupted" and 0 < printed[0][-1]["iteration"] < 8  # one rank stops all
+    runs = [{"folder": name, "settings": SETTINGS | more, "plain": True} for name, more in VARIANTS.items()]
+    stopped = {"folder": "stopped", "settings": SETTINGS, "plain": True, "stopped_by": 1}
+    for *_, stop in equal_records(train_by_ring(2, *runs, stopped)):
+        assert stop["end"] == "interrupted" and 0 < stop["iteration"] < 8  # one rank stops all
     for name, one in alone.items():
-        several, limit = gpt.open_run(Path(name)), BFLOAT_ROUNDING if name == "bfloat16" else ROUNDING
-        assert difference(one, several) < limit, name
-        for a, b in zip(one.history(), several.history(), strict=True):
-            assert a.iteration == b.iteration and a.train_tokens == b.train_tokens
-            assert b.valid_loss == pytest.approx(a.valid_loss, abs=limit / 10), name
-    several = gpt.open_run(Path(names[0]))  # an evaluation by several ranks has the bits of one
+        check_equal(one, gpt.open_run(Path(name)), BFLOAT_ROUNDING if name == "bfloat16" else ROUNDING)
+    several = gpt.open_run(Path("default"))  # an evaluation by several ranks has the bits of one
     last, count = several.history()[-1], SETTINGS["eval_iters"] * several.train_config.batch_size
-    model = several.load_model()
-    assert last.train_loss == gpt.estimate_loss(model, DATA.train_tokens, count)
-    assert last.valid_loss == gpt.estimate_loss(model, DATA.valid_tokens, count)
+    for loss, tokens in ((last.train_loss, DATA.train_tokens), (last.valid_loss, DATA.valid_tokens)):
+        assert loss == gpt.estimate_loss(several.load_model(), tokens, count)
+
+    finish(several.extended(num_iter=12))  # by one process, and then by three
+    longer = {"folder": "default", "settings": {"num_iter": 16}, "resume": True, "plain": True}
+    by_three = {"folder": "by three", "settings": SETTINGS | VARIANTS["dropout"], "plain": True}
+    for continued, _ in equal_records(train_by_ring(3, longer, by_three)):
+        assert continued["iteration"] == 16
+    never_stopped = tiny_run("never-stopped", **SETTINGS | {"num_iter": 16})
+    finish(never_stopped)
+    check_equal(never_stopped, gpt.open_run(Path("default")))
+    check_equal(alone["dropout"], gpt.open_run(Path("by three")))
+
+
+def equal_records(printed: list[list[dict]]) -> list[list[dict]]:
+    """Return what each rank printed, which has to have the same bits."""
+    assert all(records == printed[0] for records in printed)
+    return printed
+
+
+def check_equal(one: gpt.Run, several: gpt.Run, limit: float = ROUNDING) -> None:
+    """Assert that two runs are equal but for the rounding of sums."""
+    assert difference(one, several) < limit, several.path
+    for a, b in zip(one.history(), several.history(), strict=True):
+        assert a.iteration == b.iteration and a.train_tokens == b.train_tokens
+        assert b.valid_loss == pytest.approx(a.valid_loss, abs=limit / 10), several.path
 
 
 def test_another_batch_would_be_noticed(as_a_mac):
@@ -95,19 +109,6 @@ def test_the_shares_of_all_ranks_are_the_batch(ranks):
     whole = batch().reshape(3, 7, 4)
     for rank in range(ranks):
         assert np.array_equal(batch(share=slice(rank, None, ranks)).reshape(3, -1, 4), whole[:, rank::ranks])
-
-
-def test_a_run_continues_with_any_number_of_ranks():
-    first = {"folder": "run", "settings": SETTINGS}
-    train_by_ring(2, first)
-    run = gpt.open_run(Path("run"))
-    assert run.position().iteration == 8
-    finish(run.extended(num_iter=12))
-    printed = train_by_ring(3, first | {"settings": {"num_iter": 16}, "resume": True})
-    assert all(of_rank == printed[0] for of_rank in printed) and printed[0][0]["iteration"] == 16
-    never_stopped = tiny_run("alone", **SETTINGS | {"num_iter": 16})
-    finish(never_stopped)
-    assert difference(never_stopped, gpt.open_run(Path("run"))) < ROUNDING
 
 
 # ---- a process alone
@@ -158,6 +159,7 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 from mlx_nanogpt import ranks as module
 from mlx_nanogpt.ranks import join
+from mlx_nanogpt.text.loss import SplitLoss
 
 def attempt(function, *arguments):
     try:
@@ -174,6 +176,8 @@ with join({"seed": "4"}, print) as ranks:
         if is_other:
             model.lm_head.weight = model.lm_head.weight * factor
         attempt(ranks.check_same, model)
+    losses = [SplitLoss(1, 10.0 ** -i / 3) for i in range(7)]
+    print(ranks.sum(losses[ranks.share]) == sum(losses, SplitLoss()))  # bit for bit
 attempt(join({"seed": "4"} if is_other else {}, print).__enter__)
 real = module.package_versions
 module.package_versions = lambda: real() | {"mlx": "0.1" if is_other else "0.2"}
@@ -187,11 +191,12 @@ attempt(join({}, print).__enter__)
 """
 
 
-def test_what_differs_between_ranks_is_named():
+def test_what_differs_between_ranks_is_named_and_losses_are_added_in_the_order_of_one_process():
     first, other = (result.out.splitlines() for result in start_ring([[], []], COMPARE).results())
     assert first[:3] == ["same"] * 3 and other[0] == "same"
     assert "differ from those of rank 0 (lm_head.weight, by 1.0e-03 of the largest)" in other[1]
     assert "differ from those of rank 0 (lm_head.weight, by nan of the largest)" in other[2]
+    assert first.pop(3) == other.pop(3) == "True"
     remedy = "start all ranks with the same options and versions, on machines of one kind"
     for lines, values in ((first, ("not given", "0.2")), (other, ("4", "0.1"))):
         for line, name, value in zip(lines[3:], ("seed", "mlx"), values):
