@@ -20,13 +20,14 @@ Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 
 def split_losses(model: GPT, batches: Iterable[Batch], backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
     """Yield the loss of each of `batches`, in order. Meanwhile the model is in evaluation mode, and its weights must not change."""
-    this_machine, was_training = machine(), model.training
-    this_machine.prepare(model)
+    streams, was_training = machine().streams(), model.training
     model.eval()
-    streams = this_machine.streams()
-    token_losses = [compile_losses(model, backend) for _ in streams]  # a stream computes nothing that another one made
-    batches, unread = iter(batches), list[mx.array]()
     try:
+        fast, _ = machine().for_inference(model)
+        token_losses = [
+            compile_losses(fast, backend) for _ in streams
+        ]  # a stream computes nothing that another one made
+        batches, unread = iter(batches), list[mx.array]()
         while together := list(islice(batches, len(streams))):
             started = []
             for (idx, targets), stream, losses in zip(together, streams, token_losses):

@@ -64,11 +64,22 @@ def generate(
         raise UserError("an empty prompt has no next token", "give at least one token")
     model.eval()
     sample, cached = sample or make_sampler(), can_cache(model)
-    drawn = _draw(machine().for_inference(model), list(map(int, prompt)), num_tokens, seed, sample, cached)
+    fast, computing = machine().for_inference(model)
+    tokens = _read(_draw(fast, list(map(int, prompt)), num_tokens, seed, sample, cached))
+    while True:
+        with computing():  # not across the yield: the caller needs its cores then
+            token = next(tokens, None)
+        if token is None:
+            return
+        yield token
+
+
+def _read(drawn: Iterator[mx.array]) -> Iterator[int]:
+    """The tokens as numbers. Each is read after the next one was started, so that the device is never idle."""
     waiting = None
     for token in drawn:
         if waiting is not None:
-            yield waiting.item()  # after the next one was started, so that the device is never idle
+            yield waiting.item()
         waiting = token
     if waiting is not None:
         yield waiting.item()

@@ -7,8 +7,9 @@ import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
+from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.runs.find import find_model, is_own
+from mlx_nanogpt.runs.find import is_own
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress

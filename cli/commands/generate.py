@@ -7,7 +7,7 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.config import SETTINGS
-from mlx_nanogpt.runs.find import find_model
+from mlx_nanogpt.exchange.pretrained import find_model
 
 from ..options.settings import setting_option
 from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device

@@ -7,9 +7,9 @@ import numpy as np
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
+from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.pages.inspection import Inspection, inspect
-from mlx_nanogpt.runs.find import find_model
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text

@@ -7,11 +7,11 @@ from typing import Any
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Corpus, Dataset, Run, UserError
 from mlx_nanogpt.errors import printable
-from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer
 from mlx_nanogpt.runs import find
 from mlx_nanogpt.text import corpus, tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
 from mlx_nanogpt.text.tokenizer import Tokenizer
+from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer
 from rich.text import Text
 
 from ..screen.consoles import console

@@ -12,9 +12,9 @@ from ..files import create_folder, explaining_write
 from ..model import GPT
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
+from ..text.tokenizer_files import TOKENIZER, StoredTokens, as_json, store_tokens
 from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card
-from .tokenizer_files import TOKENIZER, StoredTokens, as_json, store_tokens
 from .unseen import add_unseen_rows
 
 WRITE_REMEDY = "choose another with `out`, or make room"

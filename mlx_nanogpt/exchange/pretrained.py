@@ -14,14 +14,28 @@ from ..config import GPTConfig
 from ..errors import UserError
 from ..files import explaining_damage, read_text
 from ..model import GPT
-from ..runs.run import CHECKPOINT, open_run
+from ..runs.find import find_run
+from ..runs.run import CHECKPOINT, Run, open_run
+from ..text.hub import HUB, fetch
 from ..text.tokenizer import Tokenizer
-from .hub import HUB, fetch
+from ..text.tokenizer_files import DAMAGED, MERGES, TOKENIZER, VOCAB, tokenizer_of_folder
 from .layouts import CONFIG, DTYPES, INDEX, LAYOUTS, PREFIXES, WEIGHTS, Layout, OtherModel
-from .tokenizer_files import DAMAGED, MERGES, TOKENIZER, VOCAB, tokenizer_of_folder
 
 HEAD = "lm_head.weight"
 HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
+
+
+def find_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
+    """The exported model `init_from`, or else the model of `run` as in `find_run`; its tokenizer; its run, if any.
+
+    `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
+    """
+    if not init_from:
+        source = find_run(run)
+        return source.load_model(best), source.tokenizer, source
+    if run or best:
+        raise UserError(f"`{'run' if run else 'best'}` and `init_from` exclude each other", "leave out one of them")
+    return *load_exported(init_from), None
 
 
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:

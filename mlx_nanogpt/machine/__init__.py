@@ -13,6 +13,8 @@ from .gpu import metal as _metal  # isort: skip
 import os
 import platform
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -39,10 +41,11 @@ class Machine:
         """Let `model` and `optimizer` compute in the fastest way, in place. Weights, names, mode and results stay."""
         use_own(model)
 
-    def for_inference(self, model: GPT) -> GPT:
-        """A model of the same function that generates fastest, for as long as the weights stay; or `model` itself, prepared."""
+    def for_inference(self, model: GPT) -> tuple[GPT, Callable[[], AbstractContextManager]]:
+        """A model of the same function that generates fastest, for as long as the weights stay, or `model` itself, prepared; and a
+        context to enter while a token of it is computed."""
         use_own(model)
-        return model
+        return model, nullcontext
 
     def streams(self) -> tuple[mx.Stream, ...]:
         """The streams that independent work is spread over."""

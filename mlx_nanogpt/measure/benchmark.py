@@ -200,8 +200,8 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     peak_memory = mx.get_peak_memory()
     operations, views = trial.graph_size()
 
-    def evaluate(count: int) -> list[float]:
-        return [estimate_loss(model, data.valid_tokens, EVALUATED_WINDOWS, config.backend) for _ in range(count)]
+    def evaluate(count: int) -> float:
+        return estimate_loss(model, data.valid_tokens, count * EVALUATED_WINDOWS, config.backend)
 
     window = Rounds.of([seconds / EVALUATED_WINDOWS for seconds in time_rounds(evaluate)])
 

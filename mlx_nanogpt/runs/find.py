@@ -1,14 +1,11 @@
-"""Find the run or model that the user named, and the text that a run learned from."""
+"""Find the run that the user named, and the text that a run learned from."""
 
 from pathlib import Path
 
 from ..errors import UserError
-from ..exchange.pretrained import load_exported
-from ..model import GPT
 from ..text.corpus import check_readable_again, read_data
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
-from ..text.tokenizer import Tokenizer
 from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
 
 
@@ -32,19 +29,6 @@ def run_folders() -> dict[Path, float]:
 def find_run(path: Path | None) -> Run:
     """The run at `path`, or the newest in `runs/`. Raises `UserError` if there is none."""
     return open_run(path) if path else newest_run()
-
-
-def find_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
-    """The exported model `init_from`, or else the model of `run` as in `find_run`; its tokenizer; its run, if any.
-
-    `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
-    """
-    if not init_from:
-        source = find_run(run)
-        return source.load_model(best), source.tokenizer, source
-    if run or best:
-        raise UserError(f"`{'run' if run else 'best'}` and `init_from` exclude each other", "leave out one of them")
-    return *load_exported(init_from), None
 
 
 def is_own(run: Run, data: Corpus | Dataset) -> bool:

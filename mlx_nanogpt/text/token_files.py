@@ -20,12 +20,12 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..errors import UserError
-from ..exchange.tokenizer_files import gpt2_tokenizer
 from ..files import DAMAGE, explaining_damage, read_text
 from .characters import CharTokenizer
 from .dataset import Dataset
 from .identity import CorpusIdentity
 from .tokenizer import Tokenizer, tokenizer_from_json
+from .tokenizer_files import gpt2_tokenizer
 
 TOKEN_FILES = ("train.bin", "val.bin")  # under nanoGPT's names
 META, NANOGPT_META = "meta.json", "meta.pkl"

@@ -15,7 +15,7 @@ from exports import FOLDER, GPT2, comes_back_as, edit, exported, rewrite, shard
 from mlx.utils import tree_flatten
 from mlx_nanogpt.exchange.layouts import GPT2_REQUIRED, QWEN3_REQUIRED
 from mlx_nanogpt.exchange.pretrained import load_exported
-from mlx_nanogpt.exchange.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
+from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
 
 FC = "h.0.mlp.c_fc.weight"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from mlx_nanogpt import BPETokenizer, UserError
 from conftest import TEXT, WORDS, byte_pairs
-from mlx_nanogpt.exchange.tokenizer_files import tokenizer_of_folder
 from mlx_nanogpt.text import byte_pairs as byte_pairs_module
 from mlx_nanogpt.text.byte_pairs import cut_between_tokens
 from mlx_nanogpt.text.tokenizer import tokenizer_from_json
+from mlx_nanogpt.text.tokenizer_files import tokenizer_of_folder
 from test_tokenizer import random_text
 
 STRANGE = [

@@ -19,7 +19,7 @@ from . import operations
 from .layers import OWN, LayerNorm, Linear, RMSNorm
 
 FOLDABLE = {*OWN.values(), GPT, Block, Attention, MLP, nn.Embedding, nn.Dropout}
-SMALL_MODEL = 4_000_000  # parameters: a larger model does not generate faster if it is folded
+SMALL_MODEL = 4_000_000  # parameters
 PROBED_TOKENS = 64
 ROUNDING = 1e-3  # of the largest logit; a model that is not the same differs by more
 
@@ -50,17 +50,21 @@ class Affine(nn.Module):
         return operations.unfused(y + operations.broadcast_view(self.bias, y.shape)) if "bias" in self else y
 
 
-def fold_if_small(model: GPT) -> GPT:
-    """A folded copy of `model`, which is in evaluation mode, if that is faster and computes the same; else `model` itself."""
-    parameters = [array for _, array in tree_flatten(model.parameters())]
-    if sum(array.size for array in parameters) > SMALL_MODEL or any(array.dtype != mx.float32 for array in parameters):
+def is_small(model: nn.Module) -> bool:
+    """Whether handing over the operations of a model takes about as long as computing them."""
+    return sum(array.size for _, array in tree_flatten(model.parameters())) <= SMALL_MODEL
+
+
+def fold_if_same(model: GPT) -> GPT:
+    """A folded copy of `model`, which is in evaluation mode, if it computes the same; else `model` itself."""
+    if any(array.dtype != mx.float32 for _, array in tree_flatten(model.parameters())):
         return model
     if not {type(module) for module in model.modules()} <= FOLDABLE:  # quantised, for example
         return model
     idx = mx.arange(min(model.config.block_size, PROBED_TOKENS))[None] % model.config.vocab_size  # (1, T)
     try:
-        folded = fold(model)
-        same = mx.abs(folded(idx) - model(idx)).max() <= ROUNDING * mx.abs(model(idx)).max()
+        folded, plain = fold(model), model(idx)
+        same = mx.abs(folded(idx) - plain).max() <= ROUNDING * mx.abs(plain).max()
     except (AttributeError, KeyError, TypeError, ValueError):  # somebody edited the Block
         return model
     return folded if same else model

@@ -1,6 +1,8 @@
 """The answers of MLX's CPU backend on Linux to the questions of `mlx_nanogpt.machine.Machine`."""
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import mlx.core as mx
 from mlx.optimizers import MultiOptimizer, Optimizer
@@ -10,7 +12,7 @@ from ...model import GPT
 from ...optimizer import Muon
 from ..facts import explain_memory, ram
 from . import blas, kernels, streams
-from .folding import fold_if_small
+from .folding import fold_if_same, is_small
 from .layers import use_own
 
 # MLX orders its work breadth first while the graph is narrow, then depth first, and the streams would run in turn. It reads
@@ -33,9 +35,10 @@ class LinuxCPU:
             if isinstance(part, Muon):
                 part.map = streams.spread
 
-    def for_inference(self, model: GPT) -> GPT:
+    def for_inference(self, model: GPT) -> tuple[GPT, Callable[[], AbstractContextManager]]:
         use_own(model)
-        return fold_if_small(model)
+        # larger models generate faster on all cores: 1.2 times at 10 million parameters, 1.7 times at 124 million
+        return (fold_if_same(model), streams.one_core) if is_small(model) else (model, nullcontext)
 
     def streams(self) -> tuple[mx.Stream, ...]:
         return streams.streams()

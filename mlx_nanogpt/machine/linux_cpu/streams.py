@@ -7,8 +7,8 @@ their own. One thread, the host, builds the graph and hands each operation to th
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from itertools import accumulate, cycle, pairwise
 from typing import TypeVar
@@ -87,6 +87,7 @@ class _Streams(threading.local):
 
     def __init__(self):
         self.all: tuple[mx.Stream, ...] = ()
+        self.on_core: dict[int, mx.Stream] = {}
 
 
 _made = _Streams()
@@ -99,6 +100,26 @@ def streams() -> tuple[mx.Stream, ...]:
         _schedule_as_batch()
         _made.all = tuple(mx.new_stream(mx.cpu) for _ in range(min(len(os.sched_getaffinity(0)), MAX_STREAMS)))
     return _made.all
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep the calling thread, and the thread of a stream, on the same core.
+
+    MLX hands each operation from one to the other. To wake a thread on another core takes longer than most operations on a
+    single text.
+    """
+    streams()  # before: these threads may use all cores
+    cores = os.sched_getaffinity(0)
+    core = max(cores)
+    os.sched_setaffinity(0, {core})
+    try:
+        if core not in _made.on_core:
+            _made.on_core[core] = mx.new_stream(mx.cpu)  # its thread inherits the core
+        with mx.stream(_made.on_core[core]):
+            yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _schedule_as_batch() -> None:

@@ -12,6 +12,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, lively_model, loss_fn, only_here, tiny_gpt, tiny_train
+from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.streams import part_edges, spread_loss, streams
 
 
@@ -132,3 +133,72 @@ def test_every_thread_has_streams_of_its_own(broadcasts):
         thread.start()
         thread.join()
     assert not failures
+
+
+def cores_while_drawing(model: gpt.GPT) -> set[int]:
+    """The cores that a generation may use while it works."""
+    cores = []
+
+    def sample(logits: mx.array, key: mx.array) -> mx.array:
+        cores.append(os.sched_getaffinity(0))
+        return mx.random.categorical(logits, key=key)
+
+    list(gpt.generate(model, [1], 3, 1, sample))
+    return cores[0]
+
+
+@only_here
+def test_a_small_model_generates_on_one_core():
+    assert len(cores_while_drawing(lively_model(tiny_gpt()))) == 1
+
+
+@only_here
+def test_a_large_model_generates_on_all_cores(monkeypatch):
+    monkeypatch.setattr(folding, "SMALL_MODEL", 1000)
+    assert cores_while_drawing(lively_model(tiny_gpt())) == os.sched_getaffinity(0)
+
+
+@only_here
+def test_between_two_tokens_the_caller_has_all_cores():
+    """For any number of texts at the same time, in any order of their ends."""
+    before = os.sched_getaffinity(0)
+    texts = [gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=seed) for seed in (1, 2, 3)]
+    for text in texts * 2:
+        next(text)
+        assert os.sched_getaffinity(0) == before
+    texts[0].close()
+    list(texts[1])
+    del texts[2]
+    assert os.sched_getaffinity(0) == before
+
+
+@only_here
+def test_a_sampler_that_fails_gives_the_cores_back():
+    before = os.sched_getaffinity(0)
+    with pytest.raises(ZeroDivisionError):
+        next(gpt.generate(lively_model(tiny_gpt()), [1], 3, 1, lambda *_: 1 / 0))
+    assert os.sched_getaffinity(0) == before
+
+
+@only_here
+def test_a_model_whose_weights_are_frozen_is_as_large(monkeypatch):
+    model = lively_model(tiny_gpt())
+    monkeypatch.setattr(folding, "SMALL_MODEL", model.num_parameters() - 1)
+    model.freeze()
+    assert not folding.is_small(model)
+
+
+@only_here
+def test_a_run_that_begins_while_a_text_is_generated_has_all_cores():
+    counts = []
+
+    def work() -> None:
+        tokens = gpt.generate(lively_model(tiny_gpt()), [1], 20, seed=1)
+        next(tokens)
+        counts.append(len(streams()))
+        tokens.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert counts == [len(streams())]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, explaining_damage, read_text
-from ..text.byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
-from ..text.characters import CharTokenizer
-from ..text.tokenizer import Tokenizer
+from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
+from .characters import CharTokenizer
 from .hub import fetch
+from .tokenizer import Tokenizer
 
 TOKENIZER, VOCAB, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 GPT2 = "openai-community/gpt2"
