@@ -48,7 +48,7 @@ class GPT(nn.Module):
         return self.logits(self.blocks(idx))
 
     def loss(self, idx: mx.array, targets: mx.array) -> mx.array:
-        """What training makes smaller: the mean of `token_losses`, a scalar."""
+        """The number that training makes smaller: the mean of `token_losses`."""
         return self.token_losses(idx, targets).mean()
 
     def token_losses(self, idx: mx.array, targets: mx.array) -> mx.array:
@@ -255,7 +255,7 @@ def adapt(model: GPT, **changes) -> GPT:
 
 
 def own_class(model: GPT) -> str | None:
-    """The name of the first class in `model` that a GPT of its configuration has not: a block of the user's own, for example. None
+    """The name of the first class in `model` that a GPT of its configuration lacks, for example a block of the user's own; None
     if `model` is a plain GPT, also with the leaves of a machine."""
     key = random_key()
     plain = {name: type(module) for name, module in GPT(model.config).named_modules()}

@@ -320,7 +320,7 @@ class Watchdog(threading.Thread):
         super().__init__(daemon=True)
         self.rank_name, self.on_lost, self.lost = name, on_lost, lost
         self.ticks, self.longest_wait = 0, 0
-        self.notes = 0  # the first tells that a step begins, the second how long one takes
+        self.notes = 0  # the first marks the start of a step, the second its length
         self.is_over = False
 
     def note_progress(self) -> None:

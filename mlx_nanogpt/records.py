@@ -1,4 +1,4 @@
-"""What training yields, as records, and the state that it moves.
+"""The records that training yields, and the state that it moves.
 
 `Progress` and `Sample` are also the lines of a run's log, and `Evaluation` those of its history.
 """

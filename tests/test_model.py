@@ -207,14 +207,6 @@ def test_attention_is_the_same_in_all_three_forms(shape):
         assert mx.allclose(a, b, rtol=1e-4, atol=ATTENTION_ROUNDING)
 
 
-@pytest.mark.parametrize("Tq", [1, 3])
-def test_the_newest_queries_see_what_they_see_among_all(Tq):
-    q, k, v = (mx.random.normal((2, 3, 5, 4), key=mx.random.key(i)) for i in range(3))
-    among_all = operations.causal_attention(q, k, v, 0.3)[:, :, -Tq:]
-    newest = operations.causal_attention(q[:, :, -Tq:], k, v, 0.3)
-    assert mx.allclose(newest, among_all, atol=ATTENTION_ROUNDING)
-
-
 @each_architecture
 @pytest.mark.parametrize("head_size", [8, 64])
 def test_the_next_logits_are_the_last_of_all(machine, head_size, architecture):

@@ -9,7 +9,7 @@ from . import machine
 
 FLOAT, BFLOAT = 4, 2  # bytes
 
-# What a step holds of each token at its peak, in numbers, as measured: see `estimated_memory`.
+# Numbers that a step holds for a token at its peak, measured: see `estimated_memory`.
 KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient

@@ -55,9 +55,9 @@ def open_arrays(file: Path) -> tuple[Contents, dict[str, mx.array]]:
     text = metadata[CONTENTS]
     if metadata[CHECKSUM] != str(zlib.crc32(text.encode())):
         raise ValueError("its metadata is not as it was written")
-    said = json.loads(text)
-    check_counts(said["evaluations"], said["history_checksum"])
-    return Contents(**said | {"position": Position(**said["position"])}), arrays
+    fields = json.loads(text)
+    check_counts(fields["evaluations"], fields["history_checksum"])
+    return Contents(**fields | {"position": Position(**fields["position"])}), arrays
 
 
 def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, dict]:

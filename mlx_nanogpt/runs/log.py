@@ -1,4 +1,4 @@
-"""The log of a run: what training looked like every few steps, and what the model wrote at each evaluation.
+"""The log of a run: the progress of training, and the samples that the model wrote at each evaluation.
 
 It is for reading and plotting. Training does not need it, and lines that cannot be read are left out.
 """
@@ -27,16 +27,16 @@ def to_text(lines: Iterable[Line]) -> str:
 def from_text(text: str, last: int) -> list[Line]:
     """The lines of `text` that can be read, up to the iteration `last`. Of two lines of a kind and an iteration the first counts."""
     found: dict[tuple[type, int], Line] = {}
-    for each in text.splitlines():
-        if (line := _line(each)) and line.iteration <= last:
+    for text_line in text.splitlines():
+        if (line := _parse(text_line)) and line.iteration <= last:
             found.setdefault((type(line), line.iteration), line)
     return list(found.values())
 
 
-def _line(text: str) -> Line | None:
+def _parse(text: str) -> Line | None:
     try:
-        said = json.loads(text)
-        kind = next(kind for kind in (Progress, Sample) if said.keys() == {field.name for field in fields(kind)})
-        return kind(**said)
+        content = json.loads(text)
+        kind = next(kind for kind in (Progress, Sample) if content.keys() == {field.name for field in fields(kind)})
+        return kind(**content)
     except (*DAMAGE, StopIteration):
         return None

@@ -1,4 +1,5 @@
-"""What training yields, onto the disk: the recorder locks a run, restores its state, and writes each record before it is passed on.
+"""The recorder brings what training yields onto the disk: it locks a run, restores its state, and writes each record before it
+passes it on.
 
 The history is written before the checkpoint. If a crash comes in between, the history has one line too many, the log some, and the
 next process drops them. The best weights are written after the checkpoint. If a crash comes in between, the next process that
@@ -98,7 +99,7 @@ class Recorder:
         return state
 
     def record(self, records: Iterable[Record], state: State) -> Iterator[Record]:
-        """Yield each of `records`, which move `state`, after it is on the disk; and what is written meanwhile."""
+        """Yield each of `records`, which move `state`, after it is on the disk; yield also `Sample` and `Saved`."""
         try:
             for record in records:
                 match record:

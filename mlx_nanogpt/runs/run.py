@@ -1,13 +1,13 @@
-"""A run directory: all that a training run needs to be looked at, resumed and sampled from.
+"""A run directory: everything to look at a training run, to resume it and to sample from it.
 
     config.json             the settings of model and training, the corpus, the versions, the class of a model of the user's own
     tokenizer.json          the characters, or the byte pairs
     history.jsonl           losses and timings, one line per evaluation
-    log.jsonl               loss, rate, gradient norm and speed of every few steps; what the model wrote at each evaluation
+    log.jsonl               loss, rate, gradient norm and speed of every few steps; a sample of each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and their iteration
     best.safetensors        the weights of the lowest validation loss so far
 
-A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and says in which order.
+A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and names the order of all writes.
 
 Damage and loss are noticed: config.json holds a checksum of itself and of tokenizer.json, each file of weights holds checksums of
 its content, and a checkpoint holds one of the history.

@@ -55,8 +55,8 @@ def explain(error: RuntimeError | MemoryError) -> UserError | None:
     """An error of MLX about a kernel that it could not compile, keep or load, with the remedy; None for other errors."""
     if not any(failure in str(error) for failure in FAILURES):
         return None
-    said = str(error).rpartition("the output is: ")[2].strip().splitlines()  # the output of the compiler, warnings too
-    reason = next((line for line in said if "error: " in line or "failed: " in line), said[-1])
+    output = str(error).rpartition("the output is: ")[2].strip().splitlines()  # of the compiler, warnings too
+    reason = next((line for line in output if "error: " in line or "failed: " in line), output[-1])
     return UserError(
         f"MLX could not compile what it computes with ({reason})",
         "make room in the folder for temporary files, set TMPDIR to another one where programs may be stored, or mend g++",

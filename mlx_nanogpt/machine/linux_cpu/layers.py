@@ -1,5 +1,4 @@
-"""Leaves in the forms that MLX's CPU backend on Linux computes fastest; `use_own` puts them into a model. All are for float32;
-otherwise the plain leaf computes."""
+"""Leaves in the forms that MLX's CPU backend on Linux computes fastest, for float32; otherwise the plain leaf computes."""
 
 import mlx.core as mx
 import mlx.nn as nn

@@ -213,8 +213,7 @@ def _gelu(x: mx.array) -> tuple[mx.array, mx.array]:
 
 
 def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.array:
-    """Softmax attention in which no query sees a later key: q (B, nh, Tq, hs), for the last Tq positions of k and v
-    (B, nh, T, hs) -> (B, nh, Tq, hs).
+    """Softmax attention in which no query sees a later key: q, k and v (B, nh, T, hs) -> (B, nh, T, hs).
 
     The scores are transposed, keys by queries, so that sums and maxima run along rows of memory.
     """
@@ -222,21 +221,18 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
     def vjp(primals, cotangents, outputs):
         (q, k, v), (dy, _, _), (y, p, total) = primals, cotangents, outputs
         g = dy / total
-        ds = v @ g.swapaxes(-1, -2) - broadcast_view(
-            (g * y).sum(axis=-1)[..., None, :], p.shape
-        )  # (B, nh, T keys, Tq queries)
+        sums = (g * y).sum(axis=-1)[..., None, :]  # (B, nh, 1, T queries)
+        ds = v @ g.swapaxes(-1, -2) - broadcast_view(sums, p.shape)  # (B, nh, T keys, T queries)
         ds = unfused(ds) * p * scale
         return ds.swapaxes(-1, -2) @ k, ds @ q, p @ g
 
     @with_gradient(vjp)
     def attention(q: mx.array, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        s = (k * (scale / LN_2)) @ q.swapaxes(-1, -2)  # (B, nh, T keys, Tq queries)
+        s = (k * (scale / LN_2)) @ q.swapaxes(-1, -2)  # (B, nh, T keys, T queries)
         s = s + _mask(s.shape)
         p = exp2(s - broadcast_view(s.max(axis=-2, keepdims=True), s.shape))
-        total = p.sum(axis=-2)[..., None]  # (B, nh, Tq, 1)
-        y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(
-            1, 2
-        )  # (B, Tq, nh, hs), as the next layer reads it
+        total = p.sum(axis=-2)[..., None]  # (B, nh, T, 1)
+        y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(1, 2)  # (B, T, nh, hs), as the next layer reads it
         return y.swapaxes(1, 2), p, total
 
     return attention(q, k, v)[0]
@@ -312,10 +308,8 @@ def _whole(x: mx.array, large: float) -> mx.array:
 
 @lru_cache(maxsize=16)
 def _mask(shape: tuple[int, ...]) -> mx.array:
-    """(T keys, Tq queries), or a view of it as `shape`, (..., T, Tq): 0 where the query may see the key, minus infinity
-    where not. The last query sees all keys."""
-    T, Tq = shape[-2:]
-    seen = np.tri(Tq, T, T - Tq, dtype=bool).T
+    """(T keys, T queries), or a view of it as `shape`, (..., T, T): 0 where the query may see the key, minus infinity elsewhere."""
+    seen = np.tri(shape[-1], dtype=bool).T
     mask = broadcast_view(mx.array(np.where(seen, np.float32(0), np.float32(-np.inf))), shape)
     mx.eval(mask)
     return mask
