@@ -406,9 +406,9 @@ def test_the_stream_has_every_evaluation_and_checkpoint_and_the_end():
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
 
 
-@pytest.mark.parametrize("eval_interval", [3, 9, 10, 11])
+@pytest.mark.parametrize("eval_interval", [1, 3, 9, 10, 11])
 def test_the_loss_is_reported_every_ten_steps_wherever_the_evaluations_fall(validation_losses, eval_interval):
-    validation_losses([1.0] * 10)
+    validation_losses([1.0] * 30)
     events = finish(tiny_run(num_iter=30, eval_interval=eval_interval))
     assert [event.iteration for event in events if isinstance(event, gpt.Progress)] == [10, 20, 30]
 
@@ -455,7 +455,7 @@ def test_a_model_that_the_machine_cannot_hold_is_refused_with_what_to_lower(monk
     check_fits(tiny_gpt(), tiny_train(), DATA)
 
 
-def test_half_the_activations_fit_where_all_do_not(monkeypatch):
+def test_a_bfloat16_step_fits_where_a_float32_one_does_not(monkeypatch):
     monkeypatch.setattr(type(hardware.machine()), "memory", lambda _: 35 * 10**6)
     large = {"batch_size": 1024, "eval_iters": 1}
     check_fits(tiny_gpt(), tiny_train(dtype="bfloat16", **large), DATA)

@@ -72,8 +72,8 @@ def test_another_users_kernels_are_not_loaded(temporary, monkeypatch):
 
 
 @only_here
-@pytest.mark.parametrize("tmpdir", ["/nowhere", "", "play.txt"])
-def test_a_temporary_folder_that_is_none_does_not_matter(tmpdir):
+@pytest.mark.parametrize("tmpdir", ["/nowhere", "play.txt"])
+def test_a_name_that_is_not_of_a_folder_does_not_matter(tmpdir):
     assert compile_one(TMPDIR=tmpdir)[2] == 0
 
 
