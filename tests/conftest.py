@@ -152,10 +152,18 @@ def tiny_run(path: Path | str | None = None, **changes) -> gpt.Run:
     return gpt.create_run(tiny_gpt(**of_gpt), tiny_train(**changes), DATA, path and Path(path))
 
 
-def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
-    run = tiny_run(path, **changes)
+@functools.cache
+def _train_once(**changes) -> Path:
+    run = tiny_run(tempfile.mkdtemp(dir=SESSION_CACHE), **changes)
     finish(run)
-    return run
+    return run.path
+
+
+def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
+    """A trained run on TEXT: a copy of one that this process trained once with the same settings."""
+    run = tiny_run(path, **changes)
+    shutil.copytree(_train_once(**changes), run.path, copy_function=shutil.copy, dirs_exist_ok=True)
+    return gpt.open_run(run.path)
 
 
 def worsened_run(**changes) -> gpt.Run:
@@ -227,16 +235,10 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 # ---- what commands are tested on
 
 
-@functools.cache
-def _trained_once() -> Path:
-    return trained_run(Path(SESSION_CACHE) / f"trained-{os.getpid()}").path
-
-
 @pytest.fixture
 def run():
-    """A trained run, runs/1: a copy of one that this process trained once."""
-    shutil.copytree(_trained_once(), "runs/1")
-    return gpt.open_run(Path("runs/1"))
+    """A trained run, runs/1."""
+    return trained_run()
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """The promises to whoever changes the model: an edit of model.py is what runs, and a model of one's own trains, resumes and writes."""
 
+import functools
 import json
 import re
 import shutil
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import DATA, TOKENIZER, asked, checkpoint_arrays, finish, python, same, tiny_gpt, tiny_run
+from conftest import DATA, SESSION_CACHE, TOKENIZER, asked, checkpoint_arrays, finish, python, same, tiny_gpt, tiny_run
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.model import own_class
 from mlx_nanogpt.runs import run as run_module
@@ -52,7 +54,7 @@ for platform in (sys.platform, "darwin"):
 
 
 def losses_and_text(edit: tuple[str, str] | None) -> list[list]:
-    """What SCRIPT prints with a copy of the library in which `edit` was made in model.py."""
+    """Run SCRIPT with a copy of the library in which `edit` was made in model.py."""
     shutil.copytree(Path(gpt.__file__).parent, "copy/mlx_nanogpt", dirs_exist_ok=True)
     if edit:
         file = Path("copy/mlx_nanogpt/model.py")
@@ -174,13 +176,19 @@ OWN = {
 each_own = pytest.mark.parametrize("make, name", OWN.values(), ids=OWN)
 
 
-def own_run(make, path: str, *stops: int) -> gpt.Run:
-    """A run trained with a model of `make`, stopped after each of `stops` steps and resumed by a new model."""
-    run = tiny_run(path, dropout=0.2)
+@functools.cache
+def train_own(make, *stops: int) -> Path:
+    run = tiny_run(tempfile.mkdtemp(dir=SESSION_CACHE), dropout=0.2)
     for stop in [*stops, 10**6]:
         mx.random.seed(3)
         finish(run, asked(stop), model=make())
-    return run
+    return run.path
+
+
+def own_run(make, path: str, *stops: int) -> gpt.Run:
+    """A run trained with a model of `make`, stopped after each of `stops` steps and resumed by a new model."""
+    shutil.copytree(train_own(make, *stops), path)
+    return gpt.open_run(Path(path))
 
 
 @each_own

@@ -25,7 +25,7 @@ class Ring:
     processes: list[subprocess.Popen]
 
     def results(self) -> list[Result]:
-        """Return how each rank ended. Ranks that do not end in time are killed."""
+        """Wait for all ranks and return their results. Ranks that do not end in time are killed."""
         return finish_processes(self.processes)
 
 
@@ -63,7 +63,7 @@ def start_ring(arguments: Sequence[Sequence], script: str = COMMAND, folders: Se
 
 
 def train_by_ring(size: int, *runs: dict) -> list[list[dict]]:
-    """Let `size` ranks train `runs` one after the other: see `trainer.py`. Return what each rank prints of each."""
+    """Let `size` ranks train `runs` one after the other: see `trainer.py`. Return the records of each rank, one of a run."""
     results = start_ring([[json.dumps(runs)]] * size, TRAINER).results()
     assert all(result.status == 0 for result in results), results
     return [[json.loads(line) for line in result.out.splitlines()] for result in results]

@@ -1,4 +1,4 @@
-"""The promises of the watchdog: a rank that waits for ever ends, and one that only takes long does not."""
+"""The promises of the watchdog: a rank that waits forever ends, and one that only takes long does not."""
 
 import threading
 from pathlib import Path
@@ -38,7 +38,7 @@ class Ticks:
     [
         ([], START),  # nobody knows yet how long a step takes
         ([5], START),
-        ([START - 9, 5], STALL),  # what comes before the first step says nothing about steps
+        ([START - 9, 5], STALL),  # what comes before the first step is not a step
         ([5, STALL * 2], STALL * 2 * STALL_FACTOR),  # it took that long, and the next one may, too
         ([5, 5, 5], STALL),
     ],

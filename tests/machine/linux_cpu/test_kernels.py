@@ -52,16 +52,23 @@ def take(folder: Path) -> None:
 @only_here
 def test_kernels_stay_in_the_usual_folder_if_it_is_ours(temporary):
     assert kernels._is_ours(str(temporary))
-    assert all(each.stat().st_mode & 0o777 == 0o700 for each in temporary.rglob("*"))
+    assert all(folder.stat().st_mode & 0o777 == 0o700 for folder in temporary.rglob("*"))
 
 
 @only_here
 @pytest.mark.parametrize("spoil", [share, link, take])
-def test_kernels_are_kept_in_our_cache_where_others_may_write(temporary, spoil):
+def test_a_folder_where_others_may_write_is_not_used(temporary, spoil):
     spoil(temporary)
+    assert not kernels._is_ours(str(temporary))
+    assert not list(Path().glob("elsewhere/*"))
+
+
+@only_here
+def test_kernels_are_kept_in_our_cache_instead(temporary):
+    share(temporary)
     out, err, status = compile_one()
     assert (status, out.strip()) == (0, str(temporary)), err  # the folder that Python uses is unchanged
-    assert list(kept().values()) == [0, 1] and not list(Path().glob("elsewhere/*"))
+    assert list(kept().values()) == [0, 1]
 
 
 @only_here
@@ -72,9 +79,9 @@ def test_another_users_kernels_are_not_loaded(temporary, monkeypatch):
 
 
 @only_here
-@pytest.mark.parametrize("tmpdir", ["/nowhere", "", "play.txt"])
-def test_a_temporary_folder_that_is_none_does_not_matter(tmpdir):
-    assert compile_one(TMPDIR=tmpdir)[2] == 0
+def test_a_temporary_folder_that_does_not_exist_does_not_matter():
+    assert not any(map(kernels._is_ours, ("/nowhere", "", "play.txt")))
+    assert compile_one(TMPDIR="play.txt")[2] == 0
 
 
 def compiler(script: str) -> str:
