@@ -9,7 +9,6 @@ import mlx.core as mx
 import numpy as np
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
-from ..errors import UserError
 from ..evaluation import estimate_loss
 from ..machine import machine
 from ..machine.memory import estimated_memory
@@ -21,9 +20,6 @@ from .timing import Rounds, Trial, flops_per_token, measure_matrix
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
 LONGEST_STEP = 30.0  # seconds, at the rate of a matrix product; a longer step is not measured
-FEW_EPOCHS, MANY_EPOCHS = 4, 16
-"""A text that is read up to 4 times teaches about as much as new text, and after 16 times little more (Muennighoff et al. 2023,
-"Scaling Data-Constrained Language Models")."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +36,12 @@ class Measured:
 class Plan:
     """The cost of a run. Memory is in bytes; `measured` is None if the run does not fit or a step takes too long.
 
-    `problem` is the reason why it does not fit; `train` raises the same one. `least_step_seconds` is the time of a step if all
-    its arithmetic ran at the rate of a matrix product.
+    `problem` is the reason why it does not fit, with the remedy; `train` raises the same one. `least_step_seconds` is the time of
+    a step if all its arithmetic ran at the rate of a matrix product.
     """
 
     gpt: GPTConfig
     train: TrainConfig
-    parameters: int
     flops_per_token: int
     estimated_memory: int
     memory_there: int
@@ -104,11 +99,10 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
     plan = Plan(
         gpt,
         train,
-        parameters=model.num_parameters(),
         flops_per_token=flops,
         estimated_memory=estimate,
         memory_there=this_machine.memory(),
-        problem=problem.problem if problem else None,
+        problem=str(problem) if problem else None,
         least_step_seconds=least,
         measured=None,
     )
@@ -116,26 +110,6 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
         yield Stage("steps")
         plan = replace(plan, measured=measure(model, train))
     yield plan
-
-
-def split_batches(plan: Plan) -> TrainConfig | None:
-    """Return the settings of `plan` with batches split into parts that fit, for steps and evaluations of as many tokens; None if
-    none fit."""
-    train = plan.train
-    for parts in range(2, train.batch_size + 1):
-        if train.batch_size % parts == 0:
-            try:
-                smaller = replace(
-                    train,
-                    batch_size=train.batch_size // parts,
-                    gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
-                    eval_iters=train.eval_iters * parts,
-                )
-            except UserError:  # so many batches a step are out of range
-                return None
-            if memory_problem(plan.gpt, smaller) is None:
-                return smaller
-    return None
 
 
 def measure(model: GPT, train: TrainConfig) -> Measured:
