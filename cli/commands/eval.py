@@ -50,7 +50,8 @@ def evaluate(
 
     The bigram and the unigram learn from the run's training split.
 
-    A folder of tokens of another text has its own splits: --split chooses one, and the others learn from its training one.
+    A folder of tokens of another text has its own splits: --split chooses one, and the bigram and the unigram
+    learn from its training split.
     """
     use_device(device)
     if init_from and not data:

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -28,7 +28,6 @@ from ..training import check_fits, train
 from .timing import Rounds, Trial, flops_per_token, measure_generation, measure_matrix, time_rounds
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
-NANOLUX_LEAVES_OPEN = ("vocab_size", "seed", "backend", "dropout")  # NanoLux drops 0.1, in its MLP only
 EVALUATED_WINDOWS = 256
 BUILT_STEPS = 20  # to time the host
 
@@ -113,10 +112,9 @@ class Stage:
 
 
 def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
-    """Return the metrics of a run, from at least one evaluation. The steps up to the first evaluation are an epoch; a shorter one,
-    where a run was stopped or extended, counts in the total alone."""
+    """Return the metrics of a run, from at least one evaluation. The steps up to an evaluation are an epoch."""
     first, *others = history
-    epochs = [evaluation.train_seconds for evaluation in others if evaluation.train_tokens == first.train_tokens]
+    epochs = [evaluation.train_seconds for evaluation in others]
     return NanoLuxMetrics(
         first_epoch=first.train_seconds,
         average_epoch=statistics.mean(epochs) if epochs else None,
@@ -125,17 +123,6 @@ def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
         train_loss=history[-1].train_loss,
         valid_loss=history[-1].valid_loss,
     )
-
-
-def nanolux_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[object, object]]:
-    """Return the settings in which a run differs from the published table: name -> (value of the run, published value)."""
-    here = asdict(gpt) | asdict(train)
-    published = asdict(NANOLUX_GPT) | asdict(NANOLUX_TRAIN)
-    return {
-        name: (here[name], value)
-        for name, value in published.items()
-        if name not in NANOLUX_LEAVES_OPEN and here[name] != value
-    }
 
 
 def bench(
