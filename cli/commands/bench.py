@@ -6,7 +6,7 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt.machine import describe_device, rounds_products
+from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.benchmark import PUBLISHED, BackendResult, BenchResult, NanoLuxMetrics, Stage
 from mlx_nanogpt.measure.timing import MATRIX_SIZE, STEADY, Rounds
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -73,8 +73,6 @@ def _show(result: BenchResult) -> None:
     console.print()
     console.print(_make_table({_make_title(backend): backend.metrics for backend in result.backends}, result.corpus))
     _print_extrapolation(result)
-    for note in _list_loss_notes(result.corpus):
-        console.print(note)
     console.print(_make_explanation(result))
     console.print(
         f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_format_rounds(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
@@ -101,16 +99,6 @@ def _make_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
         values = (getattr(metrics, field) for metrics in columns.values())
         table.add_row(label, *("-" if value is None else form.format(value) for value in values))
     return table
-
-
-def _list_loss_notes(corpus: str) -> list[str]:
-    """List the reasons why losses on `corpus` here differ from the published ones."""
-    notes = []
-    if corpus != TINYSHAKESPEARE:
-        notes.append(f"The losses here are on {corpus}, the published ones on tiny Shakespeare.")
-    if rounds_products():
-        notes.append("This GPU rounds float32 products to TF32; with MLX_ENABLE_TF32=0 the losses are exact.")
-    return notes
 
 
 def _make_title(result: BackendResult) -> str:
@@ -150,7 +138,5 @@ ROWS = {
     "Compilation, s": lambda result: f"{result.compile_seconds:.2f}",
     "Evaluation, ms per window": lambda result: _format_rounds(result.evaluation_seconds_per_window, 1e3, ".3f"),
     "Share of the matrix rate": lambda result: f"{result.matrix_share:.0%}",
-    "Operations in a step's graph": lambda result: f"{result.operations} (and {result.views} views)",
-    "Host building a step's graph": lambda result: f"{result.host_seconds / result.step_seconds.median:.1%} of a step",
     "Peak memory, MB": lambda result: f"{result.peak_memory / 1e6:.0f}",
 }

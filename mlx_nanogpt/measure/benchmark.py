@@ -29,7 +29,6 @@ from .timing import Rounds, Trial, flops_per_token, measure_generation, measure_
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
 EVALUATED_WINDOWS = 256
-BUILT_STEPS = 20  # to time the host
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,8 @@ PUBLISHED = {
 class BackendResult:
     """The results of one backend, in seconds, bytes and tokens per second.
 
-    `step_seconds` is a step in the steady state, `compile_seconds` the extra time of the first step, `host_seconds` the time
-    in which the host builds the graph of a step. `matrix_share` is the arithmetic of a step (`flops_per_token`) as a share of
-    the rate of a matrix product. `operations` counts the nodes of the graph that compute, each a kernel on a GPU, and `views`
-    the others.
+    `step_seconds` is a step in the steady state, `compile_seconds` the extra time of the first step. `matrix_share` is the
+    arithmetic of a step (`flops_per_token`) as a share of the rate of a matrix product.
     """
 
     backend: Backend
@@ -72,10 +69,7 @@ class BackendResult:
     step_seconds: Rounds
     tokens_per_second: float
     compile_seconds: float
-    host_seconds: float
     matrix_share: float
-    operations: int
-    views: int
     evaluation_seconds_per_window: Rounds
     peak_memory: int
 
@@ -185,7 +179,6 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     steady = Rounds.of(time_rounds(trial.work))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
-    operations, views = trial.graph_size()
 
     def evaluate(count: int) -> float:
         return estimate_loss(model, data.valid_tokens, count * EVALUATED_WINDOWS, config.backend)
@@ -200,10 +193,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
         step_seconds=steady,
         tokens_per_second=step_tokens / steady.median,
         compile_seconds=compile_seconds,
-        host_seconds=statistics.median(trial.host_seconds() for _ in range(BUILT_STEPS)),
         matrix_share=flops_per_token(model) * step_tokens / steady.median / matrix_flops,
-        operations=operations,
-        views=views,
         evaluation_seconds_per_window=window,
         peak_memory=peak_memory,
     )

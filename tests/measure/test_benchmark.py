@@ -1,7 +1,6 @@
 """The promises of the benchmark: the seed's six metrics as defined, and measurements that are made and not made up."""
 
 import mlx_nanogpt as gpt
-import mlx.core as mx
 import pytest
 from mlx_nanogpt import Evaluation, GPTConfig
 from conftest import TEXT
@@ -61,7 +60,6 @@ def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_proto
         assert backend.metrics == nanolux_metrics(history) and not backend.extrapolated
     compiled, eager = result.backends
     assert compiled.metrics.valid_loss == pytest.approx(eager.metrics.valid_loss, abs=1e-5)
-    assert 0 < compiled.operations < eager.operations
 
 
 def test_a_quick_benchmark_trains_nothing_to_the_end_and_is_marked(small_protocol):
@@ -73,11 +71,6 @@ def test_a_quick_benchmark_trains_nothing_to_the_end_and_is_marked(small_protoco
         assert metrics.average_epoch == 2 * backend.step_seconds.median
         assert metrics.estimate == pytest.approx(2 * 4 * backend.evaluation_seconds_per_window.median)
         assert metrics.total == pytest.approx(backend.compile_seconds + 2 * (metrics.average_epoch + metrics.estimate))
-
-
-def test_a_graphs_operations_are_counted_apart_from_its_views():
-    x = mx.array([[1.0, 2.0], [3.0, 4.0]])
-    assert timing.graph_size((x.T @ x).reshape(4) + mx.exp(x).reshape(4)) == (3, 3)
 
 
 def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():
