@@ -9,7 +9,7 @@ import typer
 from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.runs.find import is_own
+from mlx_nanogpt.runs.find import is_own, own_dataset
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from ..options.settings import with_options
 from ..options.shared import NAME, BestOption, DeviceOption, InitFromOption, RunOption, given_options, use_device
-from ..options.texts import own_dataset, read_data
+from ..options.texts import read_data
 from ..screen.consoles import console, make_progress, print_header
 from ..screen.describe import describe_weights
 
