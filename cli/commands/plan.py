@@ -17,7 +17,7 @@ from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
 
-from ..options.settings import with_settings
+from ..options.settings import with_options, with_settings
 from ..options.shared import (
     NAME,
     TEXTS,
@@ -67,11 +67,11 @@ def plan(
     result = _measure(gpt_config, train_config)
     console.print()
     print_lines(_make_rows(result, text_tokens))
-    if result.fits:
+    if result.problem:
+        console.print(f"\nIt does not fit: {with_options(result.problem)}.")
+    else:
         console.print("\nIt fits in memory.")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
-    else:
-        console.print(f"\nIt does not fit: {result.problem}.")
 
 
 def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:
@@ -120,7 +120,7 @@ def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:
             f"{format_duration(plan.total_seconds)}: {format_duration(plan.training_seconds)} of training, "
             f"{format_duration(plan.evaluation_seconds)} of evaluation, {plan.evaluations:,} times"
         )
-    elif plan.fits:
+    elif plan.problem is None:
         rows["Step"] = f"not measured: at least {format_duration(plan.least_step_seconds)}"
         rows["In all"] = f"at least {format_duration(plan.training_seconds)}, at the rate of a matrix product"
     return rows

@@ -34,7 +34,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run. Memory is in bytes; `measured` is None if the run does not fit or a step takes too long.
+    """The cost of a run. `measured` is None if the run does not fit or a step takes too long. `memory` is the measured peak, or an
+    estimate, in bytes, and `memory_there` what this machine has for it.
 
     `problem` is the reason why it does not fit, with the remedy; `train` raises the same one. `least_step_seconds` is the time of
     a step if all its arithmetic ran at the rate of a matrix product.
@@ -43,7 +44,7 @@ class Plan:
     gpt: GPTConfig
     train: TrainConfig
     flops_per_token: int
-    estimated_memory: int
+    memory: int
     memory_there: int
     problem: str | None
     least_step_seconds: float
@@ -53,15 +54,6 @@ class Plan:
     def tokens(self) -> int:
         """Tokens that the run reads, with repetitions."""
         return self.train.num_iter * tokens_per_step(self.gpt, self.train)
-
-    @property
-    def memory(self) -> int:
-        """The measured peak, or the estimate."""
-        return self.measured.peak_memory if self.measured else self.estimated_memory
-
-    @property
-    def fits(self) -> bool:
-        return self.problem is None
 
     @property
     def evaluations(self) -> int:
@@ -89,9 +81,7 @@ class Plan:
 
 def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
     """Yield stages, then the `Plan` of a run. Seeds MLX's global random state."""
-    this_machine = machine()
     model = GPT(gpt)
-    estimate = estimated_memory(gpt, train, this_machine.fuses_attention(gpt.head_size))
     flops = flops_per_token(model)
     yield Stage("matrix product")
     least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
@@ -100,15 +90,16 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
         gpt,
         train,
         flops_per_token=flops,
-        estimated_memory=estimate,
-        memory_there=this_machine.memory(),
+        memory=estimated_memory(gpt, train, machine().fuses_attention(gpt.head_size)),
+        memory_there=machine().memory(),
         problem=str(problem) if problem else None,
         least_step_seconds=least,
         measured=None,
     )
-    if plan.fits and least <= LONGEST_STEP:
+    if problem is None and least <= LONGEST_STEP:
         yield Stage("steps")
-        plan = replace(plan, measured=measure(model, train))
+        measured = measure(model, train)
+        plan = replace(plan, measured=measured, memory=measured.peak_memory)
     yield plan
 
 

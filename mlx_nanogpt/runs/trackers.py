@@ -1,6 +1,6 @@
 """Trackers: TensorBoard, trackio and Weights & Biases receive the losses of a training run.
 
-Each is an adapter of a few lines on the records that `train` yields, and receives those that come after it was asked for. After a
+Each is an adapter on the records that `train` yields, and receives those that come after it was asked for. After a
 kill the steps since the checkpoint come a second time: TensorBoard then hides the first ones, wandb ignores the second ones, and
 trackio shows both.
 """
@@ -50,7 +50,7 @@ class Trackio:
 
     def __init__(self, run: Run):
         self.trackio = import_extra(self.package, "trackio")
-        self.run = self.trackio.init(PROJECT, _make_name(run), resume="allow", config=_collect_settings(run))
+        self.run = self.trackio.init(PROJECT, resume="allow", **_describe(run))
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
@@ -73,10 +73,9 @@ class WeightsAndBiases:
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.id,
-            name=_make_name(run),
             resume="allow",
-            config=_collect_settings(run),
             settings=wandb.Settings(console="off", quiet=True),  # the screen is ours
+            **_describe(run),
         )
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -141,15 +140,11 @@ class Trackers:
         self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 
-def _make_name(run: Run) -> str:
-    return _make_utf8(f"{run.path.resolve().name}-{run.id}")
-
-
-def _collect_settings(run: Run) -> dict:
+def _describe(run: Run) -> dict:
+    """Return a name and the settings of `run`, as trackio and wandb take them: in UTF-8, which the name of a file need not be."""
+    name, corpus = (
+        text.encode(errors="backslashreplace").decode()
+        for text in (f"{run.path.resolve().name}-{run.id}", run.corpus.name)
+    )
     settings = asdict(run.gpt_config) | asdict(run.train_config)
-    return settings | {"corpus": _make_utf8(run.corpus.name), "versions": run.versions()}
-
-
-def _make_utf8(name: str) -> str:
-    """Escape bytes that are not UTF-8, which the name of a file may hold."""
-    return name.encode(errors="backslashreplace").decode()
+    return {"name": name, "config": settings | {"corpus": corpus, "versions": run.versions()}}
