@@ -11,7 +11,6 @@ import typer
 from mlx_nanogpt import GPTConfig, TrainConfig
 from mlx_nanogpt.config import TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.measure.benchmark import Stage
 from mlx_nanogpt.measure.plan import Plan, make_plan
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
@@ -64,7 +63,9 @@ def plan(
         "Training": describe_training(gpt_config, train_config),
     }
     print_header("mlx-gpt plan", lines)
-    result = _measure(gpt_config, train_config)
+    with make_spinner() as bar:
+        bar.add_task("measuring")
+        result = make_plan(gpt_config, train_config)
     console.print()
     print_lines(_make_rows(result, text_tokens))
     if result.problem:
@@ -87,16 +88,6 @@ def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, T
     if values["tokenizer"] == "char":
         return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
     return replace(gpt_config, vocab_size=GPT2_SIZE if size is None else size), train_config, None
-
-
-def _measure(gpt_config: GPTConfig, train_config: TrainConfig) -> Plan:
-    """Make a plan, with a spinner meanwhile."""
-    with make_spinner() as bar:
-        task = bar.add_task("")
-        for event in make_plan(gpt_config, train_config):
-            if isinstance(event, Stage):
-                bar.update(task, description=f"measuring {event.description}")
-    return event
 
 
 def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:

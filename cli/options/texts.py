@@ -22,7 +22,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
             raise
         console.print(
             f"{error.problem[0].upper()}{error.problem[1:]}. So this uses {corpus.PASTICHE}, a play that is built in: its losses are not "
-            f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}.\n",
+            f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cache_file()}.\n",
             style="yellow",
         )
         return gpt.load_corpus(corpus.PASTICHE)

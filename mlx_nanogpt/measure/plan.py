@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -14,7 +13,6 @@ from ..machine import machine
 from ..machine.memory import estimated_memory
 from ..model import GPT
 from ..training import memory_problem
-from .benchmark import Stage
 from .timing import Rounds, Trial, flops_per_token, measure_matrix
 
 MOST_STEPS = 10  # that are timed
@@ -79,11 +77,10 @@ class Plan:
         return self.training_seconds + self.evaluation_seconds
 
 
-def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
-    """Yield stages, then the `Plan` of a run. Seeds MLX's global random state."""
+def make_plan(gpt: GPTConfig, train: TrainConfig) -> Plan:
+    """Measure the cost of a run. Seeds MLX's global random state."""
     model = GPT(gpt)
     flops = flops_per_token(model)
-    yield Stage("matrix product")
     least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
     problem = memory_problem(gpt, train)
     plan = Plan(
@@ -97,10 +94,9 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
         measured=None,
     )
     if problem is None and least <= LONGEST_STEP:
-        yield Stage("steps")
         measured = measure(model, train)
         plan = replace(plan, measured=measured, memory=measured.peak_memory)
-    yield plan
+    return plan
 
 
 def measure(model: GPT, train: TrainConfig) -> Measured:
