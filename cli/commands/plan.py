@@ -17,15 +17,7 @@ from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
 
 from ..options.settings import with_options, with_settings
-from ..options.shared import (
-    NAME,
-    TEXTS,
-    DeviceOption,
-    TokenizerOption,
-    VocabSizeOption,
-    given_options,
-    use_device,
-)
+from ..options.shared import NAME, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines

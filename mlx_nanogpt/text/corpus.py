@@ -52,7 +52,7 @@ def read_data(sources: Sequence[str]) -> Corpus | Dataset:
 
 
 def is_token_folder(sources: Sequence[str]) -> bool:
-    """Whether `sources` is one folder of tokens, which takes a second or two per GB to check, and not a text."""
+    """Whether `sources` is one folder of tokens. `read_data` then takes a second or two per GB to check it."""
     return len(sources) == 1 and holds_tokens(sources[0])
 
 
