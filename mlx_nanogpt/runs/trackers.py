@@ -7,8 +7,8 @@ trackio shows both.
 
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Literal
 
@@ -101,18 +101,17 @@ class Trackers:
     out. Of several ranks only rank 0 has trackers."""
 
     def __init__(self, names: Sequence[TrackerName], run: Run, on_failure: Callable[[TrackerName, str], None]):
-        self.names, self.run, self.on_failure = [*names], run, on_failure
-        self.open: dict[TrackerName, Tracker] = {}
+        self.run, self.on_failure = run, on_failure
+        self.trackers: dict[TrackerName, Tracker | None] = dict.fromkeys(names)  # None before the first record
 
     def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        for name, tracker in list(self.open.items()):
-            try:
-                tracker.close(failed=kind is not None)
-            except Exception as error:  # any, because the code is somebody else's
-                self._leave_out(name, error)
+        for name, tracker in list(self.trackers.items()):
+            if tracker:
+                with self._leave_out_if_it_fails(name):
+                    tracker.close(failed=kind is not None)
 
     def note(self, record: Record) -> None:
         """Send the values of `record` if it is a `Progress` or an `Evaluation`. The first one opens the trackers: by then `train` has
@@ -124,20 +123,20 @@ class Trackers:
                 values = {"eval/loss": record.valid_loss, "eval/train_loss": record.train_loss}
             case _:
                 return
-        for name in [*self.names]:
-            try:
-                if name not in self.open:
-                    self.open[name] = KINDS[name](self.run)
-                self.open[name].log(iteration, values)
-            except Exception as error:
-                self._leave_out(name, error)
+        for name, tracker in list(self.trackers.items()):
+            with self._leave_out_if_it_fails(name):
+                self.trackers[name] = tracker = tracker or KINDS[name](self.run)
+                tracker.log(iteration, values)
 
-    def _leave_out(self, name: TrackerName, error: Exception) -> None:
-        self.names.remove(name)
-        if tracker := self.open.pop(name, None):
-            with suppress(Exception):
-                tracker.close(failed=True)
-        self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
+    @contextmanager
+    def _leave_out_if_it_fails(self, name: TrackerName) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # any, because the code is somebody else's
+            if tracker := self.trackers.pop(name):
+                with suppress(Exception):
+                    tracker.close(failed=True)
+            self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 
 def _describe(run: Run) -> dict:
