@@ -119,10 +119,9 @@ def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
     )
 
 
-def bench(
-    corpus: Corpus, quick: bool, backends: Sequence[Backend] = get_args(Backend)
-) -> Iterator[Stage | Record | BenchResult]:
-    """Measure MLX's default device on NanoLux's protocol; yield stages, the records of each training run, the result.
+def bench(corpus: Corpus, quick: bool) -> Iterator[Stage | Record | BenchResult]:
+    """Measure MLX's default device on NanoLux's protocol, with both backends; yield stages, the records of each training run, the
+    result.
 
     A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
     """
@@ -133,7 +132,7 @@ def bench(
     yield Stage("matrix product")
     matrix_flops = measure_matrix()
     results = []
-    for backend in backends:
+    for backend in get_args(Backend):
         train_config = replace(NANOLUX_TRAIN, backend=backend)
         yield Stage(f"{backend} step and evaluation")
         result = _measure_backend(gpt, train_config, data, matrix_flops.median)
