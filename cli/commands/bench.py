@@ -7,7 +7,7 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.measure.benchmark import PUBLISHED, BenchResult, Stage
+from mlx_nanogpt.measure.benchmark import PUBLISHED, BenchResult
 from mlx_nanogpt.measure.timing import MATRIX_SIZE, STEADY, Rounds
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.table import Table
@@ -54,13 +54,13 @@ def bench(
     write_json(json_file, asdict(result))
 
 
-def _follow(events: Iterator[Stage | gpt.Record | BenchResult]) -> BenchResult:
+def _follow(events: Iterator[str | gpt.Record | BenchResult]) -> BenchResult:
     with make_spinner() as bar:
         task, stage = bar.add_task(""), ""
         for event in events:
             match event:
-                case Stage():
-                    stage = event.description
+                case str():
+                    stage = event
                     bar.update(task, description=stage)
                     if not console.is_terminal:
                         console.print(f"measuring: {stage}")

@@ -29,6 +29,9 @@ def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, chec
     name = printable(name)
     by_character = isinstance(run.tokenizer, CharTokenizer)
     tokens = "one per character" if by_character else "byte pairs"
+    limits = f"It continues a text; it does not answer questions. {layout.beyond_context.format(shape.block_size)}"
+    if by_character:
+        limits += " It does not know characters that were not in its text, and writes worse after them."
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -39,7 +42,7 @@ tags: [{layout.model_type}, mlx]
 
 A GPT in the layout of {layout.name}, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
 
-{_limits(layout, shape.block_size, by_character)}
+{limits}
 
 | | |
 |---|---|
@@ -56,11 +59,3 @@ mlx-gpt generate --init-from {shlex.quote(name)}
 mlx-gpt train --init-from {shlex.quote(name)} --data my.txt
 ```
 """
-
-
-def _limits(layout: Layout, block_size: int, by_character: bool) -> str:
-    """Return the limits of the model, in sentences."""
-    sentences = ["It continues a text; it does not answer questions.", layout.beyond_context.format(block_size)]
-    if by_character:
-        sentences.append("It does not know characters that were not in its text, and writes worse after them.")
-    return " ".join(sentences)

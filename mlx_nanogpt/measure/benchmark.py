@@ -1,6 +1,6 @@
 """The benchmark: NanoLux's protocol and six metrics on this machine, and the measurements that explain them.
 
-`bench()` is a generator like `train()`. It yields each stage and each record of a training run; the last record is the whole
+`bench()` is a generator like `train()`. It yields the name of each stage, each record of a training run, and at last the whole
 result. `NanoLuxMetrics` of a quick benchmark are extrapolated, and marked so.
 """
 
@@ -98,13 +98,6 @@ class BenchResult:
         return [name for name, rounds in measurements.items() if not rounds.steady]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the benchmark begins."""
-
-    description: str
-
-
 def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
     """Return the metrics of a run, from at least one evaluation. The steps up to an evaluation are an epoch."""
     first, *others = history
@@ -119,9 +112,9 @@ def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
     )
 
 
-def bench(corpus: Corpus, quick: bool) -> Iterator[Stage | Record | BenchResult]:
-    """Measure MLX's default device on NanoLux's protocol, with both backends; yield stages, the records of each training run, the
-    result.
+def bench(corpus: Corpus, quick: bool) -> Iterator[str | Record | BenchResult]:
+    """Measure MLX's default device on NanoLux's protocol, with both backends; yield the name of each stage, the records of each
+    training run, and the result.
 
     A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
     """
@@ -129,15 +122,15 @@ def bench(corpus: Corpus, quick: bool) -> Iterator[Stage | Record | BenchResult]
     gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
     check_fits(gpt, NANOLUX_TRAIN, data)
 
-    yield Stage("matrix product")
+    yield "matrix product"
     matrix_flops = measure_matrix()
     results = []
     for backend in get_args(Backend):
         train_config = replace(NANOLUX_TRAIN, backend=backend)
-        yield Stage(f"{backend} step and evaluation")
+        yield f"{backend} step and evaluation"
         result = _measure_backend(gpt, train_config, data, matrix_flops.median)
         if not quick:
-            yield Stage(f"{backend} training by the protocol")
+            yield f"{backend} training by the protocol"
             history = []
             with tempfile.TemporaryDirectory() as folder:
                 run = create_run(gpt, train_config, data, Path(folder) / "run")
@@ -147,7 +140,7 @@ def bench(corpus: Corpus, quick: bool) -> Iterator[Stage | Record | BenchResult]
                     yield record
             result = replace(result, metrics=nanolux_metrics(history), extrapolated=False)
         results.append(result)
-    yield Stage("generation")
+    yield "generation"
     cached, reread = measure_generation(gpt, data.tokenizer.start_token)
     yield BenchResult(
         describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread
