@@ -37,7 +37,7 @@ TICK_SECONDS = 0.5
 STALL_SECONDS, STALL_FACTOR = 60.0, 10  # without progress, and relative to the longest wait so far
 START_SECONDS = 1800.0  # without progress before a step is timed: rank 0 may download, or learn byte pairs
 STALL_REASONS = "one was stopped, its machine sleeps, the link to it is cut, or MLX hangs"
-RESTART = "start all ranks again with `resume`: they continue from the last checkpoint"
+RESTART = "see the message of that rank; then start all ranks again, with `resume` if there is a checkpoint"
 # The variable that mlx.launch sets for a backend. Without a name MLX would try MPI, too, wherever it is installed.
 BACKENDS = {"MLX_IBV_DEVICES": "jaccl", "NCCL_HOST_IP": "nccl", "MLX_HOSTFILE": "ring"}
 # Seconds for a rank to listen before the next one calls: MLX waits a whole second after a failure.

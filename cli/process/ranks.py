@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NoReturn
@@ -48,7 +48,7 @@ def join_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
     if is_rank():
         if STANDARD_INPUT in given.get("data", ()):
             raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
-        _filter_ring_lines(lost)
+        flush = _filter_ring_lines(lost)
     if LAUNCH_WORDS in os.environ:
         threading.Thread(target=_stop_with_the_launcher, daemon=True).start()
     options = {name: str(value) for name, value in given.items() if name not in MAY_DIFFER}
@@ -58,6 +58,8 @@ def join_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
             if killer:
                 killer.communicate()  # the end of its input ends it
             yield ranks
+            if killer:
+                flush()
     except NotConnected as error:
         end_process(error, status=UNCONNECTED)
 
@@ -76,14 +78,21 @@ def resume_command(options: Sequence[str]) -> str:
 
 def share_run(ranks: Ranks, run: Run, options: list[str]) -> None:
     """Broadcast the run from rank 0; `options` of mlx-gpt train resume it."""
-    ranks.watchdog.on_lost = partial(end_process, remedy=f"resume with {resume_command(options)}")
-    ranks.broadcast(run.description())
+    _name_resume(ranks, options)
+    ranks.broadcast([run.description(), options])
     _compare_texts(ranks, run.corpus.sha256)
+
+
+def _name_resume(ranks: Ranks, options: Sequence[str]) -> None:
+    """Let the sentence about a lost rank name the command that resumes."""
+    ranks.watchdog.on_lost = partial(end_process, remedy=f"resume with {resume_command(options)}")
 
 
 def receive_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
     """Return rank 0's run, and this rank's own copy of the text."""
-    run = run_of(ranks.broadcast(None))
+    description, options = ranks.broadcast(None)
+    _name_resume(ranks, options)
+    run = run_of(description)
     names = given.get("data", run.corpus.sources)
     try:
         if TINYSHAKESPEARE in names and not tinyshakespeare.cache_file().is_file():
@@ -124,9 +133,9 @@ def _stop_with_the_launcher() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _filter_ring_lines(lost: threading.Event) -> None:
+def _filter_ring_lines(lost: threading.Event) -> Callable[[], None]:
     """Drop the lines that MLX's ring writes to descriptor 2, past Python's streams. Set `lost` at one that reports a failure: MLX
-    does not always raise an error."""
+    does not always raise an error. Return a function that ends this, and waits for the last line."""
     own = os.dup(2)
     sys.stderr = open(own, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     reader, writer = os.pipe()
@@ -141,7 +150,14 @@ def _filter_ring_lines(lost: threading.Event) -> None:
                 elif b"errno" in line or b"closed" in line:
                     lost.set()
 
-    threading.Thread(target=forward, daemon=True).start()
+    thread = threading.Thread(target=forward, daemon=True)
+    thread.start()
+
+    def flush() -> None:
+        os.dup2(own, 2)  # the end of the pipe
+        thread.join(timeout=1)
+
+    return flush
 
 
 def _start_killer() -> subprocess.Popen:

@@ -18,7 +18,7 @@ from ...model import GPT, MLP, Attention, Block
 from . import operations
 from .layers import OWN, LayerNorm, Linear, RMSNorm
 
-FOLDABLE = {*OWN.values(), GPT, Block, Attention, MLP, nn.Embedding, nn.Dropout}
+FOLDABLE = {*OWN.values(), nn.ReLU2, GPT, Block, Attention, MLP, nn.Embedding, nn.Dropout}
 SMALL_MODEL = 4_000_000  # parameters
 PROBED_TOKENS = 64
 ROUNDING = 1e-3  # of the largest logit; a model that is not the same differs by more

@@ -62,11 +62,6 @@ class GELU(nn.GELU):
         return super().__call__(x) if plain_form else operations.gelu(x)
 
 
-class ReLU2(nn.ReLU2):
-    def __call__(self, x: mx.array) -> mx.array:
-        return operations.relu2(x) if are_float32(x) else super().__call__(x)
-
-
 class SwiGLU(plain.SwiGLU):
     def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
         fast = gate.shape == x.shape and are_float32(gate, x)
@@ -94,7 +89,6 @@ OWN = {
     nn.RoPE: RoPE,
     nn.ReLU: ReLU,
     nn.GELU: GELU,
-    nn.ReLU2: ReLU2,
     plain.SwiGLU: SwiGLU,
     plain.CausalAttention: CausalAttention,
     plain.CrossEntropy: CrossEntropy,

@@ -131,22 +131,6 @@ def relu(x: mx.array) -> mx.array:
     return mx.maximum(x, 0.0)
 
 
-def _relu2_vjp(x, cotangents, outputs):
-    (dy, _), (_, y) = cotangents, outputs
-    return dy * (2 * y)
-
-
-@with_gradient(_relu2_vjp)
-def _relu2(x: mx.array) -> tuple[mx.array, mx.array]:
-    y = unfused(mx.maximum(x, 0.0))
-    return mx.square(y), y
-
-
-def relu2(x: mx.array) -> mx.array:
-    """The square of the larger of x and 0."""
-    return _relu2(x)[0]
-
-
 def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     """gate * sigmoid(gate) * x."""
     return _swiglu(gate, x)[0]

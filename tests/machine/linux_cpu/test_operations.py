@@ -68,10 +68,6 @@ def test_swiglu_is_that_of_mlx():
     assert_the_same(operations.swiglu, lambda gate, x: nn.silu(gate) * x, numbers, draw(len(numbers)))
 
 
-def test_relu2_is_that_of_mlx():
-    assert_the_same(operations.relu2, nn.relu2, mx.concatenate([draw(1001), mx.array([0.0, -0.0, 1e10, -1e10])]))
-
-
 @pytest.mark.parametrize("C", [64, 96])  # 1/C is a float32, or is rounded to one
 def test_a_layer_norm_of_numbers_far_from_zero_keeps_its_digits(C):
     x = np.array(1000 + draw(8, C)).astype(np.float64)
@@ -179,7 +175,7 @@ def test_no_other_operation_loses_it(sign):
     x = draw(3, 4)
     x[2, 1] = mx.array(np.copysign(np.float32(np.nan), sign))
     assert mx.isnan(operations.cross_entropy(x, mx.array([0, 1, 2]))).tolist() == [False, False, True]
-    for function in (operations.gelu, operations.relu, operations.relu2, lambda x: operations.swiglu(x, mx.ones(4))):
+    for function in (operations.gelu, operations.relu, lambda x: operations.swiglu(x, mx.ones(4))):
         assert mx.isnan(function(x)).tolist() == mx.isnan(x).tolist()
     for norm in (
         lambda x: operations.layer_norm(x, mx.ones(4), None, 1e-5),
