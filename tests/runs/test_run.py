@@ -303,7 +303,7 @@ DAMAGED_CHECKPOINTS = {
     "cut in its header": lambda raw: raw[:100],
     "cut in its weights": lambda raw: raw[: len(raw) // 2],
     "cut at its end": lambda raw: raw[:-1],
-    "text": lambda raw: b"this is no checkpoint " * 100,
+    "text": lambda raw: b"this is not a checkpoint " * 100,
 }
 
 

@@ -55,7 +55,7 @@ class OverTheBatch(gpt.GPT):
 
 @only_here
 @pytest.mark.parametrize("kind", [OwnLoss, OverTheBatch])
-def test_a_loss_that_is_no_mean_over_independent_rows_stays_whole(kind):
+def test_a_loss_that_is_not_a_mean_over_independent_rows_stays_whole(kind):
     model, key = kind(tiny_gpt(dropout=0.5)), mx.random.state[0].tolist()
     spread_loss(model)
     assert "loss" not in vars(model) and mx.random.state[0].tolist() == key
