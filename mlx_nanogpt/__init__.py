@@ -6,8 +6,8 @@ the GPT writes text.
     data = gpt.tokenize(gpt.load_corpus("pastiche"))
     gpt_config = gpt.GPTConfig(vocab_size=data.tokenizer.vocab_size)
     run = gpt.create_run(gpt_config, gpt.TrainConfig(num_iter=500), data)
-    for event in gpt.train(run, data):
-        print(event)
+    for record in gpt.train(run, data):
+        print(record)
 
 Here are the names for users; what is more special is in its module.
 """

@@ -1,9 +1,11 @@
 """The loss of a text, without dropout: estimated from random windows, the same each time, or exact, from all of it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from .config import Backend, TrainConfig
@@ -19,10 +21,10 @@ Batch = tuple[np.ndarray, np.ndarray]  # inputs and targets, both (B, T)
 
 
 def split_losses(model: GPT, batches: Iterable[Batch], backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
-    """Yield the loss of each of `batches`, in order. Meanwhile the model is in evaluation mode, and its weights must not change."""
-    streams, was_training = machine().streams(), model.training
-    model.eval()
-    try:
+    """Yield the loss of each of `batches`, in order. Until the last one, the model is in evaluation mode, and its weights must not
+    change."""
+    streams = machine().streams()
+    with evaluation_mode(model):
         fast, _ = machine().for_inference(model)
         token_losses = [
             compile_losses(fast, backend) for _ in streams
@@ -37,8 +39,18 @@ def split_losses(model: GPT, batches: Iterable[Batch], backend: Backend = TrainC
             yield from map(_sum, unread)  # while the device works on what was started
             unread = started
         yield from map(_sum, unread)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` into evaluation mode for the time of the body; each layer then returns to its own mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module, training in modes:  # a layer comes before the layers inside
+            module.train(training)
 
 
 def estimate_batches(model: GPT, tokens: np.ndarray, count: int, share: slice = ALL) -> Iterator[Batch]:

@@ -92,11 +92,11 @@ def _draw(
     block_size, key = model.config.block_size, mx.random.key(seed)
     cache = Cache(model) if cached else None
     decode = make_decode(model, cache, sample) if cache else None
-    reread = make_reread(model, sample)
+    reread = make_reread(model, sample, cached)
     text = mx.array([prompt[-block_size:]])  # (1, T)
     for i in range(num_tokens):
         if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
-            token, key = _pick(model.next_logits(text, cache), key, sample)
+            token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
         elif decode and i <= block_size - len(prompt):
             token, key = decode(token, key)
         else:
@@ -115,7 +115,7 @@ def can_cache(model: GPT) -> bool:
     try:
         for part in mx.split(idx, [T // 2, T - 1], axis=1):
             logits = model.next_logits(part, cache) if part.size else None
-    except TypeError:
+    except Exception:  # any of the user's own code: the text is then read again for every token
         return False
     return mx.allclose(logits, model(idx)[:, -1], rtol=PROBE_ROUNDING, atol=PROBE_ROUNDING).item()
 
@@ -130,12 +130,13 @@ def make_decode(model: GPT, cache: Cache, sample: Sampler) -> NextToken:
     return decode
 
 
-def make_reread(model: GPT, sample: Sampler) -> NextToken:
-    """Return `reread(text, key)`, compiled: the token (1,) after all of `text` (1, T), and a new key."""
+def make_reread(model: GPT, sample: Sampler, cached: bool = True) -> NextToken:
+    """Return `reread(text, key)`, compiled: the token (1,) after all of `text` (1, T), and a new key. A model that has no cache may
+    also have a `__call__` of its own, which is then what writes."""
 
     @partial(mx.compile, inputs=model.state)
     def reread(text: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        return _pick(model.next_logits(text), key, sample)
+        return _pick(model.next_logits(text) if cached else model(text)[:, -1], key, sample)
 
     return reread
 

@@ -37,7 +37,7 @@ class GPT(nn.Module):
         if not config.tied:
             self.lm_head = nn.Linear(config.n_embd, config.vocab_size, config.bias != "none")
         self.cross_entropy = CrossEntropy()
-        self._init_weights()
+        self.init_weights()
         mx.eval(mx.random.state)  # else it keeps the graphs of all earlier draws
 
     def __call__(self, idx: mx.array) -> mx.array:
@@ -91,8 +91,8 @@ class GPT(nn.Module):
         """The number of trained numbers."""
         return sum(p.size for _, p in tree_flatten(self.trainable_parameters()))
 
-    def _init_weights(self) -> None:
-        """N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2.
+    def init_weights(self) -> None:
+        """Draw new weights: N(0, 0.02), biases zero. Layers that write to the residual stream start smaller, by sqrt(2 * n_layer), as in GPT-2.
 
         With `init` zero, these layers and the head start at 0, so that each block begins as the identity. The embedding is
         then N(0, 1), unless it is also the head.
@@ -255,17 +255,27 @@ def adapt(model: GPT, **changes) -> GPT:
 
 
 def own_class(model: GPT) -> str | None:
-    """The name of the first class in `model` that a GPT of its configuration lacks, for example a block of the user's own; None
-    if `model` is a plain GPT, also with the leaves of a machine."""
+    """The first class in `model` that a GPT of its configuration lacks, for example a block of the user's own, or the name of the
+    first part that differs; None if `model` is a plain GPT, also with the leaves of a machine."""
     key = random_key()
-    plain = {name: type(module) for name, module in GPT(model.config).named_modules()}
+    plain = dict(GPT(model.config).named_modules())
     set_random_key(key)
-    for name, module in sorted(model.named_modules(), key=lambda named: named[0].count(".")):
-        kind = type(module)
-        is_leaf_of_machine = kind.__module__.startswith(f"{__package__}.machine.") and plain.get(name) in kind.__bases__
-        if kind is not plain.get(name) and not is_leaf_of_machine:
-            return f"{kind.__module__}.{kind.__qualname__}"
+    own = dict(model.named_modules())
+    for name in sorted(own.keys() | plain.keys(), key=lambda name: (name.count("."), name)):
+        if name not in own or name not in plain:
+            return f"{type(own.get(name, plain.get(name))).__qualname__} ({name})"
+        kind, plain_kind = type(own[name]), type(plain[name])
+        is_ours = kind.__module__.partition(".")[0] == __package__ and plain_kind in kind.__bases__
+        if kind is not plain_kind and not is_ours:
+            return kind.__qualname__
+        if _settings(own[name]) != _settings(plain[name]):
+            return f"{kind.__qualname__} ({name})"
     return None
+
+
+def _settings(module: nn.Module) -> dict:
+    """The attributes of a module that are not arrays or modules, and that no machine changes."""
+    return {name: value for name, value in vars(module).items() if not (name.startswith("_") or type(value) is partial)}
 
 
 def random_key() -> mx.array:

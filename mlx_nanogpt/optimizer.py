@@ -10,7 +10,6 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .config import TrainConfig
 
 MOMENTUM = 0.95  # of Muon
-QKV = "c_attn.weight"  # three matrices, one above the other
 DECAY_SHARE = 0.2  # of a wsd schedule
 
 
@@ -76,13 +75,13 @@ class Muon(optim.Optimizer):
     def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
         """The new values of the parameters, all of them matrices, that have a gradient."""
         directions = tree_flatten(super().apply_gradients(gradients, parameters))
-        parts = {name: mx.split(matrix, 3) if name.endswith(QKV) else [matrix] for name, matrix in directions}
+        parts = {name: mx.split(matrix, 3) if _is_qkv(name, matrix) else [matrix] for name, matrix in directions}
         steps = iter(orthogonalise([part for own in parts.values() for part in own], self.map))
         rate, weights, new = self.learning_rate, dict(tree_flatten(parameters)), []
         for name, own in parts.items():
             step = mx.concatenate([next(steps) for _ in own])
             new.append((name, weights[name] * (1 - rate * self.weight_decay) - rate * step))
-        return tree_unflatten(new)
+        return tree_unflatten(new) if new else {}
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
         """The direction of the next step: Nesterov's momentum."""
@@ -115,6 +114,11 @@ def orthogonal(x: mx.array) -> mx.array:
         a = y @ y.swapaxes(1, 2)
         y = mx.addmm(3.4445 * identity - 4.7750 * a, a, a, alpha=2.0315) @ y
     return y if wide is x else y.swapaxes(1, 2)
+
+
+def _is_qkv(name: str, matrix: mx.array) -> bool:
+    """Whether a matrix is queries, keys and values, one above the other."""
+    return name.endswith("c_attn.weight") and matrix.shape[0] == 3 * matrix.shape[1]
 
 
 def is_hidden_matrix(name: str, parameter: mx.array) -> bool:

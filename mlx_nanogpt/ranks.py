@@ -27,7 +27,7 @@ from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from .config import TrainConfig
 from .errors import UserError
 from .machine import machine
-from .machine.facts import package_versions
+from .machine.facts import model_checksum, package_versions
 from .model import GPT, random_key, set_random_key
 from .text.loss import SplitLoss
 
@@ -106,7 +106,7 @@ class Ranks:
         those of one process, and the random state stays the same in all ranks."""
         if self.size > 1:
             for module in model.modules():
-                if isinstance(module, nn.Dropout):
+                if isinstance(module, nn.Dropout) and type(module).__module__.startswith("mlx") and module._p_1 < 1:
                     module.__class__ = RowsOfDropout
                     module._batch_size, module._share = batch_size, self.share
 
@@ -275,7 +275,7 @@ def join(
     ranks.watchdog.start()
     try:
         device = f"{mx.default_device().type.name}, {type(machine()).__name__}, {len(machine().streams())} stream(s)"
-        claims = {"kind of device": device} | package_versions() | dict(options)
+        claims = {"kind of device": device, "model.py": str(model_checksum())} | package_versions() | dict(options)
         ranks.compare(claims, "start all ranks with the same options and versions, on machines of one kind")
         yield ranks
         ranks.broadcast(None)  # none leaves while another waits for it

@@ -21,7 +21,7 @@ End = Literal["finished", "interrupted", "out of patience", "at the target"]
 
 @dataclass(frozen=True)
 class Progress:
-    """A step: its loss in nats per token, its learning rate, the norm of its gradients before they are clipped, and tokens per
+    """A step: its loss (of `GPT.loss`, in nats per token), its learning rate, the norm of its gradients before they are clipped, and tokens per
     second since the record before, or since the interval began. Raises `ValueError` for impossible values."""
 
     iteration: int
@@ -32,7 +32,8 @@ class Progress:
 
     def __post_init__(self) -> None:
         check_counts(self.iteration)
-        check_measures(self.loss, self.learning_rate, self.grad_norm, self.tokens_per_second)
+        # a loss of the user's own may be negative
+        check_measures(abs(self.loss), self.learning_rate, self.grad_norm, self.tokens_per_second)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         check_counts(self.iteration, self.train_tokens, self.eval_tokens)
-        check_measures(self.train_loss, self.valid_loss, self.train_seconds, self.eval_seconds)
+        check_measures(abs(self.train_loss), abs(self.valid_loss), self.train_seconds, self.eval_seconds)
         if not (isinstance(self.corpus, str) and isinstance(self.device, str)):
             raise ValueError("the corpus and the device of an evaluation are words")
 
@@ -91,7 +92,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Done:
-    """Training ended: all iterations are done, or the caller stopped it, or the validation loss stopped falling, or it fell to
+    """The end of training: all iterations are done, or the caller stopped it, or the validation loss stopped falling, or it fell to
     `target_loss`."""
 
     iteration: int

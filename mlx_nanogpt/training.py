@@ -5,7 +5,7 @@ The loop yields records and writes nothing. A progress bar, a log, a tracker and
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_map
 
 from .config import GPTConfig, TrainConfig, tokens_per_step
+from .errors import UserError
 from .evaluation import estimate_batches, split_losses
 from .machine import machine
 from .machine.memory import memory_problem
@@ -40,10 +41,11 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks
     its own rows of every batch.
 
     Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `State.arrays` together with
-    the loss. Drop a norm that you do not read: it keeps all gradients in memory.
+    the loss. Drop a norm that you do not read: it keeps all gradients in memory. An output more is fused less: with bfloat16, or
+    with accumulation and no clipping, a GPU's step has a kernel more for each parameter.
     """
     ranks.use_own_dropout(model, config.batch_size)
-    machine().prepare(model, optimizer)
+    machine().prepare(model, optimizer)  # on Linux, model.loss then computes parts of a batch at the same time
     loss = in_bfloat16(model) if config.dtype == "bfloat16" else model.loss
     loss_and_grad = accumulate(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
     loss_and_grad = ranks.average(loss_and_grad, config.batch_size)
@@ -69,7 +71,7 @@ def in_bfloat16(model: GPT) -> Callable[[mx.array, mx.array], mx.array]:
 
     def loss(idx: mx.array, targets: mx.array) -> mx.array:
         master = model.parameters()
-        model.update(tree_map(lambda p: p.astype(mx.bfloat16), master))
+        model.update(tree_map(lambda p: p.astype(mx.bfloat16) if p.dtype == mx.float32 else p, master))
         try:
             return model.loss(idx, targets)
         finally:
@@ -100,12 +102,13 @@ def steps(
     state: State, data: Dataset, config: TrainConfig, should_stop: ShouldStop = lambda: False, ranks: Ranks = ALONE
 ) -> Iterator[Record]:
     """Move `state` to the end of training, interval by interval, and yield what happens. It writes nothing and knows no run."""
+    state.model.train()
     step = make_step(state.model, state.optimizer, config, ranks)
     mx.eval(state.arrays)
     while (end := reason_to_end(state.history, config)) is None:
-        yield from interval(state, data, config, step, should_stop, ranks)
-        if should_stop():
-            check_weights(state, config)  # no loss has shown the last update yet
+        is_stopped = yield from interval(state, data, config, step, should_stop, ranks)
+        check_weights(state, config)  # no loss has shown the last update yet
+        if is_stopped or should_stop():
             end = "interrupted"
             break
         yield from evaluation(state, data, config, ranks)
@@ -125,12 +128,13 @@ def reason_to_end(history: list[Evaluation], config: TrainConfig) -> End | None:
 
 def interval(
     state: State, data: Dataset, config: TrainConfig, step: Step, should_stop: ShouldStop, ranks: Ranks
-) -> Iterator[Progress]:
-    """Train up to the next evaluation, or until `should_stop` returns true; yield every tenth step."""
+) -> Generator[Progress, None, bool]:
+    """Train up to the next evaluation, or until `should_stop` returns true; yield every tenth step. Return whether it was stopped."""
     shape = config.batch_size, state.model.config.block_size, config.gradient_accumulation_steps
     target = min(config.num_iter, (state.evaluated // config.eval_interval + 1) * config.eval_interval)
     started, meter = time.perf_counter() - state.train_seconds, Meter(state, config)
-    while state.iteration < target and not should_stop():
+    is_stopped = False
+    while state.iteration < target and not (is_stopped := should_stop()):
         batch = training_batch(data.train_tokens, config.seed, state.iteration, *shape, ranks.share)
         loss, norm = step(*map(mx.array, batch))  # a graph, built while the device works on the step before
         progress = meter.read() if meter.is_due else None
@@ -144,6 +148,7 @@ def interval(
         yield progress
     mx.eval(state.arrays)
     state.train_seconds = time.perf_counter() - started
+    return is_stopped
 
 
 class Meter:
@@ -188,9 +193,7 @@ def evaluation(
 ) -> Iterator[Evaluating | Evaluation]:
     """Estimate the losses of both splits, and add them to the history."""
     model, count = state.model, config.eval_iters * config.batch_size  # windows of each split
-    if ranks.size > 1:
-        check_weights(state, config)
-        ranks.check_same(model)
+    ranks.check_same(model)
     windows, losses = 0, []
     yield Evaluating(state.iteration, windows, 2 * count)
     started = reported = time.perf_counter()
@@ -223,7 +226,7 @@ def evaluation(
 
 def check_weights(state: State, config: TrainConfig) -> None:
     """Raise `Diverged` unless all weights are finite."""
-    finite = mx.stack([mx.isfinite(array).all() for _, array in tree_flatten(state.model.parameters())])
+    finite = mx.stack([mx.isfinite(array).all() for _, array in tree_flatten(state.model.trainable_parameters())])
     check_finite([0.0 if finite.all().item() else math.nan], state.iteration, config)
 
 
@@ -245,7 +248,8 @@ def train(
     model: GPT | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Record]:
-    """Train `run` from its checkpoint, or from the beginning, to its last iteration; yield each record after it is on the disk.
+    """Train `run` from its checkpoint, or from the beginning, to its last iteration; yield what happens. An evaluation is yielded after
+    it is on the disk, progress before.
 
     Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated, the model writes a `Sample` of
     `sample_tokens` tokens, if that is not 0, and a checkpoint is written. Samples do not change training. `should_stop` is called
@@ -258,10 +262,18 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, if another process
     trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite.
     """
+    if (data.corpus.sha256, data.tokenizer) != (run.corpus.sha256, run.tokenizer):
+        raise UserError(
+            f"{data.corpus.name} is another text, or has other tokens, than the run {run.path}", "give that of the run"
+        )
     check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
     with Recorder(run, sample_tokens, ranks) as recorder:
         state = recorder.restore(model)
-        yield from recorder.record(steps(state, data, run.train_config, ranks.any(should_stop), ranks), state)
+        try:
+            yield from recorder.record(steps(state, data, run.train_config, ranks.any(should_stop), ranks), state)
+        except Exception:
+            mx.random.seed(run.train_config.seed)  # a trace that failed leaves no number in MLX's random state
+            raise
 
 
 def start_step(model: GPT, config: TrainConfig) -> tuple[Step, list[Any]]:

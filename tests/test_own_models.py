@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import mlx_nanogpt as gpt
@@ -15,6 +16,7 @@ import pytest
 from conftest import DATA, SESSION_CACHE, TOKENIZER, asked, checkpoint_arrays, finish, python, same, tiny_gpt, tiny_run
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.model import own_class
+from mlx_nanogpt.runs import run as run_module
 
 # ---- an edit of model.py
 
@@ -63,6 +65,16 @@ def losses_and_text(edit: tuple[str, str] | None) -> list[list]:
     return [json.loads(line) for line in python(script).splitlines()]
 
 
+def test_a_run_warns_when_the_model_was_edited_since(monkeypatch):
+    run = tiny_run()
+    finish(run)
+    monkeypatch.setattr(run_module, "model_checksum", lambda: 7)
+    with pytest.warns(RuntimeWarning, match="model.py was edited since the run runs/1 was trained"):
+        run.load_model()
+    monkeypatch.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "9.9", "mlx": "9.9"})
+    run.load_model()  # of another version it is expected
+
+
 @pytest.fixture(scope="module")
 def unedited(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
@@ -102,6 +114,34 @@ class OwnGPT(gpt.GPT):
         return super().logits(x) / 2
 
 
+class OwnCall(gpt.GPT):
+    """A GPT that prefers what another one avoids. Its text is that of `__call__`, not of `next_logits`."""
+
+    def __call__(self, idx: mx.array) -> mx.array:
+        return -super().__call__(idx)
+
+
+class OwnLoss(gpt.GPT):
+    """A GPT whose loss is negative."""
+
+    def loss(self, idx: mx.array, targets: mx.array) -> mx.array:
+        return super().loss(idx, targets) - 100
+
+
+class MaskedBlock(gpt.model.Block):
+    """A block with a mask of its own, and heads that a cache has no room for."""
+
+    def __init__(self, config: gpt.GPTConfig):
+        super().__init__(replace(config, head_size=4))
+        self.mask = mx.where(mx.arange(config.n_embd) < 0, -mx.inf, 0.0) - mx.where(
+            mx.arange(config.n_embd) < 1, mx.inf, 0.0
+        )
+        self.freeze(keys=["mask"], recurse=False)
+
+    def __call__(self, x: mx.array, cache=None, mask=None) -> mx.array:
+        return super().__call__(x, cache, mask) + mx.exp(self.mask)
+
+
 class OwnLinear(nn.Linear):
     def __call__(self, x: mx.array) -> mx.array:
         return 1.5 * super().__call__(x)
@@ -113,6 +153,12 @@ def with_own_blocks() -> gpt.GPT:
     return model
 
 
+def with_masked_blocks() -> gpt.GPT:
+    model = gpt.GPT(tiny_gpt(dropout=0.2))
+    model.h = [MaskedBlock(model.config) for _ in model.h]
+    return model
+
+
 def with_own_leaf() -> gpt.GPT:
     model = gpt.GPT(tiny_gpt(dropout=0.2))
     model.h[0].mlp.c_fc = OwnLinear(16, 64)
@@ -121,7 +167,10 @@ def with_own_leaf() -> gpt.GPT:
 
 OWN = {
     "subclass": (lambda: OwnGPT(tiny_gpt(dropout=0.2)), "OwnGPT"),
+    "own call": (lambda: OwnCall(tiny_gpt(dropout=0.2)), "OwnCall"),
+    "own loss": (lambda: OwnLoss(tiny_gpt(dropout=0.2)), "OwnLoss"),
     "own blocks": (with_own_blocks, "MeanBlock"),
+    "masked blocks": (with_masked_blocks, "MaskedBlock"),
     "own leaf": (with_own_leaf, "OwnLinear"),
 }
 each_own = pytest.mark.parametrize("make, name", OWN.values(), ids=OWN)
@@ -146,7 +195,7 @@ def own_run(make, path: str, *stops: int) -> gpt.Run:
 def test_a_model_of_ones_own_resumes_bit_for_bit_and_is_named_in_its_run(make, name):
     whole, parts = own_run(make, "whole"), own_run(make, "parts", 3, 4)
     assert same(checkpoint_arrays(whole), checkpoint_arrays(parts))
-    assert whole.model_class() == own_class(make()) == f"{__name__}.{name}"
+    assert whole.model_class() == own_class(make()) == name
     assert len(whole.history()) == 2
 
 
@@ -165,7 +214,7 @@ def test_a_model_of_ones_own_writes_and_is_evaluated_as_its_plain_form(make, nam
 @each_own
 def test_nothing_rebuilds_a_model_of_ones_own_as_a_plain_gpt(make, name, mlx_gpt):
     run = own_run(make, "run")
-    refused = rf"the run run was trained with {__name__}\.{name}, not with the GPT of this library; build that model"
+    refused = rf"the run run was trained with {name}, not with the GPT of this library; build that model"
     for action in (run.load_model, lambda: finish(run.extended(num_iter=12))):
         with pytest.raises(gpt.UserError, match=refused):
             action()
@@ -203,7 +252,103 @@ def test_a_plain_gpt_with_the_leaves_of_a_machine_is_not_ones_own():
     machine().prepare(model, gpt.make_optimizer(gpt.TrainConfig()))
     assert own_class(model) is None and mx.random.state[0].tolist() == key
     model.h[1].mlp.activation = nn.SiLU()
-    assert own_class(model) == "mlx.nn.layers.activations.SiLU"
+    assert own_class(model) == "SiLU"
+
+
+def change_scale(model: gpt.GPT) -> None:
+    model.h[1].attn.scale = 1.0
+
+
+def change_activation(model: gpt.GPT) -> None:
+    model.h[0].mlp.activation = mx.tanh
+
+
+def drop_block(model: gpt.GPT) -> None:
+    model.h = model.h[:1]
+
+
+def add_block(model: gpt.GPT) -> None:
+    model.h = [*model.h, gpt.model.Block(model.config)]
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (change_scale, "Attention (h.1.attn)"),
+        (change_activation, "MLP (h.0.mlp)"),
+        (drop_block, "Block (h.1)"),
+        (add_block, "Block (h.2)"),
+    ],
+)
+def test_a_gpt_that_was_changed_by_hand_is_ones_own(change, name):
+    model = gpt.GPT(tiny_gpt())
+    change(model)
+    assert own_class(model) == name
+    run = tiny_run()
+    finish(run, model=model)
+    with pytest.raises(gpt.UserError, match=re.escape(f"was trained with {name}, not with")):
+        run.load_model()
+    other = gpt.GPT(tiny_gpt())
+    change(other)
+    tokens = DATA.valid_tokens
+    assert gpt.estimate_loss(run.load_model(into=other), tokens, 8) == gpt.estimate_loss(model, tokens, 8)
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 5}, {"block_size": 4}, {"dropout": 0.5}])
+def test_a_model_of_other_settings_than_the_runs_is_refused(changes):
+    (name,) = changes
+    for action in (lambda run, model: finish(run, model=model), lambda run, model: run.load_model(into=model)):
+        with pytest.raises(gpt.UserError, match=f"the model has {name} .*; build it with run.gpt_config"):
+            action(tiny_run(), gpt.GPT(tiny_gpt(**changes)))
+
+
+def test_weights_in_bfloat16_are_refused_before_they_are_trained():
+    model = gpt.GPT(tiny_gpt())
+    model.set_dtype(mx.bfloat16)
+    with pytest.raises(gpt.UserError, match="wte.weight of the model is .*bfloat16; keep float32 weights"):
+        finish(tiny_run(), model=model)
+
+
+def test_a_model_to_start_from_is_named_in_its_run():
+    run = tiny_run("run")
+    gpt.start_from(run, OwnGPT(tiny_gpt()))
+    assert run.model_class() == "OwnGPT"
+    finish(run, model=OwnGPT(tiny_gpt()))
+
+
+@pytest.mark.parametrize("backend", ["compiled", "eager"])
+def test_a_model_in_evaluation_mode_trains_with_dropout(backend):
+    runs = []
+    for prepare in (lambda model: model, lambda model: model.eval()):
+        mx.random.seed(3)
+        model = prepare(gpt.GPT(tiny_gpt(dropout=0.5)))
+        runs.append(tiny_run(dropout=0.5, backend=backend))
+        for record in gpt.train(runs[-1], DATA, sample_tokens=3, model=model):
+            if isinstance(record, gpt.Evaluation):
+                list(gpt.generate(model, [1], 2, seed=1))  # leaves the model in evaluation mode
+                model.train()
+    assert same(*map(checkpoint_arrays, runs))
+
+
+def test_a_layer_keeps_its_mode_through_an_evaluation():
+    model = gpt.GPT(tiny_gpt(dropout=0.5))
+    model.h[0].eval()
+    gpt.estimate_loss(model, DATA.valid_tokens, 4)
+    assert not model.h[0].training and not model.h[0].mlp.dropout.training and model.h[1].training
+
+
+class Mistaken(MeanBlock):
+    def __call__(self, x: mx.array, cache=None, mask=None) -> mx.array:
+        return nn.Dropout(0.5)(x) @ mx.zeros((3, 3))
+
+
+def test_a_mistake_in_a_block_leaves_mlx_usable():
+    model = gpt.GPT(tiny_gpt(dropout=0.2))
+    model.h = [Mistaken(model.config)]
+    with pytest.raises(ValueError, match="matmul"):
+        finish(tiny_run(dropout=0.2), model=model)
+    assert {module.training for module in model.modules()} == {True}
+    finish(tiny_run())
 
 
 # ---- the recipe of the README

@@ -213,7 +213,7 @@ def test_a_step_is_traced_once_however_many_there_are(monkeypatch):
         return traces.count(True)
 
     monkeypatch.setattr(recorder, "GPT", Counting)
-    monkeypatch.setattr(recorder.Run, "check_class", lambda *_: None)
+    monkeypatch.setattr(recorder.Run, "check_model", lambda *_: None)
     resumed = tiny_run(dropout=0.1)
     finish(resumed, asked(3))
     traces.clear()
@@ -591,6 +591,11 @@ def test_a_stop_request_saves_what_was_done_since_the_last_evaluation():
     assert events[-2:] == [gpt.Saved(6, run.path), gpt.Done(6, "interrupted")]
     assert [evaluation.iteration for evaluation in run.history()] == [4]
     assert run.position().train_seconds > 0
+
+
+def test_a_stop_that_is_asked_for_once_stops():
+    run, calls = tiny_run(), itertools.count(1)
+    assert finish(run, lambda: next(calls) == 3)[-1] == gpt.Done(2, "interrupted")
 
 
 def test_the_seconds_before_a_stop_count_after_it():

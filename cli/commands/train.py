@@ -220,6 +220,7 @@ def load_dataset(
 def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
     """Open the run at `path`, extended as `given`, and load its text."""
     run = gpt.open_run(path)
+    run.check_model(None)
     _check_unchanged(run, given)
     dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
     iteration = run.position().iteration

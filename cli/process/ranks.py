@@ -16,7 +16,7 @@ from mlx_nanogpt import Dataset, Run, UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.ranks import NotConnected, Ranks, is_rank, join
 from mlx_nanogpt.runs import find
-from mlx_nanogpt.runs.run import described_run
+from mlx_nanogpt.runs.run import run_of
 from mlx_nanogpt.text import tinyshakespeare
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
@@ -83,7 +83,7 @@ def share_run(ranks: Ranks, run: Run, options: list[str]) -> None:
 
 def receive_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
     """Return rank 0's run, and this rank's own copy of the text."""
-    run = described_run(ranks.broadcast(None))
+    run = run_of(ranks.broadcast(None))
     names = given.get("data", run.corpus.sources)
     try:
         if TINYSHAKESPEARE in names and not tinyshakespeare.cached().is_file():

@@ -50,6 +50,7 @@ def export_run(run: Run, out: Path, best: bool = False) -> None:
 
 def store_model(run: Run, best: bool) -> StoredModel:
     """Convert the model of `run`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
+    run.check_model(None)
     layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
         problem = f"the model of {run.path} does not fit the layout of {layout.name} ({', '.join(obstacles)})"

@@ -3,7 +3,9 @@
 import os
 import platform
 import shutil
+import zlib
 from importlib.metadata import version
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -34,6 +36,11 @@ def rounds_products() -> bool:
 def package_versions() -> dict[str, str]:
     """The versions that decide what a run computes."""
     return {package: version(package) for package in ("mlx-nanogpt", "mlx")}
+
+
+def model_checksum() -> int:
+    """The CRC-32 of the model's code, which a user may edit."""
+    return zlib.crc32(b"".join((Path(__file__).parents[1] / name).read_bytes() for name in ("model.py", "layers.py")))
 
 
 def explain_memory(error: RuntimeError | MemoryError) -> UserError | None:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from ..errors import UserError
 from ..files import Folder, check_counts, check_measures, explaining_damage
 
 MODEL, OPTIMIZER, RANDOM = "model", "optimizer", "random"  # the three parts of a checkpoint
@@ -70,11 +71,16 @@ def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, d
             wanted = dict(tree_flatten({part: tree}))
             found = {name: array for name, array in arrays.items() if name.partition(".")[0] == part}
             if _shapes(found) != _shapes(wanted):  # first: a name with a huge number in it would become a huge list
-                raise ValueError(f"its {part} is of another shape")
+                differs = sorted(_shapes(found).items() ^ _shapes(wanted).items(), key=str)[0][0]
+                raise UserError(
+                    f"{file} does not fit: its {part} is of another shape, beginning with {differs}",
+                    "use the model that the run was trained with, or restore the file from a copy",
+                )
             if checksum(found) != contents.parts[part]:
                 raise ValueError(f"its {part} is not as it was written")
-            if part == MODEL and not all(np.isfinite(np.asarray(array)).all() for array in found.values()):
-                raise ValueError("its weights are not all finite")
+            # infinity is allowed: an own block may keep a mask
+            if part == MODEL and any(np.isnan(np.asarray(array)).any() for array in found.values()):
+                raise ValueError("its weights are not all numbers")
             read |= found
         return contents, tree_unflatten(list(read.items()))
 

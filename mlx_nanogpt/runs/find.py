@@ -6,12 +6,12 @@ from ..errors import UserError
 from ..text.corpus import check_readable_again, read_data
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
-from .run import CHECKPOINT, FILES, RUNS, Run, last_written, open_run
+from .run import CHECKPOINT, FILES, RUNS, Run, newest_files, open_run
 
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
-    checkpoints = last_written(CHECKPOINT)
+    checkpoints = newest_files(CHECKPOINT)
     if not checkpoints:
         raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
     return open_run(next(iter(checkpoints)).parent)
@@ -21,7 +21,7 @@ def run_folders() -> dict[Path, float]:
     """The folders of `runs/` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
     first."""
     found: dict[Path, float] = {}
-    for file, written in last_written(*FILES).items():
+    for file, written in newest_files(*FILES).items():
         found.setdefault(file.parent, written)
     return found
 

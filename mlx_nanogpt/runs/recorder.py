@@ -17,9 +17,10 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import UserError
+from ..evaluation import evaluation_mode
 from ..files import DAMAGE, explaining_damage, locked
 from ..generation import generate
-from ..model import GPT, own_class, random_key, set_random_key
+from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
 from ..records import Diverged, Done, Evaluation, Progress, Record, Sample, Saved, State, since_best
@@ -35,7 +36,7 @@ from .checkpoint import (
     write_arrays,
 )
 from .log import Line, is_logged, to_text
-from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quoted
+from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
 
 
 class Recorder:
@@ -77,13 +78,12 @@ class Recorder:
         it belongs to a model of another class.
         """
         run, config = self.run, self.run.train_config
-        own = own_class(model) if model else None
+        own = run.check_model(model) if self.ranks.is_first else None
         mx.random.seed(config.seed)
         model = model or GPT(run.gpt_config)
         state = State(model, make_optimizer(config))
         state.optimizer.init(model.trainable_parameters())
         if self.ranks.is_first:
-            run.check_class(model)
             load_checkpoint(run, state)
             self.log = run.log()
             self.saved = state.iteration if run.checkpoint.exists() else None
@@ -110,7 +110,7 @@ class Recorder:
                         written: list[Record] = [*self._sample(state), self.save(state)]
                         yield record
                         yield from written
-                    case Done(end="interrupted"):
+                    case Done(end="interrupted") if self.saved != state.iteration:
                         yield self.save(state)
                         yield record
                     case _:
@@ -151,8 +151,8 @@ class Recorder:
         if not (self.sample_tokens and self.ranks.is_first):
             return []
         start, seed = self.run.tokenizer.start_token, self.run.train_config.seed
-        tokens = list(generate(state.model, [start], self.sample_tokens, seed))
-        state.model.train()
+        with evaluation_mode(state.model):
+            tokens = list(generate(state.model, [start], self.sample_tokens, seed))
         sample = Sample(state.iteration, self.run.tokenizer.decode(tokens))
         self.log.append(sample)
         return [sample]
@@ -194,8 +194,8 @@ class Recorder:
             except UserError as gone:
                 raise UserError(f"{failure}: {gone.problem}", gone.remedy) from error
             raise UserError(
-                f"{failure} into {path} ({error})",
-                f"{kept}: make room or make the directory writable, then continue with `resume` {quoted(path)}",
+                f"{failure} into {path} ({getattr(error, 'strerror', None) or error})",
+                f"{kept}: make room or make the directory writable, then continue with `resume` {quote(path)}",
             ) from error
 
 
@@ -228,12 +228,14 @@ def start_from(run: Run, model: GPT) -> None:
 
     Seeds MLX's global random state. Raises `UserError` if the run has weights already, or the file cannot be written.
     """
+    own = run.check_model(model)
     mx.random.seed(run.train_config.seed)
     state = State(model, make_optimizer(run.train_config))
     state.optimizer.init(model.trainable_parameters())
     with Recorder(run) as recorder:
         if run.checkpoint.exists():
             raise UserError(f"the run {run.path} has weights already", "start a new run")
+        run.write_config(recorder.folder, own)
         recorder.save(state)
 
 

@@ -18,16 +18,20 @@ import json
 import os
 import shlex
 import uuid
+import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError
 from ..files import DAMAGE, Folder, check_name, explaining_damage, explaining_write, locked, read_text
-from ..machine.facts import package_versions
+from ..machine.facts import model_checksum, package_versions
 from ..model import GPT, own_class
 from ..records import Evaluation
 from ..text.dataset import Dataset
@@ -77,14 +81,14 @@ class Run:
 
         Raises `UserError` if there are no weights yet, if the file is damaged or was lost, or if the model is of another class.
         """
-        self.check_class(into)
+        self.check_model(into)
         file = self._weights(best)
         if not file.exists():
             self.check_not_lost(file)
             missing = "best weights" if best else "checkpoint"
             raise UserError(
                 f"the run {self.path} has no {missing}: none was written yet, or it was deleted",
-                f"continue with `resume` {quoted(self.path)}",
+                f"continue with `resume` {quote(self.path)}",
             )
         model = into or GPT(self.gpt_config)
         model.update(read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
@@ -93,20 +97,36 @@ class Run:
     def model_class(self) -> str | None:
         """The class of the model that the run was trained with, if it is the user's own. Raises `UserError` if the files of the run
         are damaged."""
-        with explaining_damage(self.path):
-            return _read_config(self.path).get("model_class")
+        return self._read().get("model_class")
 
-    def check_class(self, model: GPT | None) -> None:
-        """Raise `UserError` unless `model`, None for the GPT of this library, is of the class that the run was trained with."""
+    def check_model(self, model: GPT | None) -> str | None:
+        """Return the class of `model` if it is the user's own. Raises `UserError` unless `model`, None for the GPT of this library,
+        has the run's settings, float32 weights, and the class that the run was trained with."""
+        if model is not None:
+            if not isinstance(model, GPT):
+                raise UserError(f"{type(model).__name__} is not a GPT", "give a `GPT`, or a subclass of it")
+            for name, value in asdict(self.gpt_config).items():
+                if (own := getattr(model.config, name)) != value:
+                    problem = f"the model has {name} {own}, and the run {self.path} has {value}"
+                    raise UserError(problem, "build it with run.gpt_config")
+            for name, array in tree_flatten(model.trainable_parameters()):
+                if array.dtype != mx.float32:
+                    raise UserError(
+                        f"{name} of the model is {array.dtype}", "keep float32 weights; see the setting `dtype`"
+                    )
+        same_version = self.versions()["mlx-nanogpt"] == package_versions()["mlx-nanogpt"]
+        if same_version and self._read().get("model_code", model_checksum()) != model_checksum():
+            problem = f"model.py was edited since the run {self.path} was trained, which may now compute something else"
+            warnings.warn(problem, RuntimeWarning, stacklevel=3)
         trained, given = self.model_class(), own_class(model) if model else None
         if trained != given and (trained or self.checkpoint.exists()):
+            plain = "the GPT of this library"
+            remedy = "build that model in Python, for gpt.train(model=...) or run.load_model(into=...)"
             raise UserError(
-                f"the run {self.path} was trained with {trained or 'the GPT of this library'}, not with "
-                f"{given or 'the GPT of this library'}",
-                "build that model in Python, and pass it to gpt.train as `model` or to load_model as `into`"
-                if trained
-                else "start a new run",
+                f"the run {self.path} was trained with {trained or plain}, not with {given or plain}",
+                remedy if trained else "start a new run",
             )
+        return given
 
     def history(self) -> list[Evaluation]:
         """The evaluations up to the checkpoint, oldest first. Raises `UserError` if lines are missing or damaged."""
@@ -118,7 +138,7 @@ class Run:
             raise UserError(
                 f"{file} is damaged: the checkpoint counts {contents.evaluations} evaluations, and not all are "
                 "there as they were",
-                f"restore it from a copy, or continue in a new run with `init_from` {quoted(self.path)}",
+                f"restore it from a copy, or continue in a new run with `init_from` {quote(self.path)}",
             )
         return evaluations[: contents.evaluations]
 
@@ -133,7 +153,7 @@ class Run:
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
         with explaining_damage(self.path):
-            return dict(_read_config(self.path)["versions"])
+            return dict(self._read()["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for
@@ -143,7 +163,7 @@ class Run:
         return replace(self, train_config=replace(self.train_config, **changes))
 
     def description(self) -> dict:
-        """The content of config.json and tokenizer.json, for `described_run` on another machine."""
+        """The content of config.json and tokenizer.json, for `run_of` on another machine."""
         return {"path": str(self.path), "config": self._config(None), "tokenizer": self.tokenizer.to_json()}
 
     def contents(self, best: bool = False) -> Contents:
@@ -160,6 +180,11 @@ class Run:
         config = self._config(model_class)
         with explaining_write(self.path, "make room or make the directory writable"):
             folder.write(CONFIG, json.dumps(config | {CHECKSUM: _seal(config)}, indent=2) + "\n")
+
+    def _read(self) -> dict:
+        """The content of config.json as it is now."""
+        with explaining_damage(self.path):
+            return _read_config(self.path)
 
     def _weights(self, best: bool) -> Path:
         return self.path / BEST if best else self.checkpoint
@@ -191,6 +216,7 @@ class Run:
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
             "model_class": model_class,
+            "model_code": model_checksum(),
             "versions": package_versions(),
         }
 
@@ -199,7 +225,7 @@ def create_run(
     gpt_config: GPTConfig,
     train_config: TrainConfig,
     data: Dataset,
-    run_dir: Path | None = None,
+    run_dir: Path | str | None = None,
     init_from: str | None = None,
 ) -> Run:
     """Make the directory of a new run: `run_dir`, or the next number in `runs/`. A run that is there is never touched.
@@ -207,8 +233,8 @@ def create_run(
     `init_from` names the model that the weights will come from; `start_from` puts them there. Raises `UserError` if
     `run_dir` holds a run or cannot be written.
     """
-    with explaining_write(run_dir or RUNS, "choose another with `run_dir`"):
-        path = _next_numbered() if run_dir is None else _made(run_dir)
+    with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
+        path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
         run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], init_from)
         with locked(path) as folder:
             _check_free(folder)
@@ -218,15 +244,16 @@ def create_run(
     return run
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path | str) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
+    path = Path(path)
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
         return _parse(path, _read_config(path), read_text(path / TOKENIZER))
 
 
-def described_run(description: Mapping) -> Run:
+def run_of(description: Mapping) -> Run:
     """The run of a `Run.description`, whose directory may be on another machine."""
     return _parse(Path(description["path"]), description["config"], description["tokenizer"])
 
@@ -247,7 +274,7 @@ def _parse(path: Path, config: Mapping, text: str) -> Run:
     return Run(path, gpt_config, train_config, corpus, tokenizer, run_id, config["init_from"])
 
 
-def last_written(*names: str) -> dict[Path, float]:
+def newest_files(*names: str) -> dict[Path, float]:
     """The files in the folders of `runs/` that have one of `names`, and when each was written (seconds since 1970), the newest
     first."""
     found = {}
@@ -259,13 +286,13 @@ def last_written(*names: str) -> dict[Path, float]:
 
 def _runs_to_name() -> str:
     """A remedy: the newest runs in `runs/`."""
-    runs = [file.parent for file in last_written(CONFIG)]
+    runs = [file.parent for file in newest_files(CONFIG)]
     if not runs:
         return "train one first"
-    return f"name one that does: {', '.join(map(quoted, runs[:5]))}"
+    return f"name one that does: {', '.join(map(quote, runs[:5]))}"
 
 
-def _next_numbered() -> Path:
+def _make_numbered() -> Path:
     RUNS.mkdir(exist_ok=True)
     number = 1 + max((int(folder.name) for folder in RUNS.iterdir() if folder.name.isdecimal()), default=0)
     while True:  # another process may take the number first
@@ -276,7 +303,7 @@ def _next_numbered() -> Path:
             number += 1
 
 
-def _made(path: Path) -> Path:
+def _make_folder(path: Path) -> Path:
     check_name(path, "choose another `run_dir`")
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -287,7 +314,7 @@ def _check_free(folder: Folder) -> None:
     path, taken = folder.path, [name for name in FILES if folder.holds(name)]
     if CONFIG in taken and not _unfinished(path, taken):
         raise UserError(
-            f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quoted(path)}"
+            f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quote(path)}"
         )
     if taken and CONFIG not in taken:
         raise UserError(f"{path} holds a {taken[0]} of something else", "choose another `run_dir`")
@@ -316,5 +343,5 @@ def _seal(config: Mapping) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def quoted(path: Path) -> str:
+def quote(path: Path) -> str:
     return shlex.quote(str(path))

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_nanogpt import machine
 from mlx.utils import tree_flatten
 from mlx_nanogpt.ranks import Ranks, join
-from mlx_nanogpt.runs.run import described_run
+from mlx_nanogpt.runs.run import run_of
 
 
 def train(
@@ -33,7 +33,7 @@ def train(
         else:
             gpt_config, train_config = gpt.configurations({"vocab_size": data.tokenizer.vocab_size} | settings)
             run = gpt.create_run(gpt_config, train_config, data, Path(folder))
-    run = described_run(ranks.broadcast(run.description() if run else None))
+    run = run_of(ranks.broadcast(run.description() if run else None))
     calls = itertools.count(1)
     *_, done = gpt.train(run, data, lambda: stopped_by == ranks.rank and next(calls) >= 4, ranks=ranks)
     crc = 0

@@ -1,2 +1,1 @@
-"""What makes a GPU faster, above all a Mac's. `mlx_nanogpt.machine` uses the layers; `mlx_nanogpt/__init__.py` imports the
-setting of Metal."""
+"""Better leaves and a setting of Metal for a GPU, above all a Mac's. `machine/__init__.py` is its door."""

@@ -1,4 +1,4 @@
-"""A setting of Metal, which MLX reads when it starts. `mlx_nanogpt/__init__.py` imports this file before `mlx.core`.
+"""A setting of Metal, which MLX reads when it starts. `machine/__init__.py` imports this file before `mlx.core`.
 
 MLX hands work to a Mac's GPU in buffers of up to 40 or 50 operations, and each buffer costs some 20 microseconds. A token of a
 small GPT is a hundred short operations, a step some hundreds. Others measured that larger buffers pay on an M1 to M4, and not on

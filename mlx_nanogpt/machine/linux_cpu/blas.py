@@ -5,7 +5,7 @@ that is loaded globally before `mlx.core` replaces it. In the `scipy-openblas32`
 cache keeps a copy in which the three names that MLX calls are renamed. A damaged copy would end the process, so it carries a
 checksum behind the library, where no loader looks.
 
-`mlx_nanogpt/__init__.py` imports this file before anything imports `mlx.core`.
+`machine/__init__.py` imports this file before anything imports `mlx.core`.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ from ...files import cache_dir, locked
 
 MLX_CALLS = ("cblas_sgemm", "cblas_dgemm", "cblas_cgemm")
 WITH_CHECKSUM = 0x2144DF1C  # the CRC-32 of any content that ends with its own CRC-32
-SLOW = "MLX computes with its own BLAS, 8 times slower than with OpenBLAS"
+SLOW = "MLX computes with its own BLAS and trains 8 times slower than with OpenBLAS"
 
 
 def load() -> str:

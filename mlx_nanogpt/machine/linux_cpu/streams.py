@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map
 
 from ...model import GPT, random_key, set_random_key
 
@@ -28,6 +30,8 @@ PROBE_ROUNDING = 1e-5  # of losses of some ten nats, in float32
 def spread_loss(model: GPT) -> None:
     """Let `model.loss` compute the parts of a batch on all streams, unless the model has a loss of its own or its rows see each
     other."""
+    if getattr(model.loss, "func", None) is _loss_of_parts:
+        del model.loss  # the model may have got other blocks since
     if getattr(model.loss, "__func__", None) is GPT.loss and _rows_are_independent(model):
         # a copy of the model gets a loss of its own
         model.loss = partial(_loss_of_parts, model)  # type: ignore[method-assign]
@@ -46,19 +50,28 @@ def _loss_of_parts(model: GPT, idx: mx.array, targets: mx.array) -> mx.array:
 
 def _rows_are_independent(model: GPT) -> bool:
     """Whether the losses of a row stay when another row is left out. A block of the user's own may normalise over the batch."""
-    idx = mx.arange(2 * min(model.config.block_size, PROBED_TOKENS)).reshape(2, -1) % model.config.vocab_size
-    key, dropouts = random_key(), [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    modules = [(module, module.training) for module in model.modules()]
+    dropouts = [module for module, _ in modules if isinstance(module, nn.Dropout)]
     if any(type(dropout) is not nn.Dropout and dropout._p_1 < 1 for dropout in dropouts):
         return False  # it may draw one mask for all rows, as that of a rank does
-    modes = [dropout.training for dropout in dropouts]
-    for dropout in dropouts:
-        dropout.eval()  # the mask of a row depends on the size of a batch
-    both, alone = model.token_losses(idx, idx), model.token_losses(idx[:1], idx[:1])
-    for dropout, mode in zip(dropouts, modes):
-        dropout.train(mode)
-    same = mx.allclose(both[:1], alone, rtol=PROBE_ROUNDING, atol=PROBE_ROUNDING).item()
-    set_random_key(key)
-    return same
+    key, weights = random_key(), model.parameters()
+    rng = np.random.default_rng(0)
+    idx = mx.array(rng.integers(model.config.vocab_size, size=(2, min(model.config.block_size, PROBED_TOKENS))))
+    try:
+        # other weights, because a head of zeros would hide everything
+        model.update(tree_map(lambda p: p + mx.array(rng.normal(0, 0.1, p.shape)).astype(p.dtype), weights))
+        for dropout in dropouts:
+            dropout.eval()  # the mask of a row depends on the size of a batch
+        both, *alone = (model.token_losses(rows, rows) for rows in (idx, idx[:1], idx[1:]))
+        together = mx.concatenate(alone)
+        return both.shape == idx.shape and mx.allclose(both, together, PROBE_ROUNDING, PROBE_ROUNDING).item()
+    except Exception:  # of the user's own code: the step will raise it
+        return False
+    finally:
+        model.update(weights)
+        for module, mode in modules:
+            module.train(mode)
+        set_random_key(key)
 
 
 def spread(function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:

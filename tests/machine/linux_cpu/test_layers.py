@@ -5,7 +5,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 from conftest import arrays, lively_model, only_here, same, tiny_gpt
-from mlx_nanogpt.layers import CrossEntropy
+from mlx_nanogpt.layers import CausalAttention, CrossEntropy, SwiGLU
 from mlx_nanogpt.machine.linux_cpu import layers, operations
 from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
 
@@ -34,6 +34,28 @@ def test_a_layer_in_a_form_that_no_leaf_has_computes_as_mlx_does(layer):
     expected = layer(x)
     LinuxCPU().prepare(layer)
     assert mx.array_equal(layer(x), expected)
+
+
+def normal(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(len(shape)))
+
+
+@pytest.mark.parametrize(
+    "layer, inputs",
+    [
+        (nn.RoPE(8), [normal(2, 5, 8)]),
+        (nn.Linear(8, 3), [normal(0, 8)]),
+        (nn.Linear(8, 3), [normal(2, 8).astype(mx.bfloat16)]),
+        (CausalAttention(), [normal(1, 2, 5, 8), normal(1, 1, 5, 8), normal(1, 1, 5, 8), 0.3]),
+        (SwiGLU(), [normal(2, 5, 1), normal(2, 5, 8)]),
+        (CrossEntropy(), [normal(3, 7), mx.softmax(normal(3, 7))]),
+    ],
+    ids=["RoPE of 3 dimensions", "no rows", "bfloat16", "fewer heads of keys", "one gate", "probabilities"],
+)
+def test_a_leaf_steps_aside_for_arrays_of_another_form(layer, inputs):
+    expected = layer(*inputs)
+    LinuxCPU().prepare(layer)
+    assert mx.allclose(layer(*inputs), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_large_vocabulary_takes_no_more_memory_than_mlx_needs():

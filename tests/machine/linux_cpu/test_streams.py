@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, loss_fn, only_here, tiny_gpt, tiny_train
+from conftest import arrays, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.streams import part_edges, spread_loss, streams
 
@@ -28,6 +28,15 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
     whole, parts = arrays(gradient), arrays(parts_gradient)
     assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
+
+
+@only_here
+def test_a_model_that_gets_other_blocks_is_asked_again():
+    model = lively_model(tiny_gpt())
+    spread_loss(model)
+    model.__class__ = OverTheBatch
+    spread_loss(model)
+    assert "loss" not in vars(model)
 
 
 @only_here
@@ -53,11 +62,32 @@ class OverTheBatch(gpt.GPT):
         return logits / mx.sqrt(mx.square(logits).mean())
 
 
+class RunningSum(gpt.GPT):
+    """Each row sees those before it."""
+
+    def logits(self, x: mx.array) -> mx.array:
+        return super().logits(mx.cumsum(x, axis=0))
+
+
+class Normalised(gpt.GPT):
+    """Has statistics of the batches so far, which a probe must not move."""
+
+    def __init__(self, config: gpt.GPTConfig):
+        super().__init__(config)
+        self.over_the_batch = nn.BatchNorm(config.n_embd)
+
+    def logits(self, x: mx.array) -> mx.array:
+        return super().logits(self.over_the_batch(x))
+
+
 @only_here
-@pytest.mark.parametrize("kind", [OwnLoss, OverTheBatch])
-def test_a_loss_that_is_not_a_mean_over_independent_rows_stays_whole(kind):
-    model, key = kind(tiny_gpt(dropout=0.5)), mx.random.state[0].tolist()
+@pytest.mark.parametrize("init", ["gpt2", "zero"])
+@pytest.mark.parametrize("kind", [OwnLoss, OverTheBatch, RunningSum, Normalised])
+def test_a_loss_that_is_not_a_mean_over_independent_rows_stays_whole(kind, init):
+    model = kind(tiny_gpt(dropout=0.5, init=init, vocab_size=4))
+    before, key = arrays(model.parameters()), mx.random.state[0].tolist()
     spread_loss(model)
+    assert same(before, arrays(model.parameters()))
     assert "loss" not in vars(model) and mx.random.state[0].tolist() == key
     assert {module.training for module in model.modules()} == {True}
 
