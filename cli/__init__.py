@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 
-CLOSED: set[str] = set()  # the standard streams that were closed when the process started
-
 
 def main() -> None:
     """Run the program. Ctrl-C ends it without a traceback, whenever it comes and however often."""
@@ -42,7 +40,6 @@ def _open_standard_streams() -> None:
             # The new file gets the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
-            CLOSED.add(name)
             setattr(sys, name, open(os.devnull, "w" if descriptor else "r", encoding="utf-8"))
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -262,11 +262,11 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, if another process
     trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite.
     """
+    check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
     if (data.corpus.sha256, data.tokenizer) != (run.corpus.sha256, run.tokenizer):
         raise UserError(
             f"{data.corpus.name} is another text, or has other tokens, than the run {run.path}", "give that of the run"
         )
-    check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
     with Recorder(run, sample_tokens, ranks) as recorder:
         state = recorder.restore(model)
         try:

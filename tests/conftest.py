@@ -255,7 +255,6 @@ def small_protocol(monkeypatch):
     small = {
         "NANOLUX_GPT": tiny_gpt(),
         "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
-        "BUILT_STEPS": 2,
         "EVALUATED_WINDOWS": 4,
     }
     faster = {

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt.machine import describe_device, rounds_products
-from mlx_nanogpt.measure.benchmark import PUBLISHED, BackendResult, BenchResult, NanoLuxMetrics, Stage
+from mlx_nanogpt.machine import describe_device
+from mlx_nanogpt.measure.benchmark import PUBLISHED, BenchResult
 from mlx_nanogpt.measure.timing import MATRIX_SIZE, STEADY, Rounds
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from rich.table import Table
@@ -54,13 +54,13 @@ def bench(
     write_json(json_file, asdict(result))
 
 
-def _follow(events: Iterator[Stage | gpt.Record | BenchResult]) -> BenchResult:
+def _follow(events: Iterator[str | gpt.Record | BenchResult]) -> BenchResult:
     with make_spinner() as bar:
         task, stage = bar.add_task(""), ""
         for event in events:
             match event:
-                case Stage():
-                    stage = event.description
+                case str():
+                    stage = event
                     bar.update(task, description=stage)
                     if not console.is_terminal:
                         console.print(f"measuring: {stage}")
@@ -71,10 +71,7 @@ def _follow(events: Iterator[Stage | gpt.Record | BenchResult]) -> BenchResult:
 
 def _show(result: BenchResult) -> None:
     console.print()
-    console.print(_make_table({_make_title(backend): backend.metrics for backend in result.backends}, result.corpus))
-    _print_extrapolation(result)
-    for note in _list_loss_notes(result.corpus):
-        console.print(note)
+    console.print(_make_table(result))
     console.print(_make_explanation(result))
     console.print(
         f"Matrix product of {MATRIX_SIZE} x {MATRIX_SIZE}: {_format_rounds(result.matrix_flops, 1e-9, '.0f')} GFLOP/s\n"
@@ -89,10 +86,12 @@ def _show(result: BenchResult) -> None:
         )
 
 
-def _make_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
-    """A table of NanoLux's six metrics: `columns`, measured on `corpus`, then the published ones."""
-    columns = columns | {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
-    table = Table(title=f"NanoLux's benchmark, here on {corpus}", title_justify="left")
+def _make_table(result: BenchResult) -> Table:
+    """Make a table of NanoLux's six metrics: those measured here, then the published ones."""
+    columns = {backend.backend: backend.metrics for backend in result.backends}
+    columns |= {f"{name},\nM4 Pro": metrics for name, metrics in PUBLISHED.items()}
+    extrapolated = ", extrapolated from a sample" if result.backends[0].extrapolated else ""
+    table = Table(title=f"NanoLux's benchmark, here on {result.corpus}{extrapolated}", title_justify="left")
     table.add_column("Metric", no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right")
@@ -103,32 +102,8 @@ def _make_table(columns: dict[str, NanoLuxMetrics], corpus: str) -> Table:
     return table
 
 
-def _list_loss_notes(corpus: str) -> list[str]:
-    """List the reasons why losses on `corpus` here differ from the published ones."""
-    notes = []
-    if corpus != TINYSHAKESPEARE:
-        notes.append(f"The losses here are on {corpus}, the published ones on tiny Shakespeare.")
-    if rounds_products():
-        notes.append("This GPU rounds float32 products to TF32; with MLX_ENABLE_TF32=0 the losses are exact.")
-    return notes
-
-
-def _make_title(result: BackendResult) -> str:
-    return f"{result.backend},\nextrapolated" if result.extrapolated else result.backend
-
-
-def _print_extrapolation(result: BenchResult) -> None:
-    protocol = result.train
-    if any(backend.extrapolated for backend in result.backends):
-        console.print(
-            f"Extrapolated from the sample below: an epoch is {protocol.eval_interval} median steps (the first with "
-            f"compilation), an estimate {2 * protocol.eval_iters * protocol.batch_size:,} median windows, the total "
-            f"{protocol.num_iter // protocol.eval_interval} of each. Losses need the whole benchmark, without --quick."
-        )
-
-
 def _make_explanation(result: BenchResult) -> Table:
-    """A table of the cost of a step, with a column for each backend."""
+    """Make a table of the cost of a step, with a column for each backend."""
     table = Table(title="\nWhat explains it (median, smallest to largest round)", title_justify="left")
     table.add_column("Measurement", no_wrap=True)
     for backend in result.backends:
@@ -150,7 +125,5 @@ ROWS = {
     "Compilation, s": lambda result: f"{result.compile_seconds:.2f}",
     "Evaluation, ms per window": lambda result: _format_rounds(result.evaluation_seconds_per_window, 1e3, ".3f"),
     "Share of the matrix rate": lambda result: f"{result.matrix_share:.0%}",
-    "Operations in a step's graph": lambda result: f"{result.operations} (and {result.views} views)",
-    "Host building a step's graph": lambda result: f"{result.host_seconds / result.step_seconds.median:.1%} of a step",
     "Peak memory, MB": lambda result: f"{result.peak_memory / 1e6:.0f}",
 }

@@ -12,7 +12,6 @@ from mlx_nanogpt.runs.find import find_run
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import RunOption
-from ..screen.consoles import check_output
 from ..screen.describe import describe_packages, describe_versions
 
 
@@ -26,7 +25,6 @@ def config(
 
     On the same machine, with the same versions and text, the new run has the same weights bit for bit.
     """
-    check_output()
     if run and preset:
         raise UserError("`run` and `preset` exclude each other", "leave out one of them")
     if preset:

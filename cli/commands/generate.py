@@ -11,7 +11,7 @@ from mlx_nanogpt.exchange.pretrained import find_model
 
 from ..options.settings import setting_option
 from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
-from ..screen.consoles import check_output, errors
+from ..screen.consoles import errors
 from ..screen.describe import describe_weights
 
 # The setting `seed`, for the random draws of a text; here typer checks it.
@@ -44,7 +44,6 @@ def generate(
 
     A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture.
     """
-    check_output()
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
     model, tokenizer, source = find_model(run, best, init_from)

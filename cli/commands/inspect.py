@@ -10,12 +10,12 @@ from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.pages.inspection import Inspection, inspect
+from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text
 
 from ..options.shared import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
-from ..options.texts import own_dataset
 from ..screen.consoles import ESCAPES, console
 from ..screen.describe import describe_weights
 from ..screen.output_file import check_replaceable, write_file

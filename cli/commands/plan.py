@@ -2,40 +2,29 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import Corpus, Dataset, GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.config import SETTINGS, TEXT, tokens_per_step
+from mlx_nanogpt import GPTConfig, TrainConfig
+from mlx_nanogpt.config import TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.measure.benchmark import Stage
-from mlx_nanogpt.measure.plan import FEW_EPOCHS, MANY_EPOCHS, Plan, make_plan, split_batches
+from mlx_nanogpt.measure.plan import Plan, make_plan
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
-from rich.table import Table
 
 from ..options.settings import with_options, with_settings
-from ..options.shared import (
-    NAME,
-    TEXTS,
-    DeviceOption,
-    TokenizerOption,
-    VocabSizeOption,
-    given_options,
-    use_device,
-)
+from ..options.shared import NAME, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
 from ..screen.describe import describe_model, describe_training
 from .train import load_dataset
 
-LONG = 3600  # seconds; a first run should not take longer
-UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}
+UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
 
 TextOption = Annotated[
     list[str] | None,
@@ -54,63 +43,43 @@ def plan(
     config: ConfigOption = None,
     **settings: Any,
 ) -> None:
-    """Print the memory and time of a training run on this machine, and whether it fits; a few real steps are measured.
-
-    Without settings, a preset or a file: a row for each preset, and a recommendation.
-    """
+    """Print the memory and time of a training run on this machine, and whether it fits; a few real steps are measured."""
     use_device(device)
     given = given_options(ctx)
     chosen = starting_settings(preset, config, given) | given
     values = settings | {"data": data, "tokenizer": tokenizer} | chosen
-    text = read_data(values["data"]) if values["data"] else None
-    if chosen.keys() & {*SETTINGS, "preset", "config"}:
-        _print_plan(*_make_configurations(values, chosen, text))
-    else:
-        _print_presets(chosen, text)
-
-
-def _make_configurations(
-    values: Mapping, chosen: Mapping, data: Corpus | Dataset | None
-) -> tuple[GPTConfig, TrainConfig, int | None]:
-    """Return both configurations, and the number of tokens to train on, if that is known. `chosen` are those of `values` that
-    are not defaults."""
-    # the tokenizer determines vocab_size
-    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
-    if data:
-        dataset = load_dataset(data, train_config.train_fraction, values["tokenizer"], chosen)
-        check_splits(dataset, gpt_config.block_size)
-        return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
-    size = choose_size(values["tokenizer"], values.get("vocab_size"))
-    if values["tokenizer"] == "char":
-        return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
-    return replace(gpt_config, vocab_size=GPT2_SIZE if size is None else size), train_config, None
-
-
-def _measure(gpt_config: GPTConfig, train_config: TrainConfig, name: str) -> Plan:
-    """Make a plan, with a spinner meanwhile."""
-    with make_spinner() as bar:
-        task = bar.add_task(name)
-        for event in make_plan(gpt_config, train_config):
-            if isinstance(event, Stage):
-                bar.update(task, description=f"{name}: measuring {event.description}")
-    return event
-
-
-def _print_plan(gpt_config: GPTConfig, train_config: TrainConfig, text_tokens: int | None) -> None:
+    gpt_config, train_config, text_tokens = _make_configurations(values, chosen)
     lines = {
         "Device": describe_device(),
         "Model": describe_model(gpt_config),
         "Training": describe_training(gpt_config, train_config),
     }
     print_header("mlx-gpt plan", lines)
-    plan = _measure(gpt_config, train_config, "This run")
+    with make_spinner() as bar:
+        bar.add_task("measuring")
+        result = make_plan(gpt_config, train_config)
     console.print()
-    print_lines(_make_rows(plan, text_tokens))
-    console.print()
-    for sentence in _judge(plan, text_tokens):
-        console.print(sentence)
-    if plan.fits:
+    print_lines(_make_rows(result, text_tokens))
+    if result.problem:
+        console.print(f"\nIt does not fit: {with_options(result.problem)}.")
+    else:
+        console.print("\nIt fits in memory.")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
+
+
+def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:
+    """Return both configurations, and the number of tokens to train on, if that is known. `chosen` are those of `values` that
+    are not defaults."""
+    # the tokenizer determines vocab_size
+    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
+    if values["data"]:
+        dataset = load_dataset(read_data(values["data"]), train_config.train_fraction, values["tokenizer"], chosen)
+        check_splits(dataset, gpt_config.block_size)
+        return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
+    size = choose_size(values["tokenizer"], values.get("vocab_size"))
+    if values["tokenizer"] == "char":
+        return gpt_config, train_config, round(CHARACTERS * train_config.train_fraction)
+    return replace(gpt_config, vocab_size=GPT2_SIZE if size is None else size), train_config, None
 
 
 def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:
@@ -134,75 +103,10 @@ def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:
             f"{format_duration(plan.total_seconds)}: {format_duration(plan.training_seconds)} of training, "
             f"{format_duration(plan.evaluation_seconds)} of evaluation, {plan.evaluations:,} times"
         )
-    elif plan.fits:
+    elif plan.problem is None:
         rows["Step"] = f"not measured: at least {format_duration(plan.least_step_seconds)}"
         rows["In all"] = f"at least {format_duration(plan.training_seconds)}, at the rate of a matrix product"
     return rows
-
-
-def _judge(plan: Plan, text_tokens: int | None) -> Iterator[str]:
-    """Yield sentences: whether it fits, and whether it will overfit."""
-    if not plan.fits:
-        yield f"It does not fit: {plan.problem}."
-        if smaller := split_batches(plan):
-            yield (
-                f"With --batch-size {smaller.batch_size} --gradient-accumulation-steps "
-                f"{smaller.gradient_accumulation_steps} --eval-iters {smaller.eval_iters} it fits, and reads the same tokens "
-                "in each step and each evaluation."
-            )
-        else:
-            yield "Choose a smaller --n-embd, --n-layer or --block-size."
-        return
-    yield "It fits in memory."
-    if text_tokens is None:
-        return
-    epochs = plan.tokens / text_tokens
-    if epochs <= FEW_EPOCHS:
-        verdict = "hardly overfit"
-    elif epochs <= MANY_EPOCHS:
-        verdict = "overfit somewhat; the best weights are kept"
-    else:
-        verdict = "overfit. --patience 5 stops in time, and the best weights are kept; more text or more dropout helps"
-    yield f"Every part of the text is read {epochs:,.1f} times: it will {verdict}."
-
-
-def _print_presets(chosen: Mapping, text: Corpus | Dataset | None) -> None:
-    """Print a row for each preset, and which one to begin with. `chosen` are options for the text."""
-    print_header("mlx-gpt plan", {"Device": describe_device()})
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("Preset", no_wrap=True)
-    for title in ("Parameters", "Memory", "Fits\nin it", "A step", "In all", "Times\nread"):
-        table.add_column(title, justify="right", no_wrap=True)
-    plans, problems = {}, []
-    for name in gpt.PRESETS:
-        try:
-            values = {"tokenizer": "char", **starting_settings(name, None, chosen), **chosen}
-            gpt_config, train_config, text_tokens = _make_configurations(values, chosen, text)
-        except UserError as error:  # for example GPT-2's tokenizer, without a network
-            problems.append(f"{name}: {with_options(str(error))}.")
-            continue
-        plan = plans[name] = _measure(gpt_config, train_config, name)
-        step = plan.measured.step_seconds.median if plan.measured else plan.least_step_seconds
-        least = "" if plan.measured else "> "
-        table.add_row(
-            name,
-            f"{plan.parameters:,}",
-            _format_bytes(plan.memory),
-            "yes" if plan.fits else "no",
-            least + format_duration(step),
-            least + format_duration(plan.total_seconds),
-            "-" if text_tokens is None else f"{plan.tokens / text_tokens:,.1f}",
-        )
-    console.print()
-    console.print(table)
-    console.print("\nOn a row with >, memory is an estimate, and times are lower bounds.", soft_wrap=True)
-    for problem in problems:
-        console.print(problem, style="yellow")
-    if short := [name for name, plan in plans.items() if plan.measured and plan.total_seconds <= LONG]:
-        best = max(short, key=lambda name: plans[name].flops_per_token)
-        again = shlex.join(["mlx-gpt", "train", "--preset", best, *sys.argv[2:]])
-        console.print(f"The largest model that is trained in less than an hour: {again}", soft_wrap=True)
-    console.print("More about one: mlx-gpt plan --preset NAME", soft_wrap=True)
 
 
 def format_duration(seconds: float) -> str:

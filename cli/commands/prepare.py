@@ -10,7 +10,7 @@ import typer
 from mlx_nanogpt import TrainConfig
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
-from mlx_nanogpt.text.prepare import Learning, TokensRead, TokensWritten
+from mlx_nanogpt.text.prepare import Preparing
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..options.settings import setting_option
@@ -45,14 +45,9 @@ def prepare(
     with preparing as events, make_progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:
-            match event:
-                case TokensRead():
-                    stage = "Counting" if event.total is None else "Encoding"
-                    bar.update(task, description=stage, completed=event.characters, total=event.total)
-                case Learning():
-                    bar.update(task, description="Learning")
-                case TokensWritten():
-                    done = event
+            if isinstance(event, Preparing):
+                bar.update(task, description=event.stage, completed=event.characters, total=event.total)
+    done = event
     console.print(
         f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "
         f"{done.vocab_size:,}"

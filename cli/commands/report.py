@@ -1,16 +1,15 @@
 """`mlx-gpt report`: writes one HTML file on runs, which needs no network."""
 
+import html
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from mlx_nanogpt import CharTokenizer, Dataset, Run, UserError
+from mlx_nanogpt import Run, UserError
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.measure.benchmark import nanolux_differences
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import Entry, report_page
 from mlx_nanogpt.runs.find import find_run, own_dataset
-from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import PATH, DeviceOption, use_device
 from ..screen.consoles import console
@@ -24,10 +23,6 @@ def report(
         list[Path] | None,
         typer.Argument(help="Run directories; the first one's model is shown from inside.", show_default="the newest"),
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(help="The text that the inside of the model is shown on.", show_default="of the validation split"),
-    ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
     device: DeviceOption = "auto",
 ) -> None:
@@ -35,42 +30,31 @@ def report(
     use_device(device)
     check_replaceable(out, "out")
     opened = [find_run(path) for path in runs or [None]]
-    datasets = [_load_dataset(run) for run in opened]
-    inside = _make_inside(opened[0], datasets[0], text)
-    entries = [Entry(run, _list_facts(run), data.floor if data else None) for run, data in zip(opened, datasets)]
-    write_file(out, report_page(entries, all(map(_is_comparable, opened)), inside))
+    entries = [Entry(run, _list_facts(run)) for run in opened]
+    write_file(out, report_page(entries, _make_inside(opened[0])))
     names = ", ".join(str(run.path) for run in opened)
     console.print(
         f"The report on {names} is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True
     )
 
 
-def _is_comparable(run: Run) -> bool:
-    """Whether NanoLux's published losses are those of the run's text, model and number of steps."""
-    same = nanolux_differences(run.gpt_config, run.train_config).keys() <= {"eval_iters"}
-    return same and run.corpus.sources == (TINYSHAKESPEARE,) and isinstance(run.tokenizer, CharTokenizer)
-
-
-def _make_inside(run: Run, data: Dataset | None, text: str | None) -> str | None:
-    """Make the page on the inside of the run's model; None if it has no weights yet, or is the user's own."""
-    if not run.checkpoint.exists() or run.model_class():
-        return None
-    if text is not None:
-        ids, shown = run.tokenizer.encode(text), "a text of your choice"
-    elif data:
-        ids, shown = data.valid_tokens[:EXCERPT], f"the beginning of the validation text of {run.corpus.name}"
-    else:
-        raise UserError(f"the text of the run {run.path} was moved or deleted", "give another with `text`")
-    best = bool(run.history())
-    return inside_page(run.load_model(best), run.tokenizer, ids, f"{describe_weights(run, best)}, on {shown}.")
-
-
-def _load_dataset(run: Run) -> Dataset | None:
-    """Load the text of `run`; None if it cannot be read, since a report needs none."""
+def _make_inside(run: Run) -> str:
+    """Make the page on the inside of the run's model, or a paragraph on the reason why there is none."""
+    if own := run.model_class():
+        return _explain(f"The model of the first run is the user's own, {own}, and its inside is unknown.")
+    if not run.checkpoint.exists():
+        return _explain("The first run has no weights yet.")
     try:
-        return own_dataset(run)
-    except UserError:
-        return None
+        ids = own_dataset(run).valid_tokens[:EXCERPT]
+    except UserError as error:
+        return _explain(f"The inside takes the text of the first run: {error.problem}.")
+    best = bool(run.history())
+    about = f"{describe_weights(run, best)}, on the beginning of the validation text of {run.corpus.name}."
+    return inside_page(run.load_model(best), run.tokenizer, ids, about)
+
+
+def _explain(reason: str) -> str:
+    return f"<p>{html.escape(reason)}"
 
 
 def _list_facts(run: Run) -> dict[str, str]:

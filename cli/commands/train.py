@@ -12,6 +12,7 @@ from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.ranks import Ranks
+from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -31,7 +32,7 @@ from ..options.shared import (
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import check_tokens, choose_tokens, own_dataset, read_data, warn_of_fewer
+from ..options.texts import check_tokens, choose_tokens, read_data
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..screen.conclusion import conclude
@@ -78,7 +79,7 @@ ResumeOption = Annotated[
 ]
 
 
-def _tracker_name(name: str) -> str:
+def _check_tracker(name: str) -> str:
     if name not in KINDS:
         raise typer.BadParameter(f"{name!r} is not one of {', '.join(KINDS)}.")
     return name
@@ -87,7 +88,7 @@ def _tracker_name(name: str) -> str:
 ReportToOption = Annotated[
     list[str],
     typer.Option(
-        parser=_tracker_name,
+        parser=_check_tracker,
         metavar="TRACKER",
         help=f"A tracker that follows the run: {', '.join(KINDS)}; each needs its package. Give it again to add another.",
         show_default="none",
@@ -212,9 +213,7 @@ def load_dataset(
         check_tokens(data, chosen)
         return data
     wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
-    dataset = gpt.tokenize(data, train_fraction=train_fraction, **wanted)
-    warn_of_fewer(dataset.tokenizer, wanted)
-    return dataset
+    return gpt.tokenize(data, train_fraction=train_fraction, **wanted)
 
 
 def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:

@@ -1,18 +1,13 @@
-"""Read the text that an option names, with a spinner or a notice where the user waits or gets another text."""
+"""Read the text that an option names, and choose its tokens."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import mlx_nanogpt as gpt
-from mlx_nanogpt import Corpus, Dataset, Run, UserError
-from mlx_nanogpt.errors import printable
-from mlx_nanogpt.runs import find
+from mlx_nanogpt import Corpus, Dataset, UserError
 from mlx_nanogpt.text import corpus, tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
-from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer
-from rich.text import Text
 
 from ..screen.consoles import console
 from .shared import VOCAB_SIZE
@@ -27,7 +22,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
             raise
         console.print(
             f"{error.problem[0].upper()}{error.problem[1:]}. So this uses {corpus.PASTICHE}, a play that is built in: its losses are not "
-            f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cached()}.\n",
+            f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cache_file()}.\n",
             style="yellow",
         )
         return gpt.load_corpus(corpus.PASTICHE)
@@ -35,14 +30,7 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
 
 def read_data(names: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
     """The texts `names`, as in `load_corpus`, or the tokens of the only one."""
-    with _spinner(names):
-        return corpus.read_data(names) if corpus.is_token_folder(names) else load_corpus(names, explicit)
-
-
-def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
-    """The text that `run` learned from, as in `mlx_nanogpt.runs.find.own_dataset`."""
-    with _spinner(run.corpus.sources if data is None else ()):
-        return find.own_dataset(run, data)
+    return corpus.read_data(names) if corpus.is_token_folder(names) else load_corpus(names, explicit)
 
 
 def choose_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:
@@ -64,15 +52,6 @@ def choose_size(name: str, vocab_size: int | None) -> int | None:
     return None
 
 
-def warn_of_fewer(tokenizer: Tokenizer, wanted: Mapping) -> None:
-    """Print a notice if fewer byte pairs were learned than `wanted`, the arguments of `tokenize`, asks for."""
-    if tokenizer.vocab_size < wanted.get("vocab_size", 0):
-        console.print(
-            f"The text gives {tokenizer.vocab_size:,} byte pairs instead of {wanted['vocab_size']:,}: no more of them repeat.\n",
-            style="yellow",
-        )
-
-
 def check_tokens(data: Dataset, chosen: Mapping) -> None:
     """Raise `UserError` if the options `chosen` ask for other tokens than the folder `data` holds."""
     own = {"tokenizer": data.tokenizer.kind, "vocab_size": data.tokenizer.vocab_size}
@@ -80,10 +59,3 @@ def check_tokens(data: Dataset, chosen: Mapping) -> None:
         if chosen.get(name, value) != value:
             problem = f"{data.corpus.name} holds tokens with the {name} {value}, and {chosen[name]} was chosen"
             raise UserError(problem, f"leave out `{name}`, or prepare the text again")
-
-
-def _spinner(names: Sequence[str]) -> AbstractContextManager:
-    """A spinner while a folder of tokens is checked; nothing for a text."""
-    if not corpus.is_token_folder(names):
-        return nullcontext()
-    return console.status(Text(f"Checking {printable(names[0])}"))

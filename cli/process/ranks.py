@@ -86,10 +86,10 @@ def receive_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
     run = run_of(ranks.broadcast(None))
     names = given.get("data", run.corpus.sources)
     try:
-        if TINYSHAKESPEARE in names and not tinyshakespeare.cached().is_file():
+        if TINYSHAKESPEARE in names and not tinyshakespeare.cache_file().is_file():
             raise UserError(
                 "this machine has no copy of tiny Shakespeare, and only rank 0 downloads it",
-                f"copy {tinyshakespeare.cached()} from there to the same place",
+                f"copy {tinyshakespeare.cache_file()} from there to the same place",
             )
         data = read_data(names)
     except UserError as error:

@@ -6,13 +6,10 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import CONTROLS, printable
 from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
-
-from .. import CLOSED
 
 # The escapes of `printable`, but for tabs and line ends.
 ESCAPES = {code: escape for code, escape in CONTROLS.items() if code not in {*b"\t\n\r"}}
@@ -29,12 +26,6 @@ class _SafeConsole(Console):
 PLAIN = {"highlight": False, "markup": False, "emoji": False}
 console = _SafeConsole(**PLAIN, soft_wrap=not sys.stdout.isatty())
 errors = _SafeConsole(**PLAIN, stderr=True, soft_wrap=not sys.stderr.isatty())
-
-
-def check_output() -> None:
-    """Raise `UserError` if standard output is closed. Commands that write a text there call this first."""
-    if "stdout" in CLOSED:
-        raise UserError("standard output is closed", "leave out >&-, which closes it")
 
 
 def make_progress(*columns: ProgressColumn, below: Callable[[], Text] = Text) -> Progress:

@@ -12,6 +12,7 @@ from .layouts import WEIGHTS, Layout
 
 
 def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, checksum: str) -> str:
+    """Return the card of `model`, exported from `run` under `name`, with the `checksum` of its weights."""
     shape, corpus = run.gpt_config, run.corpus
     windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
     iteration = run.position(best).iteration
@@ -28,6 +29,9 @@ def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, chec
     name = printable(name)
     by_character = isinstance(run.tokenizer, CharTokenizer)
     tokens = "one per character" if by_character else "byte pairs"
+    limits = f"It continues a text; it does not answer questions. {layout.beyond_context.format(shape.block_size)}"
+    if by_character:
+        limits += " It does not know characters that were not in its text, and writes worse after them."
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -38,7 +42,7 @@ tags: [{layout.model_type}, mlx]
 
 A GPT in the layout of {layout.name}, trained with mlx-nanogpt for {iteration:,} iterations of {windows} windows.{start}
 
-{_limits(layout, shape.block_size, by_character)}
+{limits}
 
 | | |
 |---|---|
@@ -50,28 +54,8 @@ A GPT in the layout of {layout.name}, trained with mlx-nanogpt for {iteration:,}
 | sha256 of the text | {corpus.sha256} |
 | sha256 of {WEIGHTS} | {checksum} |
 {"".join(losses[-1:])}
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model, tokenizer = AutoModelForCausalLM.from_pretrained("{name}"), AutoTokenizer.from_pretrained("{name}")
-```
-
-```python
-from mlx_lm import generate, load
-
-model, tokenizer = load("{name}")
-```
-
 ```sh
 mlx-gpt generate --init-from {shlex.quote(name)}
 mlx-gpt train --init-from {shlex.quote(name)} --data my.txt
 ```
 """
-
-
-def _limits(layout: Layout, block_size: int, by_character: bool) -> str:
-    """The limits of the model, in sentences."""
-    sentences = ["It continues a text; it does not answer questions.", layout.beyond_context.format(block_size)]
-    if by_character:
-        sentences.append("It does not know characters that were not in its text, and writes worse after them.")
-    return " ".join(sentences)

@@ -1,6 +1,6 @@
 """The benchmark: NanoLux's protocol and six metrics on this machine, and the measurements that explain them.
 
-`bench()` is a generator like `train()`. It yields each stage and each record of a training run; the last record is the whole
+`bench()` is a generator like `train()`. It yields the name of each stage, each record of a training run, and at last the whole
 result. `NanoLuxMetrics` of a quick benchmark are extrapolated, and marked so.
 """
 
@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -28,9 +28,7 @@ from ..training import check_fits, train
 from .timing import Rounds, Trial, flops_per_token, measure_generation, measure_matrix, time_rounds
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
-NANOLUX_LEAVES_OPEN = ("vocab_size", "seed", "backend", "dropout")  # NanoLux drops 0.1, in its MLP only
 EVALUATED_WINDOWS = 256
-BUILT_STEPS = 20  # to time the host
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,8 @@ PUBLISHED = {
 class BackendResult:
     """The results of one backend, in seconds, bytes and tokens per second.
 
-    `step_seconds` is a step in the steady state, `compile_seconds` the extra time of the first step, `host_seconds` the time
-    in which the host builds the graph of a step. `matrix_share` is the arithmetic of a step (`flops_per_token`) as a share of
-    the rate of a matrix product. `operations` counts the nodes of the graph that compute, each a kernel on a GPU, and `views`
-    the others.
+    `step_seconds` is a step in the steady state, `compile_seconds` the extra time of the first step. `matrix_share` is the
+    arithmetic of a step (`flops_per_token`) as a share of the rate of a matrix product.
     """
 
     backend: Backend
@@ -73,10 +69,7 @@ class BackendResult:
     step_seconds: Rounds
     tokens_per_second: float
     compile_seconds: float
-    host_seconds: float
     matrix_share: float
-    operations: int
-    views: int
     evaluation_seconds_per_window: Rounds
     peak_memory: int
 
@@ -105,18 +98,10 @@ class BenchResult:
         return [name for name, rounds in measurements.items() if not rounds.steady]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A part of the benchmark begins."""
-
-    description: str
-
-
 def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
-    """Return the metrics of a run, from at least one evaluation. The steps up to the first evaluation are an epoch; a shorter one,
-    where a run was stopped or extended, counts in the total alone."""
+    """Return the metrics of a run, from at least one evaluation. The steps up to an evaluation are an epoch."""
     first, *others = history
-    epochs = [evaluation.train_seconds for evaluation in others if evaluation.train_tokens == first.train_tokens]
+    epochs = [evaluation.train_seconds for evaluation in others]
     return NanoLuxMetrics(
         first_epoch=first.train_seconds,
         average_epoch=statistics.mean(epochs) if epochs else None,
@@ -127,21 +112,9 @@ def nanolux_metrics(history: Sequence[Evaluation]) -> NanoLuxMetrics:
     )
 
 
-def nanolux_differences(gpt: GPTConfig, train: TrainConfig) -> dict[str, tuple[object, object]]:
-    """Return the settings in which a run differs from the published table: name -> (value of the run, published value)."""
-    here = asdict(gpt) | asdict(train)
-    published = asdict(NANOLUX_GPT) | asdict(NANOLUX_TRAIN)
-    return {
-        name: (here[name], value)
-        for name, value in published.items()
-        if name not in NANOLUX_LEAVES_OPEN and here[name] != value
-    }
-
-
-def bench(
-    corpus: Corpus, quick: bool, backends: Sequence[Backend] = get_args(Backend)
-) -> Iterator[Stage | Record | BenchResult]:
-    """Measure MLX's default device on NanoLux's protocol; yield stages, the records of each training run, the result.
+def bench(corpus: Corpus, quick: bool) -> Iterator[str | Record | BenchResult]:
+    """Measure MLX's default device on NanoLux's protocol, with both backends; yield the name of each stage, the records of each
+    training run, and the result.
 
     A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
     """
@@ -149,15 +122,15 @@ def bench(
     gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
     check_fits(gpt, NANOLUX_TRAIN, data)
 
-    yield Stage("matrix product")
+    yield "matrix product"
     matrix_flops = measure_matrix()
     results = []
-    for backend in backends:
+    for backend in get_args(Backend):
         train_config = replace(NANOLUX_TRAIN, backend=backend)
-        yield Stage(f"{backend} step and evaluation")
+        yield f"{backend} step and evaluation"
         result = _measure_backend(gpt, train_config, data, matrix_flops.median)
         if not quick:
-            yield Stage(f"{backend} training by the protocol")
+            yield f"{backend} training by the protocol"
             history = []
             with tempfile.TemporaryDirectory() as folder:
                 run = create_run(gpt, train_config, data, Path(folder) / "run")
@@ -167,7 +140,7 @@ def bench(
                     yield record
             result = replace(result, metrics=nanolux_metrics(history), extrapolated=False)
         results.append(result)
-    yield Stage("generation")
+    yield "generation"
     cached, reread = measure_generation(gpt, data.tokenizer.start_token)
     yield BenchResult(
         describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread
@@ -198,7 +171,6 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
     steady = Rounds.of(time_rounds(trial.work))
     compile_seconds = max(first - steady.median, 0.0)  # an eager step is not compiled, and noise may be negative
     peak_memory = mx.get_peak_memory()
-    operations, views = trial.graph_size()
 
     def evaluate(count: int) -> float:
         return estimate_loss(model, data.valid_tokens, count * EVALUATED_WINDOWS, config.backend)
@@ -213,10 +185,7 @@ def _measure_backend(gpt: GPTConfig, config: TrainConfig, data: Dataset, matrix_
         step_seconds=steady,
         tokens_per_second=step_tokens / steady.median,
         compile_seconds=compile_seconds,
-        host_seconds=statistics.median(trial.host_seconds() for _ in range(BUILT_STEPS)),
         matrix_share=flops_per_token(model) * step_tokens / steady.median / matrix_flops,
-        operations=operations,
-        views=views,
         evaluation_seconds_per_window=window,
         peak_memory=peak_memory,
     )

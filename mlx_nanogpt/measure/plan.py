@@ -2,28 +2,22 @@
 
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
-from ..errors import UserError
 from ..evaluation import estimate_loss
 from ..machine import machine
 from ..machine.memory import estimated_memory
 from ..model import GPT
 from ..training import memory_problem
-from .benchmark import Stage
 from .timing import Rounds, Trial, flops_per_token, measure_matrix
 
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
 LONGEST_STEP = 30.0  # seconds, at the rate of a matrix product; a longer step is not measured
-FEW_EPOCHS, MANY_EPOCHS = 4, 16
-"""A text that is read up to 4 times teaches about as much as new text, and after 16 times little more (Muennighoff et al. 2023,
-"Scaling Data-Constrained Language Models")."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +32,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a run. Memory is in bytes; `measured` is None if the run does not fit or a step takes too long.
+    """The cost of a run. `measured` is None if the run does not fit or a step takes too long. `memory` is the measured peak, or an
+    estimate, in bytes, and `memory_there` what this machine has for it.
 
-    `problem` is the reason why it does not fit; `train` raises the same one. `least_step_seconds` is the time of a step if all
-    its arithmetic ran at the rate of a matrix product.
+    `problem` is the reason why it does not fit, with the remedy; `train` raises the same one. `least_step_seconds` is the time of
+    a step if all its arithmetic ran at the rate of a matrix product.
     """
 
     gpt: GPTConfig
     train: TrainConfig
-    parameters: int
     flops_per_token: int
-    estimated_memory: int
+    memory: int
     memory_there: int
     problem: str | None
     least_step_seconds: float
@@ -58,15 +52,6 @@ class Plan:
     def tokens(self) -> int:
         """Tokens that the run reads, with repetitions."""
         return self.train.num_iter * tokens_per_step(self.gpt, self.train)
-
-    @property
-    def memory(self) -> int:
-        """The measured peak, or the estimate."""
-        return self.measured.peak_memory if self.measured else self.estimated_memory
-
-    @property
-    def fits(self) -> bool:
-        return self.problem is None
 
     @property
     def evaluations(self) -> int:
@@ -92,50 +77,26 @@ class Plan:
         return self.training_seconds + self.evaluation_seconds
 
 
-def make_plan(gpt: GPTConfig, train: TrainConfig) -> Iterator[Stage | Plan]:
-    """Yield stages, then the `Plan` of a run. Seeds MLX's global random state."""
-    this_machine = machine()
+def make_plan(gpt: GPTConfig, train: TrainConfig) -> Plan:
+    """Measure the cost of a run. Seeds MLX's global random state."""
     model = GPT(gpt)
-    estimate = estimated_memory(gpt, train, this_machine.fuses_attention(gpt.head_size))
     flops = flops_per_token(model)
-    yield Stage("matrix product")
     least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
     problem = memory_problem(gpt, train)
     plan = Plan(
         gpt,
         train,
-        parameters=model.num_parameters(),
         flops_per_token=flops,
-        estimated_memory=estimate,
-        memory_there=this_machine.memory(),
-        problem=problem.problem if problem else None,
+        memory=estimated_memory(gpt, train, machine().fuses_attention(gpt.head_size)),
+        memory_there=machine().memory(),
+        problem=str(problem) if problem else None,
         least_step_seconds=least,
         measured=None,
     )
-    if plan.fits and least <= LONGEST_STEP:
-        yield Stage("steps")
-        plan = replace(plan, measured=measure(model, train))
-    yield plan
-
-
-def split_batches(plan: Plan) -> TrainConfig | None:
-    """Return the settings of `plan` with batches split into parts that fit, for steps and evaluations of as many tokens; None if
-    none fit."""
-    train = plan.train
-    for parts in range(2, train.batch_size + 1):
-        if train.batch_size % parts == 0:
-            try:
-                smaller = replace(
-                    train,
-                    batch_size=train.batch_size // parts,
-                    gradient_accumulation_steps=train.gradient_accumulation_steps * parts,
-                    eval_iters=train.eval_iters * parts,
-                )
-            except UserError:  # so many batches a step are out of range
-                return None
-            if memory_problem(plan.gpt, smaller) is None:
-                return smaller
-    return None
+    if problem is None and least <= LONGEST_STEP:
+        measured = measure(model, train)
+        plan = replace(plan, measured=measured, memory=measured.peak_memory)
+    return plan
 
 
 def measure(model: GPT, train: TrainConfig) -> Measured:

@@ -1,17 +1,12 @@
 """Timing: rounds of work, and the work of a step, a matrix product and a generated token."""
 
-import re
 import statistics
-import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from ..config import GPTConfig, TrainConfig
 from ..generation import generate
@@ -26,11 +21,6 @@ ROUND_SECONDS = 0.5
 MATRIX_SIZE = 1024
 GENERATED_TOKENS = 500
 GENERATION_ROUNDS = 5
-# Operations that move no data. `Contiguous` is among them: here it is applied only to contiguous arrays.
-VIEWS = set(
-    "AsStrided Broadcast Contiguous ExpandDims Flatten Reshape Slice Split Squeeze StopGradient Transpose Unflatten "
-    "View".split()
-)
 
 
 @dataclass(frozen=True)
@@ -90,31 +80,6 @@ class Trial:
         started = time.perf_counter()
         self.work(1)
         return time.perf_counter() - started
-
-    def host_seconds(self) -> float:
-        """Time the host while it builds the graph of a step."""
-        started = time.perf_counter()
-        self.step(*self.batch)
-        seconds = time.perf_counter() - started
-        mx.eval(self.state)
-        return seconds
-
-    def graph_size(self) -> tuple[int, int]:
-        """Count the operations and the views of a step."""
-        loss, _ = self.step(*self.batch)
-        size = graph_size(loss, *(array for _, array in tree_flatten(self.state[:2])))
-        mx.eval(self.state)
-        return size
-
-
-def graph_size(*outputs: mx.array) -> tuple[int, int]:
-    """Count the operations and the views in a graph that is not yet computed."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "graph.dot"
-        mx.export_to_dot(str(file), *outputs)
-        names = Counter(re.findall(r'\[label ?="(\w+)', file.read_text()))
-    views = sum(count for name, count in names.items() if name in VIEWS)
-    return names.total() - views, views
 
 
 def flops_per_token(model: GPT) -> int:

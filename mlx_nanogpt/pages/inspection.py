@@ -98,10 +98,8 @@ def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, t
     """Look inside a model while it reads `start_token` and the tokens `ids`, (N,), in the windows of `inspect`. The model's mode
     stays as it is. Raises `UserError` for a text without tokens, and for a model whose blocks are not those of `model.py`."""
     check_blocks(model)
-    tokens, (starts, length) = (
-        np.array([start_token, *ids], np.int64),
-        _place_windows(len(ids), model.config.block_size),
-    )
+    tokens = np.array([start_token, *ids], np.int64)  # (N + 1,)
+    starts, length = _place_windows(len(ids), model.config.block_size)
     first: list[int] = []
     parts = []
     with _evaluation_mode(model):

@@ -16,7 +16,6 @@ import numpy as np
 
 from ..config import tokens_per_step
 from ..errors import import_extra
-from ..measure.benchmark import PUBLISHED
 from ..records import Evaluation, Progress, Sample
 from ..runs.log import Line
 from ..runs.run import Run
@@ -38,12 +37,10 @@ STEPS = {"learning_rate": "Learning rate", "grad_norm": "Norm of the gradients",
 
 @dataclass(frozen=True)
 class Entry:
-    """A run in a report, facts on it by name, and the lowest loss that its text allows, if that is known. The run's files are read
-    once."""
+    """A run in a report, and facts on it by name. The run's files are read once."""
 
     run: Run
     facts: Mapping[str, str]
-    floor: float | None = None
 
     @cached_property
     def history(self) -> list[Evaluation]:
@@ -72,12 +69,11 @@ class Entry:
         return min((evaluation.valid_loss for evaluation in self.history), default=math.inf)
 
 
-def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -> str:
-    """Return the page on the runs of `entries`; the best validation loss is marked. `published` adds NanoLux's losses to the curves.
-    `inside` is the page of `inside_page`, if the first run has a model that can be rebuilt. Raises `UserError` if plotly is not
-    installed."""
+def report_page(entries: Sequence[Entry], inside: str) -> str:
+    """Return the page on the runs of `entries`; the best validation loss is marked. `inside` is a page on the model of the first
+    run, as from `inside_page`. Raises `UserError` if plotly is not installed."""
     script = import_extra("plotly.offline", "report").get_plotlyjs()
-    figures = {"losses": _draw_losses(entries, published), "steps": _draw_steps(entries)}
+    figures = {"losses": _draw_losses(entries), "steps": _draw_steps(entries)}
     parts = {
         "PLOTLY": script,
         "FIGURES": as_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
@@ -85,15 +81,9 @@ def report_page(entries: Sequence[Entry], published: bool, inside: str | None) -
         "VERDICT": html.escape(_judge(entries)),
         "FACTS": _make_table(entries),
         "SAMPLES": "".join(map(_show_samples, entries)),
-        "INSIDE": html.escape(inside or _explain_missing_inside(entries[0].run)),
+        "INSIDE": html.escape(inside),
     }
     return fill(TEMPLATE, parts)
-
-
-def _explain_missing_inside(run: Run) -> str:
-    own = run.model_class()
-    reason = f"The model of the first run is the user's own, {own}, and its inside is unknown." if own else None
-    return f"<p>{html.escape(reason or 'The first run has no weights yet.')}"
 
 
 def _is_comparable(entries: Sequence[Entry]) -> bool:
@@ -159,7 +149,7 @@ def _show_samples(entry: Entry) -> str:
 # ---- the figures
 
 
-def _draw_losses(entries: Sequence[Entry], published: bool):
+def _draw_losses(entries: Sequence[Entry]):
     """Draw the losses of all runs; the buttons choose the unit of the horizontal axis."""
     figure = import_extra("plotly.graph_objects", "report").Figure()
     units: list[dict[str, list[float]]] = []  # of each trace: its places in each unit
@@ -176,13 +166,6 @@ def _draw_losses(entries: Sequence[Entry], published: bool):
                 **STYLES[kind],
             )
             units.append(_convert(entry, iterations))
-    lines = {f"floor of {entry.run.corpus.name}": entry.floor for entry in entries}
-    if published:
-        lines |= {f"NanoLux, {name}: valid": metrics.valid_loss for name, metrics in PUBLISHED.items()}
-    for text, loss in lines.items():
-        if loss is not None:
-            style = {"color": "#888", "dash": "dash"}
-            figure.add_hline(loss, line=style, annotation_text=html.escape(text, quote=False))
     buttons = [
         {
             "label": unit,

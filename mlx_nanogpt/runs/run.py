@@ -114,7 +114,7 @@ class Run:
                     raise UserError(
                         f"{name} of the model is {array.dtype}", "keep float32 weights; see the setting `dtype`"
                     )
-        same_version = self.versions()["mlx-nanogpt"] == package_versions()["mlx-nanogpt"]
+        same_version = self.versions() == package_versions()
         if same_version and self._read().get("model_code", model_checksum()) != model_checksum():
             problem = f"model.py was edited since the run {self.path} was trained, which may now compute something else"
             warnings.warn(problem, RuntimeWarning, stacklevel=3)

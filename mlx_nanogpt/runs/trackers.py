@@ -1,14 +1,14 @@
 """Trackers: TensorBoard, trackio and Weights & Biases receive the losses of a training run.
 
-Each is an adapter of a few lines on the records that `train` yields, and receives those that come after it was asked for. After a
+Each is an adapter on the records that `train` yields, and receives those that come after it was asked for. After a
 kill the steps since the checkpoint come a second time: TensorBoard then hides the first ones, wandb ignores the second ones, and
 trackio shows both.
 """
 
 import os
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Literal
 
@@ -50,7 +50,7 @@ class Trackio:
 
     def __init__(self, run: Run):
         self.trackio = import_extra(self.package, "trackio")
-        self.run = self.trackio.init(PROJECT, _make_name(run), resume="allow", config=_collect_settings(run))
+        self.run = self.trackio.init(PROJECT, resume="allow", **_describe(run))
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=iteration)
@@ -73,10 +73,9 @@ class WeightsAndBiases:
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             id=run.id,
-            name=_make_name(run),
             resume="allow",
-            config=_collect_settings(run),
             settings=wandb.Settings(console="off", quiet=True),  # the screen is ours
+            **_describe(run),
         )
 
     def log(self, iteration: int, values: Mapping[str, float]) -> None:
@@ -102,18 +101,17 @@ class Trackers:
     out. Of several ranks only rank 0 has trackers."""
 
     def __init__(self, names: Sequence[TrackerName], run: Run, on_failure: Callable[[TrackerName, str], None]):
-        self.names, self.run, self.on_failure = [*names], run, on_failure
-        self.open: dict[TrackerName, Tracker] = {}
+        self.run, self.on_failure = run, on_failure
+        self.trackers: dict[TrackerName, Tracker | None] = dict.fromkeys(names)  # None before the first record
 
     def __enter__(self) -> "Trackers":
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        for name, tracker in list(self.open.items()):
-            try:
-                tracker.close(failed=kind is not None)
-            except Exception as error:  # any, because the code is somebody else's
-                self._leave_out(name, error)
+        for name, tracker in list(self.trackers.items()):
+            if tracker:
+                with self._leave_out_if_it_fails(name):
+                    tracker.close(failed=kind is not None)
 
     def note(self, record: Record) -> None:
         """Send the values of `record` if it is a `Progress` or an `Evaluation`. The first one opens the trackers: by then `train` has
@@ -125,31 +123,27 @@ class Trackers:
                 values = {"eval/loss": record.valid_loss, "eval/train_loss": record.train_loss}
             case _:
                 return
-        for name in [*self.names]:
-            try:
-                if name not in self.open:
-                    self.open[name] = KINDS[name](self.run)
-                self.open[name].log(iteration, values)
-            except Exception as error:
-                self._leave_out(name, error)
+        for name, tracker in list(self.trackers.items()):
+            with self._leave_out_if_it_fails(name):
+                self.trackers[name] = tracker = tracker or KINDS[name](self.run)
+                tracker.log(iteration, values)
 
-    def _leave_out(self, name: TrackerName, error: Exception) -> None:
-        self.names.remove(name)
-        if tracker := self.open.pop(name, None):
-            with suppress(Exception):
-                tracker.close(failed=True)
-        self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
-
-
-def _make_name(run: Run) -> str:
-    return _make_utf8(f"{run.path.resolve().name}-{run.id}")
+    @contextmanager
+    def _leave_out_if_it_fails(self, name: TrackerName) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # any, because the code is somebody else's
+            if tracker := self.trackers.pop(name):
+                with suppress(Exception):
+                    tracker.close(failed=True)
+            self.on_failure(name, textwrap.shorten(str(error) or type(error).__name__, 200, placeholder=" ..."))
 
 
-def _collect_settings(run: Run) -> dict:
+def _describe(run: Run) -> dict:
+    """Return a name and the settings of `run`, as trackio and wandb take them: in UTF-8, which the name of a file need not be."""
+    name, corpus = (
+        text.encode(errors="backslashreplace").decode()
+        for text in (f"{run.path.resolve().name}-{run.id}", run.corpus.name)
+    )
     settings = asdict(run.gpt_config) | asdict(run.train_config)
-    return settings | {"corpus": _make_utf8(run.corpus.name), "versions": run.versions()}
-
-
-def _make_utf8(name: str) -> str:
-    """Escape bytes that are not UTF-8, which the name of a file may hold."""
-    return name.encode(errors="backslashreplace").decode()
+    return {"name": name, "config": settings | {"corpus": corpus, "versions": run.versions()}}

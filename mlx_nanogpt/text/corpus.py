@@ -12,7 +12,7 @@ from ..errors import UserError
 from . import pastiche
 from .dataset import Dataset
 from .folders import count_kinds, folder_files
-from .identity import STANDARD_INPUT, Corpus, Floor, source_name
+from .identity import STANDARD_INPUT, Corpus, source_name
 from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
@@ -20,16 +20,15 @@ TINYSHAKESPEARE, PASTICHE = "tinyshakespeare", "pastiche"
 
 
 class BuiltIn(NamedTuple):
-    """A text with a name: a note for the help, and the functions that return the text and its `Corpus.floor`."""
+    """A text with a name: a note for the help, and the function that returns it."""
 
     note: str
     text: Callable[[], str]
-    floor: Callable[[], Floor | None] = lambda: None
 
 
 BUILT_IN = {
     TINYSHAKESPEARE: BuiltIn("downloaded once", tinyshakespeare),
-    PASTICHE: BuiltIn("built in", lambda: pastiche.write().text, lambda: pastiche.write().floor),
+    PASTICHE: BuiltIn("built in", lambda: pastiche.write().text),
 }
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
@@ -43,7 +42,7 @@ def load_corpus(*sources: str) -> Corpus:
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
-    floor = BUILT_IN[sources[0]].floor() if len(sources) == 1 and sources[0] in BUILT_IN else None
+    floor = pastiche.write().floor if sources == (PASTICHE,) else None
     return Corpus(sources, "".join(read_pieces(sources)), floor)
 
 
@@ -53,7 +52,7 @@ def read_data(sources: Sequence[str]) -> Corpus | Dataset:
 
 
 def is_token_folder(sources: Sequence[str]) -> bool:
-    """Whether `sources` is one folder of tokens, which takes a second or two per GB to check, and not a text."""
+    """Whether `sources` is one folder of tokens. `read_data` then takes a second or two per GB to check it."""
     return len(sources) == 1 and holds_tokens(sources[0])
 
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Literal
 
 from ..config import TrainConfig
 from ..errors import UserError
@@ -24,16 +25,12 @@ from .tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class TokensRead:
-    """Characters read so far. `total` is None while they are counted."""
+class Preparing:
+    """A stage, and the characters that it has read. `total` is None until they are counted."""
 
+    stage: Literal["Counting", "Learning", "Encoding"]
     characters: int
-    total: int | None
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Byte pairs are being learned from the text."""
+    total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ def prepare(
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
-) -> Iterator[TokensRead | Learning | TokensWritten]:
+) -> Iterator[Preparing | TokensWritten]:
     """Write the text of `load_corpus(*sources)` into the folder `out` as tokens, its first `train_fraction` (of the characters)
     for training; yield the progress and, at the end, `TokensWritten`.
 
@@ -85,7 +82,7 @@ def prepare(
             problem = f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it"
             raise UserError(problem, "use a longer text")
         if vocab_size is not None:
-            yield Learning()
+            yield Preparing("Learning", characters)
             training_pieces = (piece for part, piece in _split(read(), boundary) if part == 0)
             tokenizer = BPETokenizer.learn(training_pieces, vocab_size)
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
@@ -105,21 +102,21 @@ def prepare(
 
 def _count(
     sources: Sequence[str], read: Callable[[], Iterator[str]]
-) -> Generator[TokensRead, None, tuple[CorpusIdentity, set[str]]]:
-    """The identity of the text, and its different characters."""
+) -> Generator[Preparing, None, tuple[CorpusIdentity, set[str]]]:
+    """Return the identity of the text, and its different characters."""
     characters, checksum = 0, hashlib.sha256()
     symbols: set[str] = set()
     for piece in read():
         characters += len(piece)
         symbols.update(piece)
         checksum.update(piece.encode())
-        yield TokensRead(characters, None)
+        yield Preparing("Counting", characters)
     return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), symbols
 
 
 def _encode(
     folder: Folder, pieces: Iterator[tuple[int, str]], identity: CorpusIdentity, tokenizer: Tokenizer, meta: dict
-) -> Generator[TokensRead, None, tuple[int, int]]:
+) -> Generator[Preparing, None, tuple[int, int]]:
     """Write the files of both splits and `meta`; return the number of tokens of each split. `pieces` come from `_split`."""
     again, done, counts, digests = hashlib.sha256(), 0, [], []
     train, valid = map(folder.replacing, TOKEN_FILES)
@@ -137,7 +134,7 @@ def _encode(
                 again.update(text.encode())
                 count += len(ids)
                 done += len(text)
-                yield TokensRead(done, identity.characters)
+                yield Preparing("Encoding", done, identity.characters)
             file.flush()  # on a full disk this fails before any file has its name
             counts.append(count)
             digests.append(digest.digest())
@@ -166,7 +163,7 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
 
 
 def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
-    """Pairs of a number and a piece: 0 for the first `boundary` characters, 1 for the rest."""
+    """Yield pairs of a number and a piece: 0 for the first `boundary` characters, 1 for the rest."""
     for piece in pieces:
         for part, text in enumerate((piece[:boundary], piece[boundary:])):
             if text:

@@ -19,7 +19,7 @@ class CorpusUnavailable(UserError):
     """Tiny Shakespeare is not in the cache and could not be downloaded."""
 
 
-def cached() -> Path:
+def cache_file() -> Path:
     """The file of the downloaded text."""
     return cache_dir() / "tinyshakespeare.txt"
 
@@ -27,7 +27,7 @@ def cached() -> Path:
 def tinyshakespeare() -> str:
     """The text. Raises `CorpusUnavailable` if it must be downloaded and cannot be, `UserError` if the download is another text or
     the cache cannot be used."""
-    file, remedy = cached(), "set XDG_CACHE_HOME to another folder"
+    file, remedy = cache_file(), "set XDG_CACHE_HOME to another folder"
     try:
         if file.is_file() and _is_whole(text := file.read_bytes()):
             return text.decode()

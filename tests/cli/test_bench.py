@@ -13,13 +13,11 @@ QUICK = ["bench", "--quick", "--json=bench.json"]
 def test_the_command_shows_the_table_and_writes_its_measurements(small_protocol, mlx_gpt):
     result = mlx_gpt(*QUICK, "--data=pastiche")
     assert result.status == 0
-    for expected in ("compiled", "eager", "Extrapolated", "on pastiche", "tokens/s", "Written: bench.json"):
+    for expected in ("compiled", "eager", "extrapolated", "here on pastiche", "tokens/s", "Written: bench.json"):
         assert expected in result.out
     for published in ("Reactant", "Zygote", "M4 Pro", "504.00 s", "873.00 s", "1.7820", "1.7811"):
         assert published in result.out
     assert all(result.out.count(metric) == 1 for metric in bench.METRICS.values())
-    assert "The losses here are on pastiche, the published ones on tiny Shakespeare." in result.out
-    assert "TF32" not in result.out
     written = json.loads(Path("bench.json").read_text())
     assert written["corpus"] == "pastiche" and written["machine"]["cores"] >= 1
     assert written["backends"][0]["step_seconds"]["rounds"] == 2
@@ -34,7 +32,6 @@ def test_figures_that_are_unreliable_are_named_with_the_remedy(small_protocol, m
     for module in (benchmark, timing):
         monkeypatch.setattr(module, "time_rounds", rounds)
     monkeypatch.setattr(timing, "_compute_rate", lambda times: 5.0)
-    monkeypatch.setattr(bench, "rounds_products", lambda: True)
     out = mlx_gpt(*QUICK, "--data=play.txt").out
     assert [line for line in out.splitlines() if line.startswith("Warning: ")] == [
         "Warning: half of the rounds differ by more than 20% in compiled evaluation, eager evaluation. These figures are "
@@ -42,7 +39,6 @@ def test_figures_that_are_unreliable_are_named_with_the_remedy(small_protocol, m
     ] * (not steady)
     compiled = json.loads(Path("bench.json").read_text())["backends"][0]
     assert compiled["evaluation_seconds_per_window"]["steady"] == steady and compiled["step_seconds"]["steady"]
-    assert "with MLX_ENABLE_TF32=0 the losses are exact" in out  # of a GPU that rounds
 
 
 @pytest.mark.parametrize(

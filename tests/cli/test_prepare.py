@@ -158,12 +158,9 @@ def test_byte_pairs_are_prepared_and_trained_on_like_the_text(mlx_gpt, options, 
     assert same_runs(1, 2) and same_runs(2, 3)
 
 
-def test_a_text_with_fewer_byte_pairs_is_trained_on_with_a_notice(mlx_gpt):
+def test_a_text_with_fewer_byte_pairs_is_trained_on(mlx_gpt):
     result = mlx_gpt(*TRAIN, "--data=play.txt", "--tokenizer=bpe", "--vocab-size=5000")
-    assert (
-        result.status == 0
-        and f"The text gives {read_settings()['vocab_size']} byte pairs instead of 5,000" in result.out
-    )
+    assert result.status == 0 and f", vocabulary {read_settings()['vocab_size']}" in result.out
 
 
 def test_without_a_number_1024_byte_pairs_are_learned(mlx_gpt):

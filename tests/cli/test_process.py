@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 from mlx_nanogpt import open_run
 from conftest import LONGEST, SESSION_CACHE, TEXT, TINY, in_a_process, python, tiny_run
-from helpers import is_a_sentence, read_until
-from mlx_nanogpt_cli.screen import consoles
+from helpers import read_until
 
 ENDLESS = [*TINY, "--num-iter=1000000", "--run-dir=mine"]
 
@@ -42,13 +41,10 @@ def test_a_closed_stream_is_never_taken_for_a_checkpoint():
     assert open_run(Path("runs/1")).load_model()  # nothing that is printed is in it
 
 
-def test_a_text_that_nobody_can_get_is_a_sentence(mlx_gpt, run, monkeypatch):
-    result = in_a_shell("generate --tokens=3", ">&-")
-    assert result.returncode == 1 and result.stderr.startswith("Error: standard output is closed; ")
+def test_a_command_works_with_closed_streams(run):
     assert in_a_shell("generate --tokens=3", "<&- 2>&-").stdout
-    monkeypatch.setattr(consoles, "CLOSED", {"stdout"})
-    result = mlx_gpt("config")
-    assert is_a_sentence(result) and "standard output is closed" in result.err
+    closed = in_a_shell("generate --tokens=3", ">&-")
+    assert closed.returncode == 0 and is_quiet(closed.stderr)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")

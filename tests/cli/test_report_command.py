@@ -17,40 +17,31 @@ def test_it_writes_a_page_on_the_newest_run(mlx_gpt, run):
     page = Path("report.html").read_text()
     for fact in ("play.txt", "Best validation loss", "8 iterations of 4 x 8 = 32 tokens", "mlx-nanogpt"):
         assert fact in page
-    assert f"{min(line.valid_loss for line in run.history()):.4f} after" in page and "floor of play.txt" not in page
+    assert f"{min(line.valid_loss for line in run.history()):.4f} after" in page
 
 
 def test_it_compares_runs_in_the_file_that_is_asked_for(mlx_gpt, run):
     trained_run(n_layer=1)
-    assert mlx_gpt("report", "runs/1", "runs/2", "--out=both.html", "--text=to be or not").status == 0
+    assert mlx_gpt("report", "runs/1", "runs/2", "--out=both.html").status == 0
     page = Path("both.html").read_text()
     for words in (
         "Report on runs/1, runs/2",
         "n_layer 1",
-        "&quot;t&quot;, &quot;o&quot;, &quot; &quot;, &quot;b&quot;",
+        "on the beginning of the validation text of play.txt.",
     ):
         assert words in page
 
 
-def test_a_run_whose_text_is_gone_needs_another(mlx_gpt, run):
+def test_a_run_whose_text_is_gone_has_a_report_without_an_inside(mlx_gpt, run):
     Path("play.txt").unlink()
-    result = mlx_gpt("report")
-    reason = "the text of the run runs/1 was moved or deleted; give another with --text"
-    assert is_a_sentence(result) and reason in result.err
-    assert mlx_gpt("report", "--text=to be").status == 0
-
-
-def test_the_floor_of_a_text_is_drawn_where_it_is_known(mlx_gpt):
-    assert mlx_gpt("train", *TINY[:-1], "--data=pastiche").status == 0
     assert mlx_gpt("report").status == 0
-    assert "floor of pastiche" in Path("report.html").read_text()
+    assert "The inside takes the text of the first run: the text of the run runs/1" in Path("report.html").read_text()
 
 
 @pytest.mark.parametrize(
     "arguments, reason",
     [
         (["runs/7"], "runs/7 holds no run"),
-        (["--text=é"], "the model has never seen 'é'"),
         (
             ["--out=nowhere/report.html"],
             "nowhere/report.html cannot be written (its folder is missing or read-only); choose another --out",

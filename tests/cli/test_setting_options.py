@@ -9,7 +9,7 @@ from mlx_nanogpt import TrainConfig
 from mlx_nanogpt.config import SETTINGS, TRAINING, setting
 from mlx_nanogpt_cli.app import app
 from mlx_nanogpt_cli.options.settings import PANELS, with_settings
-from mlx_nanogpt_cli.options.settings_table import README, with_table
+from settings_table import README, with_table
 
 TRAIN = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
 
@@ -63,7 +63,7 @@ def test_a_field_that_is_added_is_an_option():
 
 def test_the_table_of_settings_in_the_readme_is_current():
     readme = README.read_text(encoding="utf-8")
-    assert with_table(readme) == readme, "run python -m mlx_nanogpt_cli.options.settings_table"
+    assert with_table(readme) == readme, "run python tests/cli/settings_table.py"
 
 
 def test_help_is_grouped_and_shows_the_defaults(mlx_gpt, monkeypatch):

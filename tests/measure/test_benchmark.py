@@ -1,15 +1,11 @@
-"""The promises of the benchmark: the seed's six metrics as defined, an honest list of what may not be compared, and
-measurements that are made and not made up."""
-
-from dataclasses import replace
+"""The promises of the benchmark: the seed's six metrics as defined, and measurements that are made and not made up."""
 
 import mlx_nanogpt as gpt
-import mlx.core as mx
 import pytest
-from mlx_nanogpt import Evaluation, GPTConfig, TrainConfig
+from mlx_nanogpt import Evaluation, GPTConfig
 from conftest import TEXT
 from mlx_nanogpt.measure import benchmark, timing
-from mlx_nanogpt.measure.benchmark import PUBLISHED, Stage, nanolux_differences, nanolux_metrics
+from mlx_nanogpt.measure.benchmark import PUBLISHED, nanolux_metrics
 from mlx_nanogpt.measure.timing import Rounds
 
 
@@ -18,12 +14,9 @@ def evaluation(iteration: int, train_seconds: float, eval_seconds: float, loss: 
 
 
 FIRST, SECOND, THIRD = evaluation(500, 9, 2, 3.0), evaluation(1000, 4, 3, 2.0), evaluation(1500, 6, 4, 1.0)
-SHORTER = replace(THIRD, train_tokens=200)  # where a run was stopped or extended
 
 
-@pytest.mark.parametrize(
-    "history, average", [([FIRST], None), ([FIRST, SECOND, THIRD], 5), ([FIRST, SECOND, SHORTER], 4)]
-)
+@pytest.mark.parametrize("history, average", [([FIRST], None), ([FIRST, SECOND, THIRD], 5)])
 def test_the_metrics_are_those_of_the_seed(history, average):
     metrics, last = nanolux_metrics(history), history[-1]
     assert metrics.first_epoch == 9 and metrics.average_epoch == average  # the first, which compiles, is not in it
@@ -34,18 +27,6 @@ def test_the_metrics_are_those_of_the_seed(history, average):
 def test_the_published_columns_are_the_published_ones():
     assert (PUBLISHED["Reactant"].total, PUBLISHED["Reactant"].valid_loss) == (504, 1.78198)
     assert (PUBLISHED["Zygote"].total, PUBLISHED["Zygote"].valid_loss) == (873, 1.78110)
-
-
-@pytest.mark.parametrize(
-    "gpt, train, departures",
-    [
-        ({"vocab_size": 99}, {"seed": 3, "backend": "eager"}, {}),
-        ({"n_layer": 2}, {}, {"n_layer": (2, 6)}),
-        ({}, {"num_iter": 10}, {"num_iter": (10, 5000)}),
-    ],
-)
-def test_a_departure_from_the_protocol_is_named_with_both_values(gpt, train, departures):
-    assert nanolux_differences(GPTConfig(**gpt), TrainConfig(**{"eval_iters": 1000} | train)) == departures
 
 
 @pytest.mark.parametrize(
@@ -79,23 +60,17 @@ def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_proto
         assert backend.metrics == nanolux_metrics(history) and not backend.extrapolated
     compiled, eager = result.backends
     assert compiled.metrics.valid_loss == pytest.approx(eager.metrics.valid_loss, abs=1e-5)
-    assert 0 < compiled.operations < eager.operations
 
 
 def test_a_quick_benchmark_trains_nothing_to_the_end_and_is_marked(small_protocol):
     *records, result = run_benchmark(quick=True)
-    assert all(isinstance(record, Stage) for record in records)
+    assert all(isinstance(record, str) for record in records)
     for backend in result.backends:
         metrics = backend.metrics
         assert backend.extrapolated and metrics.train_loss is None and metrics.valid_loss is None
         assert metrics.average_epoch == 2 * backend.step_seconds.median
         assert metrics.estimate == pytest.approx(2 * 4 * backend.evaluation_seconds_per_window.median)
         assert metrics.total == pytest.approx(backend.compile_seconds + 2 * (metrics.average_epoch + metrics.estimate))
-
-
-def test_a_graphs_operations_are_counted_apart_from_its_views():
-    x = mx.array([[1.0, 2.0], [3.0, 4.0]])
-    assert timing.graph_size((x.T @ x).reshape(4) + mx.exp(x).reshape(4)) == (3, 3)
 
 
 def test_the_arithmetic_of_a_token_is_six_for_each_weight_and_the_attention():

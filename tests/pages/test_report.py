@@ -10,7 +10,6 @@ from pathlib import Path
 import mlx_nanogpt as gpt
 import pytest
 from conftest import DATA, TEXT, tiny_run, trained_run
-from mlx_nanogpt.measure.benchmark import PUBLISHED
 from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import MOST_SAMPLES, Entry, report_page
 from mlx_nanogpt.runs.log import to_text
@@ -47,8 +46,8 @@ def figures_of(page: str) -> dict:
     return json.loads(re.search(r'<script id="figures"[^>]*>(.*?)</script>', page, re.DOTALL).group(1))
 
 
-def page_of(*runs: gpt.Run, published: bool = False, **more) -> str:
-    return report_page([Entry(run, {"Text": run.corpus.name}, **more) for run in runs], published, INSIDE)
+def page_of(*runs: gpt.Run) -> str:
+    return report_page([Entry(run, {"Text": run.corpus.name}) for run in runs], INSIDE)
 
 
 def without_plotly(page: str) -> str:
@@ -87,12 +86,6 @@ def test_a_rate_that_never_changes_is_not_drawn_as_zero(trained):
     assert figures_of(page_of(trained))["steps"]["layout"]["yaxis"]["range"] == pytest.approx([0, 0.0011])
 
 
-def test_lines_for_what_others_reached_are_drawn_where_they_are_known(trained):
-    assert figures_of(page_of(trained))["losses"]["layout"].get("shapes") is None
-    layout = figures_of(page_of(trained, published=True, floor=0.5))["losses"]["layout"]
-    assert {shape["y0"] for shape in layout["shapes"]} == {0.5, *(metrics.valid_loss for metrics in PUBLISHED.values())}
-
-
 def test_several_runs_stand_beside_each_other_with_a_verdict(trained):
     other = trained_run(num_iter=4, n_layer=1)
     page = page_of(other, trained)
@@ -113,9 +106,8 @@ def test_several_runs_stand_beside_each_other_with_a_verdict(trained):
 
 
 def test_a_run_without_records_has_a_report_too():
-    page = report_page([Entry(tiny_run('a<b>"c'), {}), Entry(tiny_run(), {})], False, None)
+    page = report_page([Entry(tiny_run('a<b>"c'), {}), Entry(tiny_run(), {})], INSIDE)
     assert "class=best" not in page and "No evaluation is recorded yet." in page and "kept no samples" in page
-    assert "The first run has no weights yet." in page
     assert figures_of(page)["losses"]["data"][0]["name"] == 'a&lt;b&gt;"c: one batch'  # plotly shows &quot; as it is
 
 
@@ -125,9 +117,8 @@ def test_a_run_of_the_users_own_model_has_its_curves():
 
     run = tiny_run(num_iter=10, backend="eager")
     assert list(gpt.train(run, DATA, model=OwnGPT(run.gpt_config)))
-    page = report_page([Entry(run, {})], False, None)
+    page = report_page([Entry(run, {})], INSIDE)
     assert [len(trace["x"]) for trace in figures_of(page)["losses"]["data"]] == [1, 3, 3, 1]
-    assert "OwnGPT, and its inside is unknown." in page
 
 
 def test_runs_on_different_texts_are_not_compared(trained):
@@ -156,7 +147,7 @@ def test_a_damaged_log_breaks_nothing(trained, damage):
 def test_a_text_commands_no_browser(trained):
     evil = "</script><script>alert(1)</script>"
     write_log(trained, [gpt.Sample(4, evil)])
-    page = report_page([Entry(trained, {evil: evil})], False, evil)
+    page = report_page([Entry(trained, {evil: evil})], evil)
     assert "alert(1)</script>" not in without_plotly(page) and page.count("&lt;/script&gt;") >= 4
 
 
@@ -174,6 +165,6 @@ def test_without_plotly_the_extra_is_named(trained, monkeypatch):
 @in_a_browser
 def test_a_browser_draws_it_without_a_complaint(trained):
     inside = inside_page(trained.load_model(), DATA.tokenizer, DATA.valid_tokens[:50], "a run")
-    dom = dom_of(report_page([Entry(trained, {})], True, inside))
+    dom = dom_of(report_page([Entry(trained, {})], inside))
     assert dom.count('class="main-svg"') >= 2
     assert int(re.search(r'<iframe[^>]*style="height: (\d+)px', dom).group(1)) > 500  # all of the inside

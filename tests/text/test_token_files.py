@@ -21,7 +21,7 @@ from conftest import TEXT, byte_pairs, keep_as_gpt2s, python
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.text.identity import CorpusIdentity
-from mlx_nanogpt.text.prepare import TokensRead, TokensWritten
+from mlx_nanogpt.text.prepare import Preparing, TokensWritten
 
 TEXTS = {
     "crlf": "one\r\ntwo\r\n\r\nthree\rfour\n" * 9,
@@ -103,7 +103,8 @@ def test_the_progress_counts_characters(monkeypatch):
     Path("text.txt").write_text("abcdefghij" * 25)
     *steps, done = prepare(["text.txt"], Path("tokens"))
     # the split at 200 is not a piece of its own
-    assert steps == [TokensRead(n, total) for total in (None, 250) for n in (100, 200, 250)]
+    stages = {"Counting": None, "Encoding": 250}
+    assert steps == [Preparing(stage, n, total) for stage, total in stages.items() for n in (100, 200, 250)]
 
 
 @pytest.mark.parametrize("piece", [1, 3, 10, 64, 2**20])

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import mlx.core as mx
 import pytest
 from conftest import in_a_process, only_here
-from mac_graph import OTHER_MACHINE
+from mac_graph import OTHER_MACHINE, count_operations
 from mlx_nanogpt.measure.roofline import MAC_OPERATIONS
 
 # Nodes that compute. Fewer are welcome: then lower the number here.
@@ -39,3 +40,8 @@ def sizes():
 @pytest.mark.parametrize("name", MOST)
 def test_a_macs_graph_does_not_grow(sizes, name):
     assert sizes[name] <= MOST[name]
+
+
+def test_a_graphs_operations_are_counted_without_its_views():
+    x = mx.array([[1.0, 2.0], [3.0, 4.0]])
+    assert count_operations((x.T @ x).reshape(4) + mx.exp(x).reshape(4)) == 3

@@ -1,20 +1,19 @@
-"""The table of settings in `cli/README.md`: `python -m mlx_nanogpt_cli.options.settings_table` writes it."""
+"""The table of settings in `cli/README.md`: `python tests/cli/settings_table.py` writes it."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_nanogpt.config import SETTINGS
+from mlx_nanogpt_cli.options.settings import PANELS, option_name, setting_help
 
-from .settings import PANELS, option_name, setting_help
-
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "cli/README.md"
 BEGIN, END = "<!-- settings -->", "<!-- /settings -->"
 HEAD = "| Option | Values | Default | Unit | Help |\n|---|---|---|---|---|"
 
 
 def with_table(readme: str) -> str:
-    """`readme` with the current table between its two markers. Raises `ValueError` unless each is there once."""
+    """Return `readme` with the current table between its two markers. Raises `ValueError` unless each is there once."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
     return f"{before}{BEGIN}\n\n{settings_table()}\n\n{END}{after}"
