@@ -1,7 +1,7 @@
 """`mlx-gpt eval`: measures the loss of a model on a whole split or text, beside simple methods."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import mlx_nanogpt as gpt
 import numpy as np
@@ -10,7 +10,7 @@ from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.runs.find import is_own, own_dataset
-from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram
+from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress
 from rich.table import Table
@@ -44,14 +44,14 @@ def evaluate(
     ] = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Measure a trained run exactly, beside a bigram, a unigram and a uniform guess.
+    """Measure a trained run exactly, beside a bigram, a unigram, xz and a uniform guess.
 
     Every token but the first is predicted once, from windows of --block-size tokens that follow each other.
 
-    The bigram and the unigram learn from the run's training split.
+    The bigram and the unigram learn from the run's training split, and xz first reads its last 64 MiB.
 
-    A folder of tokens of another text has its own splits: --split chooses one, and the bigram and the unigram
-    learn from its training split.
+    A folder of tokens of another text has its own splits: --split chooses one, and the simple methods learn from its
+    training split.
     """
     use_device(device)
     if init_from and not data:
@@ -75,8 +75,7 @@ def evaluate(
     train_tokens = text.train_tokens if isinstance(text, Dataset) else _find_training_split(source)
     for name, tokens in parts.items():
         console.print(f"\n{name}: {len(tokens) - 1:,} tokens in windows of {model.config.block_size}", style="bold")
-        losses = _measure(model, tokens, train_tokens)
-        console.print(_make_table(losses, count_characters(tokenizer, tokens[1:])))
+        console.print(_make_table(_measure(model, tokenizer, tokens, train_tokens)))
 
 
 def _load_text(run: Run | None, data: Sequence[str] | None) -> Corpus | Dataset:
@@ -103,12 +102,21 @@ def _find_training_split(run: Run | None) -> np.ndarray | None:
         problem = "an exported model comes without it"
     except UserError as error:
         problem = with_options(str(error))
-    console.print(f"Bigram and unigram need the training text: {problem}.", style="yellow")
+    console.print(f"Bigram, unigram and xz need the training text: {problem}.", style="yellow")
     return None
 
 
-def _measure(model: gpt.GPT, tokens: np.ndarray, train_tokens: np.ndarray | None) -> dict[str, SplitLoss]:
-    """Measure each method on `tokens`; return the losses by name.
+class Row(NamedTuple):
+    """The result of a method. xz knows no tokens, so it has no `loss`."""
+
+    loss: SplitLoss | None
+    bits_per_character: float
+
+
+def _measure(
+    model: gpt.GPT, tokenizer: Tokenizer, tokens: np.ndarray, train_tokens: np.ndarray | None
+) -> dict[str, Row]:
+    """Measure each method on `tokens`; return the results by name.
 
     The model's loss is printed before the other methods start, which take long on a large text.
     """
@@ -119,22 +127,26 @@ def _measure(model: gpt.GPT, tokens: np.ndarray, train_tokens: np.ndarray | None
             bar.update(task, completed=loss.tokens)
         bar.remove_task(task)
         console.print(f"This model: {loss.mean:.4f} nats per token, perplexity {loss.perplexity:,.2f}")
-        bar.add_task("Counting", total=None)
-        losses = {MODEL: loss, "uniform guess": uniform(tokens, vocab_size)}
+        bar.add_task("Counting and compressing", total=None)
+        losses = {MODEL: loss}
         if train_tokens is not None:
             losses["bigram"] = bigram(train_tokens, tokens, vocab_size)
             losses["unigram"] = unigram(train_tokens, tokens, vocab_size)
-    return losses
+        losses["uniform guess"] = uniform(tokens, vocab_size)
+        characters = count_characters(tokenizer, tokens[1:])
+        rows = {name: Row(loss, loss.bits_per_character(characters)) for name, loss in losses.items()}
+        if train_tokens is not None:
+            before = None if tokens is train_tokens else train_tokens
+            rows["xz -9e"] = Row(None, xz_bits_per_character(tokenizer, tokens, before))
+    return rows
 
 
-def _make_table(losses: dict[str, SplitLoss], characters: int) -> Table:
-    """Make a table of the losses, the lowest first, on tokens whose text has so many `characters`."""
+def _make_table(rows: dict[str, Row]) -> Table:
     table = Table()
     table.add_column("Method", no_wrap=True)
     for name in ("nats per token", "bits per character", "perplexity"):
         table.add_column(name, justify="right")
-    for name, loss in sorted(losses.items(), key=lambda item: item[1].mean):
-        bits = loss.bits_per_character(characters)
-        style = "bold" if name == MODEL else None
-        table.add_row(name, f"{loss.mean:.4f}", f"{bits:.4f}", f"{loss.perplexity:,.2f}", style=style)
+    for name, row in sorted(rows.items(), key=lambda item: item[1].bits_per_character):
+        mean, perplexity = ("-", "-") if row.loss is None else (f"{row.loss.mean:.4f}", f"{row.loss.perplexity:,.2f}")
+        table.add_row(name, mean, f"{row.bits_per_character:.4f}", perplexity, style="bold" if name == MODEL else None)
     return table

@@ -1,11 +1,13 @@
 """The losses of simple methods on the tokens that a model predicts, as a scale for its loss.
 
-They predict the same tokens as `evaluate_split`, all but the first, and read a split in parts, so it may be an `np.memmap`
-larger than memory.
+`uniform`, `unigram` and `bigram` predict the same tokens as `evaluate_split`, all but the first, in nats; `xz` compresses
+the text itself. All read a split in parts, so it may be an `np.memmap` larger than memory.
 """
 
+import lzma
 import math
-from itertools import chain
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -13,22 +15,23 @@ from .loss import SplitLoss
 from .tokenizer import Tokenizer
 
 CHUNK = 2**20  # tokens read at a time
+REMEMBERED = 2**26  # bytes: xz -9e finds repetitions in the last 64 MiB only
 
 
 def uniform(tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """Return the loss if every token of the vocabulary is equally likely."""
+    """The loss if every token of the vocabulary is equally likely."""
     predicted = len(tokens) - 1
     return SplitLoss(predicted, predicted * math.log(vocab_size))
 
 
 def unigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """Return the loss on `tokens` if each token is as likely as in `train`; one is added to every count (Laplace's rule)."""
+    """The loss on `tokens` if each token is as likely as in `train`; one is added to every count (Laplace's rule)."""
     times = _counts(tokens[1:], vocab_size)
     return SplitLoss(len(tokens) - 1, -float(times @ np.log(_frequencies(train, vocab_size))))
 
 
 def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
-    """Return the loss on `tokens` of the pairs of tokens in `train`, interpolated with the unigram (Witten & Bell 1991, as
+    """The loss on `tokens` of the pairs of tokens in `train`, interpolated with the unigram (Witten & Bell 1991, as
     written by Chen & Goodman 1998).
 
     After h the next token is w with probability (c(hw) + d(h) p(w)) / (c(h) + d(h)). Here c counts in `train`, d(h) is
@@ -48,10 +51,17 @@ def bigram(train: np.ndarray, tokens: np.ndarray, vocab_size: int) -> SplitLoss:
     return SplitLoss(len(tokens) - 1, -float(times @ np.log(probabilities)))
 
 
+def xz_bits_per_character(tokenizer: Tokenizer, tokens: np.ndarray, train: np.ndarray | None = None) -> float:
+    """Bits per character that `xz -9e` needs for the text of `tokens`. With `train`, xz reads the end of that text
+    first (`REMEMBERED` bytes), and only the additional bits count."""
+    before = () if train is None else (_end(tokenizer, train),)
+    size = _xz_size(tokenizer, *before, tokens) - (_xz_size(tokenizer, *before) if before else 0)
+    return 8 * size / count_characters(tokenizer, tokens)
+
+
 def count_characters(tokenizer: Tokenizer, tokens: np.ndarray) -> int:
-    """Count the characters in the text of `tokens`."""
-    parts = (tokens[start : start + CHUNK].tolist() for start in range(0, len(tokens), CHUNK))
-    return sum(map(len, tokenizer.stream(chain.from_iterable(parts))))
+    """The number of characters in the text of `tokens`."""
+    return sum(map(len, _text(tokenizer, tokens)))
 
 
 def _frequencies(train: np.ndarray, vocab_size: int) -> np.ndarray:
@@ -82,3 +92,27 @@ def _merge(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.n
     pairs, where = np.unique(np.concatenate([pairs for pairs, _ in parts]), return_inverse=True)
     counts = np.concatenate([counts for _, counts in parts])
     return pairs, np.bincount(where, weights=counts, minlength=len(pairs))
+
+
+def _xz_size(tokenizer: Tokenizer, *splits: np.ndarray) -> int:
+    """Bytes of the text of `splits`, one after the other, in xz's format."""
+    compressor = lzma.LZMACompressor(preset=9 | lzma.PRESET_EXTREME)
+    text, size = _text(tokenizer, *splits), 0
+    while pieces := list(islice(text, CHUNK)):
+        size += len(compressor.compress("".join(pieces).encode()))
+    return size + len(compressor.flush())
+
+
+def _end(tokenizer: Tokenizer, tokens: np.ndarray) -> np.ndarray:
+    """The last of `tokens`: `REMEMBERED` bytes of text or all of it, and up to `CHUNK` tokens more."""
+    start, size = len(tokens), 0
+    while start > 0 and size < REMEMBERED:
+        stop, start = start, max(start - CHUNK, 0)
+        size += len("".join(_text(tokenizer, tokens[start:stop])).encode())
+    return tokens[start:]
+
+
+def _text(tokenizer: Tokenizer, *splits: np.ndarray) -> Iterator[str]:
+    """Yield the text of `splits`, one after the other, piece by piece."""
+    starts = ((tokens, start) for tokens in splits for start in range(0, len(tokens), CHUNK))
+    return tokenizer.stream(i for tokens, start in starts for i in tokens[start : start + CHUNK].tolist())

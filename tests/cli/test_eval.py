@@ -10,10 +10,10 @@ import pytest
 from mlx_nanogpt import open_token_folder
 from conftest import DATA, TEXT, TOKENIZER
 from helpers import NO_CORPUS, is_a_sentence, rows
-from mlx_nanogpt.text.baselines import bigram, uniform, unigram
+from mlx_nanogpt.text.baselines import bigram, uniform, unigram, xz_bits_per_character
 from rich.console import Console
 
-NEEDED = "Bigram and unigram need the training text:"
+NEEDED = "Bigram, unigram and xz need the training text:"
 SPLITS = {"training": ["--split=train"], "validation": [], "both": ["--split=both"]}
 
 
@@ -21,10 +21,13 @@ def expected_rows(run, tokens, train) -> dict[str, list[str]]:
     """By the library. A token is a character here."""
     *_, loss = gpt.evaluate_split(run.load_model(), tokens, "compiled")
     losses = {"this model": loss, "uniform guess": uniform(tokens, TOKENIZER.vocab_size)}
+    xz = {}
     if train is not None:
         losses["bigram"] = bigram(train, tokens, TOKENIZER.vocab_size)
         losses["unigram"] = unigram(train, tokens, TOKENIZER.vocab_size)
-    return {
+        bits = xz_bits_per_character(TOKENIZER, tokens, None if tokens is train else train)
+        xz = {"xz -9e": ["-", f"{bits:.4f}", "-"]}
+    return xz | {
         name: [f"{loss.mean:.4f}", f"{loss.mean / math.log(2):.4f}", f"{math.exp(loss.mean):.2f}"]
         for name, loss in losses.items()
     }
@@ -41,7 +44,7 @@ def test_eval_shows_the_model_beside_the_baselines_on_whole_splits(mlx_gpt, run)
         tokens = DATA.train_tokens if name == "training" else DATA.valid_tokens
         assert rows(result.out) == expected_rows(run, tokens, DATA.train_tokens)  # of both, the later
     bits = [float(row[1]) for row in rows(results["validation"].out).values()]
-    assert len(bits) == 4 and bits == sorted(bits)  # the best method first
+    assert len(bits) == 5 and bits == sorted(bits)  # the best method first
 
 
 def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
@@ -51,8 +54,8 @@ def test_eval_marks_the_row_of_the_model(mlx_gpt, run, monkeypatch):
     assert len(bold) == 1 and "> this model" in bold[0]
 
 
-@pytest.mark.parametrize("slow", ["bigram", "count_characters"])
-def test_eval_shows_the_models_loss_before_it_counts(mlx_gpt, run, monkeypatch, slow):
+@pytest.mark.parametrize("slow", ["bigram", "count_characters", "xz_bits_per_character"])
+def test_eval_shows_the_models_loss_before_it_counts_and_compresses(mlx_gpt, run, monkeypatch, slow):
     monkeypatch.setattr(f"mlx_nanogpt_cli.commands.eval.{slow}", Mock(side_effect=KeyboardInterrupt))
     result = mlx_gpt("eval")
     loss, _, perplexity = expected_rows(run, DATA.valid_tokens, None)["this model"]

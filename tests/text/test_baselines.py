@@ -1,15 +1,19 @@
 """The baselines equal their formulas written out, and read their tokens in bounded parts."""
 
+import functools
+import lzma
 import math
+import subprocess
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
+from shutil import which
 
 import numpy as np
 import pytest
-from conftest import DATA, TOKENIZER, TOKENS
+from conftest import DATA, TEXT, TOKENIZER, TOKENS
 from mlx_nanogpt.text import baselines
-from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram
+from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 
 TRAIN, VALID, V = DATA.train_tokens, DATA.valid_tokens, TOKENIZER.vocab_size
 in_parts = pytest.mark.parametrize("chunk", [1, 7, 1000, 2**20])
@@ -116,6 +120,70 @@ def test_the_baselines_read_a_memmap(tmp_path):
     train, valid = (np.memmap(tmp_path / name, TRAIN.dtype, "r") for name in ("train", "valid"))
     assert unigram(train, valid, V) == unigram(TRAIN, VALID, V)
     assert bigram(train, valid, V) == bigram(TRAIN, VALID, V)
+    xz = xz_bits_per_character
+    assert xz(TOKENIZER, valid, train) == xz(TOKENIZER, VALID, TRAIN)
+
+
+# ---- xz
+
+
+def size(text: str) -> int:
+    return len(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+
+
+class Watched:
+    """Tokens that record the first position that was read."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        self.tokens, self.first = tokens, len(tokens)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        self.first = min(self.first, span.start)
+        return self.tokens[span]
+
+
+@in_parts
+def test_xz_takes_what_the_whole_text_takes_more_than_the_training_text(monkeypatch, chunk):
+    monkeypatch.setattr(baselines, "CHUNK", chunk)
+    train, valid = TEXT[: len(TRAIN)], TEXT[len(TRAIN) :]
+    assert xz_bits_per_character(TOKENIZER, TRAIN) == size(train) * 8 / len(train)
+    assert xz_bits_per_character(TOKENIZER, VALID, TRAIN) == (size(TEXT) - size(train)) * 8 / len(valid)
+
+
+def test_xz_reads_no_more_of_the_training_text_than_it_remembers(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK", 10)
+    monkeypatch.setattr(baselines, "REMEMBERED", 95)
+    read, valid = TEXT[len(TRAIN) - 100 : len(TRAIN)], TEXT[len(TRAIN) :]
+    expected = (size(read + valid) - size(read)) * 8 / len(valid)
+    long = Watched(TRAIN)
+    assert xz_bits_per_character(TOKENIZER, VALID, long) == expected
+    assert long.first == len(TRAIN) - 100
+
+
+def test_what_xz_remembers_is_counted_in_bytes_and_not_in_tokens(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK", 1)
+    monkeypatch.setattr(baselines, "REMEMBERED", 8)
+    tokens = np.array([1, 2, 3, 4, 0, 0])  # "to be", then é of 2 bytes, and … of 3 with a line end
+    assert baselines._end(Pieces(), tokens).tolist() == [2, 3, 4, 0, 0]
+
+
+def test_what_xz_is_given_is_all_that_its_strongest_preset_remembers():
+    """Its header names the size of its dictionary."""
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": baselines.REMEMBERED}]
+    compress = functools.partial(lzma.compress, TEXT.encode())
+    assert compress(filters=filters) == compress(preset=9 | lzma.PRESET_EXTREME)
+
+
+@pytest.mark.programs
+@pytest.mark.skipif(which("xz") is None, reason="there is no xz here")
+def test_xz_is_the_programs(tmp_path):
+    """The container ends with a checksum of 4 bytes here and of 8 there."""
+    (tmp_path / "text").write_text(TEXT)
+    program = subprocess.run(["xz", "-9e", "--stdout", tmp_path / "text"], capture_output=True, check=True).stdout
+    assert abs(xz_bits_per_character(TOKENIZER, TOKENS) * len(TEXT) / 8 - len(program)) <= 8
 
 
 # ---- tokens that are not characters
@@ -140,3 +208,4 @@ def test_bits_are_of_characters_and_not_of_tokens(monkeypatch, chunk):
     assert count_characters(Pieces(), tokens) == len(text) != len(tokens)
     loss = uniform(tokens, Pieces.vocab_size)
     assert loss.bits_per_character(len(text)) == pytest.approx(399 * math.log2(5) / len(text))
+    assert xz_bits_per_character(Pieces(), tokens) == size(text) * 8 / len(text)
