@@ -144,11 +144,11 @@ def test_the_loss_of_a_split_does_not_depend_on_streams_and_groups(monkeypatch):
             monkeypatch.setattr(type(hardware.machine()), "streams", lambda _: streams)
             monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: windows_per_batch)
             seen.append(whole(model, TOKENS[:1001]))
-    assert {each.tokens for each in seen} == {1000}
-    assert max(each.nats for each in seen) - min(each.nats for each in seen) < 1e-6 * seen[0].nats
+    assert {loss.tokens for loss in seen} == {1000}
+    assert max(loss.nats for loss in seen) - min(loss.nats for loss in seen) < 1e-6 * seen[0].nats
 
 
-def test_a_model_that_knows_nothing_is_at_the_logarithm_of_its_vocabulary():
+def test_an_untrained_model_has_the_logarithm_of_its_vocabulary_as_loss():
     model = lively_model(tiny_gpt())
     model.lm_head.update({name: mx.zeros_like(array) for name, array in model.lm_head.parameters().items()})
     loss = whole(model, TOKENS)
@@ -159,7 +159,7 @@ def test_a_model_that_knows_nothing_is_at_the_logarithm_of_its_vocabulary():
 def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
     monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
     records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
-    assert [each.tokens for each in records] == [*range(80, 1000, 80), 1000]
+    assert [record.tokens for record in records] == [*range(80, 1000, 80), 1000]
     assert all(a.nats < b.nats for a, b in pairwise(records))
 
 

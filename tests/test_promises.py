@@ -37,12 +37,8 @@ def test_the_library_never_prints(module):
 
 
 def test_all_names_of_the_library_are_public_and_typed():
-    names = [
-        each.asname or each.name
-        for node in MODULES["__init__"].body
-        if isinstance(node, ast.ImportFrom)
-        for each in node.names
-    ]
+    imports = [node for node in MODULES["__init__"].body if isinstance(node, ast.ImportFrom)]
+    names = [alias.asname or alias.name for node in imports for alias in node.names]
     assert sorted(gpt.__all__) == sorted(name for name in names if name != "_machine")  # imported for what it does
     assert (Path(gpt.__file__).parent / "py.typed").exists()
 
@@ -55,8 +51,8 @@ def imported(module: str) -> set[str]:
             folder = module.split(".")[: -node.level]
             named = [*folder, *(node.module or "").split(".")] if node.module else folder
             # "from . import x" names a module x, "from .x import y" the module x, or y in the folder x
-            for each in (".".join([*named, alias.name]) for alias in node.names):
-                found.add(each if each in MODULES else ".".join(named))
+            for name in (".".join([*named, alias.name]) for alias in node.names):
+                found.add(name if name in MODULES else ".".join(named))
     return found - {module}
 
 

@@ -1,4 +1,4 @@
-"""The promises of the estimate of memory: it is right for the presets, and a training that cannot be held is refused."""
+"""The promises of the estimate of memory: it is right for the presets, and a run that does not fit is refused."""
 
 from dataclasses import replace
 

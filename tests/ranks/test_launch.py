@@ -44,7 +44,7 @@ def test_the_exit_status_is_that_of_the_rank_with_an_error():
         ([-9, LOST], LOST), ([LOST, UNCONNECTED], UNCONNECTED), ([UNCONNECTED, -9], UNCONNECTED),
     ],
 )  # fmt: skip
-def test_the_exit_status_tells_a_lost_rank_from_an_error(statuses, status):
+def test_the_exit_status_distinguishes_a_lost_rank_from_an_error(statuses, status):
     assert exit_status(statuses) == status
 
 

@@ -11,7 +11,7 @@ import subprocess
 import time
 import tracemalloc
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations, islice
 from pathlib import Path
@@ -304,7 +304,7 @@ DAMAGED_CHECKPOINTS = {
     "cut in its header": lambda raw: raw[:100],
     "cut in its weights": lambda raw: raw[: len(raw) // 2],
     "cut at its end": lambda raw: raw[:-1],
-    "text": lambda raw: b"this is no checkpoint " * 100,
+    "text": lambda raw: b"this is not a checkpoint " * 100,
 }
 
 
@@ -332,10 +332,8 @@ def test_a_checkpoint_of_another_program_is_refused(run, metadata):
 @pytest.mark.parametrize("other", [{"n_embd": 32}, {"n_layer": 1}, {"n_layer": 3}, {"block_size": 4}], ids=str)
 def test_a_checkpoint_of_another_shape_is_refused(run, other):
     shutil.copy(trained_run(**other).checkpoint, run.checkpoint)
-    reason = (
-        "does not fit: its model is of another shape, beginning with model.*; use the model that the run was trained"
-    )
-    check_refused(run, reason)
+    reason = "its model is of another shape, beginning with model.*; use the model that the run was trained"
+    check_refused(run, f"does not fit: {reason}")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
@@ -420,21 +418,12 @@ def test_a_description_that_was_edited_is_refused(run):
 SOMETHING_ELSE = [None, True, -1, 0.5, 10**30, "", "x", "\0", [], [1], {}, {"x": 1}]
 
 
-def with_other_values(content):
-    """`content`, of a JSON file, with one value at a time replaced by a value of another type."""
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+def with_other_values(values):
+    """Yield `values`, the content of a JSON file, with one at a time replaced by a value of another type."""
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
     for key, value in items:
         for other in (*SOMETHING_ELSE, *with_other_values(value)):
-            yield (
-                (content | {key: other}) if isinstance(content, dict) else [*content[:key], other, *content[key + 1 :]]
-            )
-
-
-@contextmanager
-def ignored_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+            yield (values | {key: other}) if isinstance(values, dict) else [*values[:key], other, *values[key + 1 :]]
 
 
 def test_a_description_of_other_values_is_a_sentence_even_with_the_right_checksum(run):
@@ -443,7 +432,8 @@ def test_a_description_of_other_values_is_a_sentence_even_with_the_right_checksu
     del config["checksum"]
     for other in with_other_values(config):
         file.write_text(json.dumps(other | {"checksum": run_module._seal(other)}))
-        with suppress(UserError), ignored_warnings():  # another checksum of the model's code
+        with suppress(UserError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # another checksum of the model's code
             found = open_run(run.path)
             assert f"{found.corpus.name} {found.init_from} {found.history()}", other  # it can be shown
             found.load_model(), found.versions()

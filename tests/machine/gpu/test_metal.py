@@ -85,7 +85,7 @@ def test_a_training_may_have_what_metal_recommends(monkeypatch):
         MemoryError(),
     ],
 )  # fmt: skip
-def test_a_lack_of_memory_is_told_with_what_to_lower(error):
+def test_a_lack_of_memory_is_a_sentence_with_the_settings_to_lower(error):
     explained = Machine().explain(error)
     assert "there is not enough memory" in explained.problem and "`batch_size`" in explained.remedy
 

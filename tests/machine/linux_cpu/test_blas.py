@@ -76,7 +76,9 @@ def before_mlx(monkeypatch):
     ],
     ids=["no-openblas", "no-patchelf", "no-file-in-the-package", "patchelf-fails"],
 )
-def test_without_an_ingredient_the_slow_one_is_used_and_the_reason_told(before_mlx, monkeypatch, module, name, broken):
+def test_without_an_ingredient_the_slow_blas_is_used_and_the_reason_named(
+    before_mlx, monkeypatch, module, name, broken
+):
     monkeypatch.setattr(module, name, broken)
     assert blas.load().startswith("reference BLAS (slow: ")
     assert not cache_dir().exists() or list(cache_dir().iterdir()) == []

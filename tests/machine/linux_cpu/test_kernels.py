@@ -102,7 +102,7 @@ def test_a_broken_compiler_is_a_sentence(temporary, monkeypatch):
 
 
 @only_here
-def test_no_place_at_all_is_a_sentence(temporary):
+def test_a_lack_of_any_folder_is_a_sentence(temporary):
     share(temporary)
     script = (
         "import os, sys; os.environ['XDG_CACHE_HOME'] = '/dev/null'; import mlx_nanogpt_cli; mlx_nanogpt_cli.main()"

@@ -9,7 +9,7 @@ import pytest
 from conftest import only_here
 from mlx_nanogpt.machine.linux_cpu import layers, operations
 
-pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # a Mac's subnormal numbers, say, may be others
+pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # a Mac's subnormal numbers may differ
 
 
 def draw(*shape: int, seed: int = 0) -> mx.array:
@@ -164,7 +164,7 @@ def test_exp2_of_what_is_masked_is_exactly_zero():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("where", ["q", "k", "v"])
 def test_attention_does_not_lose_what_is_not_a_number(where, sign):
-    """Otherwise nobody would notice that a training diverges."""
+    """Otherwise nobody would notice that a run diverges."""
     arrays = {name: draw(1, 1, 3, 4, seed=i) for i, name in enumerate("qkv")}
     arrays[where][0, 0, 2] = mx.array(np.copysign(np.float32(np.nan), sign))  # the last token's
     assert mx.isnan(operations.causal_attention(**arrays, scale=0.5)[0, 0, 2]).all()
