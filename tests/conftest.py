@@ -257,13 +257,7 @@ def small_protocol(monkeypatch):
         "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
         "EVALUATED_WINDOWS": 4,
     }
-    faster = {
-        "ROUNDS": 2,
-        "ROUND_SECONDS": 0.001,
-        "MATRIX_SIZE": 16,
-        "GENERATED_TOKENS": 24,
-        "GENERATION_ROUNDS": 2,
-    }
+    faster = {"ROUNDS": 2, "ROUND_SECONDS": 0.001, "MATRIX_SIZE": 16, "GENERATED_TOKENS": 24, "GENERATION_ROUNDS": 2}
     for module, values in ((benchmark, small), (timing, faster)):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)

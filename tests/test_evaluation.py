@@ -10,16 +10,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import UserError, evaluation
 from mlx_nanogpt import machine as hardware
-from conftest import (
-    TOKENS,
-    arrays,
-    checkpoint_arrays,
-    lively_model,
-    loss_fn,
-    same,
-    tiny_gpt,
-    trained_run,
-)
+from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, loss_fn, same, tiny_gpt, trained_run
 from mlx_nanogpt.config import Backend
 from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 

@@ -13,16 +13,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_nanogpt import GPT, GPTConfig
-from conftest import (
-    ARCHITECTURES,
-    LOGIT_ROUNDING,
-    MODERN,
-    arrays,
-    each_architecture,
-    lively_model,
-    loss_fn,
-    tiny_gpt,
-)
+from conftest import ARCHITECTURES, LOGIT_ROUNDING, MODERN, arrays, each_architecture, lively_model, loss_fn, tiny_gpt
 from mlx.utils import tree_flatten
 from mlx_nanogpt.layers import CausalAttention
 from mlx_nanogpt.machine.linux_cpu import operations

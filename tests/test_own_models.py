@@ -218,11 +218,7 @@ def test_nothing_rebuilds_a_model_of_ones_own_as_a_plain_gpt(make, name, mlx_gpt
     for action in (run.load_model, lambda: finish(run.extended(num_iter=12))):
         with pytest.raises(gpt.UserError, match=refused):
             action()
-    for command in (
-        ["generate", "--run=run"],
-        ["train", "--resume=run", "--num-iter=12"],
-        ["eval", "--run=run"],
-    ):
+    for command in (["generate", "--run=run"], ["train", "--resume=run", "--num-iter=12"], ["eval", "--run=run"]):
         result = mlx_gpt(*command)
         assert result.status == 1 and f"{name}, not with the GPT of this library" in result.err, command
 

@@ -11,8 +11,7 @@ from .settings import RUN
 from .shared import PATH
 
 PresetOption = Annotated[
-    str | None,
-    typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN),
+    str | None, typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN)
 ]
 ConfigOption = Annotated[
     Path | None,

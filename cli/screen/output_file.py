@@ -13,8 +13,7 @@ from ..options.shared import PATH
 from .consoles import console
 
 JsonOption = Annotated[
-    Path | None,
-    typer.Option("--json", help="Write all results to this file.", show_default="not written", **PATH),
+    Path | None, typer.Option("--json", help="Write all results to this file.", show_default="not written", **PATH)
 ]
 
 

@@ -24,17 +24,7 @@ from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
 from ..records import Diverged, Done, Evaluation, Progress, Record, Sample, Saved, State, since_best
-from .checkpoint import (
-    MODEL,
-    OPTIMIZER,
-    RANDOM,
-    Contents,
-    Position,
-    checksum,
-    open_arrays,
-    read_arrays,
-    write_arrays,
-)
+from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, open_arrays, read_arrays, write_arrays
 from .log import Line, is_logged, to_text
 from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
 

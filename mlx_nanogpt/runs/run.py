@@ -37,14 +37,7 @@ from ..records import Evaluation
 from ..text.dataset import Dataset
 from ..text.identity import CorpusIdentity
 from ..text.tokenizer import Tokenizer, tokenizer_from_json
-from .checkpoint import (
-    CHECKSUM,
-    MODEL,
-    Contents,
-    Position,
-    open_arrays,
-    read_arrays,
-)
+from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_arrays
 from .log import Line, from_text
 
 RUNS = Path("runs")  # the folder of runs, unless `run_dir` names another

@@ -24,11 +24,7 @@ def test_it_compares_runs_in_the_file_that_is_asked_for(mlx_gpt, run):
     trained_run(n_layer=1)
     assert mlx_gpt("report", "runs/1", "runs/2", "--out=both.html").status == 0
     page = Path("both.html").read_text()
-    for words in (
-        "Report on runs/1, runs/2",
-        "n_layer 1",
-        "on the beginning of the validation text of play.txt.",
-    ):
+    for words in ("Report on runs/1, runs/2", "n_layer 1", "on the beginning of the validation text of play.txt."):
         assert words in page
 
 

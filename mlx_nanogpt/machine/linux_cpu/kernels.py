@@ -14,11 +14,7 @@ from ...files import cache_dir
 
 TEMPORARY = ("TMPDIR", "TMP", "TEMP", "TEMPDIR")  # MLX reads these each time it needs a kernel
 NOWHERE = os.devnull  # no folder: MLX fails, and loads nothing of other users
-FAILURES = (
-    "[Compile::eval_cpu]",
-    "filesystem error",
-    "Could not load C++",
-)  # in MLX's errors about kernels
+FAILURES = ("[Compile::eval_cpu]", "filesystem error", "Could not load C++")  # in MLX's errors about kernels
 
 
 def use_safe_folder() -> None:
