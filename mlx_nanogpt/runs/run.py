@@ -243,7 +243,14 @@ def open_run(path: Path | str) -> Run:
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
-        return _parse(path, _read_config(path), read_text(path / TOKENIZER))
+        config = _read_config(path)
+        if not os.path.lexists(path / TOKENIZER) and _is_unfinished(
+            path, [name for name in FILES if (path / name).exists()]
+        ):
+            raise UserError(
+                f"{path} holds a run that was not finished when it was made", "start it again with the same `run_dir`"
+            )
+        return _parse(path, config, read_text(path / TOKENIZER))
 
 
 def run_of(description: Mapping) -> Run:
@@ -305,7 +312,7 @@ def _make_folder(path: Path) -> Path:
 def _check_free(folder: Folder) -> None:
     """Raise `UserError` if `folder` holds a run or files of something else. An unfinished run does not count."""
     path, taken = folder.path, [name for name in FILES if folder.holds(name)]
-    if CONFIG in taken and not _unfinished(path, taken):
+    if CONFIG in taken and not _is_unfinished(path, taken):
         raise UserError(
             f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quote(path)}"
         )
@@ -313,7 +320,7 @@ def _check_free(folder: Folder) -> None:
         raise UserError(f"{path} holds a {taken[0]} of something else", "choose another `run_dir`")
 
 
-def _unfinished(path: Path, taken: Sequence[str]) -> bool:
+def _is_unfinished(path: Path, taken: Sequence[str]) -> bool:
     """Whether the files `taken` in `path` are what a stopped `create_run` or `start_from` leaves."""
     if not {HISTORY, CHECKPOINT, BEST}.isdisjoint(taken):
         return False

@@ -597,6 +597,15 @@ def test_only_what_may_change_is_extended():
         tiny_run().extended(learning_rate=0.5)
 
 
+def test_a_run_whose_making_was_killed_says_how_to_make_it():
+    (tiny_run("mine").path / "tokenizer.json").unlink()
+    with pytest.raises(
+        UserError, match="mine holds a run that was not finished .*; start it again with the same `run_dir`"
+    ):
+        open_run("mine")
+    finish(tiny_run("mine"))
+
+
 def test_a_run_that_is_made_again_has_no_half_written_files():
     Path("mine").mkdir()
     Path("mine/.config.json.123.part").write_text("half")
