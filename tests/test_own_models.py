@@ -223,6 +223,12 @@ def test_nothing_rebuilds_a_model_of_ones_own_as_a_plain_gpt(make, name, mlx_gpt
         assert result.status == 1 and f"{name}, not with the GPT of this library" in result.err, command
 
 
+def test_the_list_of_runs_names_a_model_of_ones_own_and_recommends_nothing_that_refuses_it(mlx_gpt):
+    finish(tiny_run(), model=OwnGPT(tiny_gpt()))
+    listed = mlx_gpt("runs").out
+    assert "model of your own, OwnGPT" in listed and "mlx-gpt" not in listed
+
+
 def test_a_model_of_ones_own_is_not_exported_as_a_gpt_2(mlx_gpt):
     shape = {"tied": True, "activation": "gelu"}
     finish(tiny_run("run", **shape), model=OwnGPT(tiny_gpt(**shape)))

@@ -50,7 +50,7 @@ def runs() -> None:
         _print_table(listed)
     for sentence in damaged:
         console.print(fold(sentence, "", INDENT), style="yellow")
-    if listed:
+    if listed and listed[0].run.model_class() is None:  # the commands refuse a model of the user's own
         _print_commands(listed[0])
 
 
@@ -71,7 +71,7 @@ def _make_row(listed: ListedRun) -> tuple[str, ...]:
         str(run.path),
         f"{datetime.fromtimestamp(listed.written):%Y-%m-%d}",
         text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…",
-        f"{gpt.GPT(run.gpt_config).num_parameters():,}",
+        "-" if run.model_class() else f"{gpt.GPT(run.gpt_config).num_parameters():,}",
         f"{listed.iteration:,}",
         f"{min(line.valid_loss for line in history):.4f}" if history else "-",
         f"{sum(line.train_tokens for line in history) / seconds:,.0f}" if seconds else "-",
@@ -82,6 +82,8 @@ def _make_remarks(listed: ListedRun) -> str:
     """Join how many steps are left, or why training ended before, and the settings that are not defaults."""
     left, end = listed.run.train_config.num_iter - listed.iteration, listed.end
     remarks = [end or f"{left:,} steps left"] if left > 0 else []
+    if own := listed.run.model_class():
+        remarks.append(f"model of your own, {own}")
     return ", ".join([*remarks, *list_settings(listed.run)])
 
 
