@@ -10,12 +10,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from itertools import accumulate, cycle, pairwise
+from itertools import accumulate, count, cycle, pairwise
 from typing import TypeVar
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx.utils import tree_map
 
 from ...model import GPT, random_key, set_random_key
@@ -54,12 +53,12 @@ def _rows_are_independent(model: GPT) -> bool:
     dropouts = [module for module, _ in modules if isinstance(module, nn.Dropout)]
     if any(type(dropout) is not nn.Dropout and dropout._p_1 < 1 for dropout in dropouts):
         return False  # it may draw one mask for all rows, as that of a rank does
-    key, weights = random_key(), model.parameters()
-    rng = np.random.default_rng(0)
-    idx = mx.array(rng.integers(model.config.vocab_size, size=(2, min(model.config.block_size, PROBED_TOKENS))))
+    key, weights, seeds = random_key(), model.parameters(), count()
+    shape = 2, min(model.config.block_size, PROBED_TOKENS)
+    idx = mx.random.randint(0, model.config.vocab_size, shape, key=mx.random.key(next(seeds)))
     try:
         # other weights, because a head of zeros would hide everything
-        model.update(tree_map(lambda p: p + mx.array(rng.normal(0, 0.1, p.shape)).astype(p.dtype), weights))
+        model.update(tree_map(lambda p: p + _draw(p.shape, next(seeds)).astype(p.dtype), weights))
         for dropout in dropouts:
             dropout.eval()  # the mask of a row depends on the size of a batch
         both, *alone = (model.token_losses(rows, rows) for rows in (idx, idx[:1], idx[1:]))
@@ -72,6 +71,10 @@ def _rows_are_independent(model: GPT) -> bool:
         for module, mode in modules:
             module.train(mode)
         set_random_key(key)
+
+
+def _draw(shape: tuple[int, ...], seed: int) -> mx.array:
+    return 0.1 * mx.random.normal(shape, key=mx.random.key(seed))
 
 
 def spread(function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
