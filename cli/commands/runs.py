@@ -21,12 +21,14 @@ INDENT = "     "
 
 @dataclass(frozen=True)
 class ListedRun:
-    """A run, when it was written (in seconds since 1970), its evaluations, and how far it is."""
+    """A run, when it was written (in seconds since 1970), its evaluations, how far it is, and the class of its model if that is the
+    user's own."""
 
     run: Run
     written: float
     history: list[Evaluation]
     iteration: int
+    model_class: str | None
 
     @property
     def end(self) -> str | None:
@@ -41,7 +43,7 @@ def runs() -> None:
     for path, written in run_folders().items():
         try:
             run = gpt.open_run(path)
-            listed.append(ListedRun(run, written, run.history(), run.position().iteration))
+            listed.append(ListedRun(run, written, run.history(), run.position().iteration, run.model_class()))
         except UserError as error:
             damaged.append(f"{path} cannot be listed: {error.problem}")
     if not listed and not damaged:
@@ -50,7 +52,7 @@ def runs() -> None:
         _print_table(listed)
     for sentence in damaged:
         console.print(fold(sentence, "", INDENT), style="yellow")
-    if listed and listed[0].run.model_class() is None:  # the commands refuse a model of the user's own
+    if listed and listed[0].model_class is None:  # the commands refuse a model of the user's own
         _print_commands(listed[0])
 
 
@@ -71,7 +73,7 @@ def _make_row(listed: ListedRun) -> tuple[str, ...]:
         str(run.path),
         f"{datetime.fromtimestamp(listed.written):%Y-%m-%d}",
         text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 1]}…",
-        "-" if run.model_class() else f"{gpt.GPT(run.gpt_config).num_parameters():,}",
+        "-" if listed.model_class else f"{gpt.GPT(run.gpt_config).num_parameters():,}",
         f"{listed.iteration:,}",
         f"{min(line.valid_loss for line in history):.4f}" if history else "-",
         f"{sum(line.train_tokens for line in history) / seconds:,.0f}" if seconds else "-",
@@ -82,8 +84,8 @@ def _make_remarks(listed: ListedRun) -> str:
     """Join how many steps are left, or why training ended before, and the settings that are not defaults."""
     left, end = listed.run.train_config.num_iter - listed.iteration, listed.end
     remarks = [end or f"{left:,} steps left"] if left > 0 else []
-    if own := listed.run.model_class():
-        remarks.append(f"model of your own, {own}")
+    if listed.model_class:
+        remarks.append(f"model of your own, {listed.model_class}")
     return ", ".join([*remarks, *list_settings(listed.run)])
 
 

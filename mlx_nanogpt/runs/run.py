@@ -107,11 +107,14 @@ class Run:
                     raise UserError(
                         f"{name} of the model is {array.dtype}", "keep float32 weights; see the setting `dtype`"
                     )
-        same_version = self.versions() == package_versions()
-        if same_version and self._read().get("model_code", model_checksum()) != model_checksum():
+        code = model_checksum()
+        with explaining_damage(self.path):
+            config = _read_config(self.path)
+            is_edited = config["versions"] == package_versions() and config.get("model_code", code) != code
+        if is_edited:
             problem = f"model.py was edited since the run {self.path} was trained, which may now compute something else"
             warnings.warn(problem, RuntimeWarning, stacklevel=3)
-        trained, given = self.model_class(), own_class(model) if model else None
+        trained, given = config.get("model_class"), own_class(model) if model else None
         if trained != given and (trained or self.checkpoint.exists()):
             plain = "the GPT of this library"
             remedy = "build that model in Python, for gpt.train(model=...) or run.load_model(into=...)"
