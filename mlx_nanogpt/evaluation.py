@@ -26,9 +26,8 @@ def split_losses(model: GPT, batches: Iterable[Batch], backend: Backend = TrainC
     streams = machine().streams()
     with evaluation_mode(model):
         fast, _ = machine().for_inference(model)
-        token_losses = [
-            compile_losses(fast, backend) for _ in streams
-        ]  # a stream computes nothing that another one made
+        # one for each stream, because a stream computes nothing that another one made
+        token_losses = [compile_losses(fast, backend) for _ in streams]
         batches, unread = iter(batches), list[mx.array]()
         while together := list(islice(batches, len(streams))):
             started = []

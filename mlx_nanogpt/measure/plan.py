@@ -10,9 +10,8 @@ import numpy as np
 from ..config import GPTConfig, TrainConfig, tokens_per_step
 from ..evaluation import estimate_loss
 from ..machine import machine
-from ..machine.memory import estimated_memory
+from ..machine.memory import estimated_memory, memory_problem
 from ..model import GPT
-from ..training import memory_problem
 from .timing import Rounds, Trial, flops_per_token, measure_matrix
 
 MOST_STEPS = 10  # that are timed

@@ -7,9 +7,8 @@ import pytest
 from mlx_nanogpt import PRESETS, configurations
 from conftest import only_here, tiny_gpt, tiny_train
 from mlx_nanogpt.machine import machine
-from mlx_nanogpt.machine.memory import estimated_memory, largest_array
+from mlx_nanogpt.machine.memory import estimated_memory, largest_array, memory_problem
 from mlx_nanogpt.measure import plan as planning
-from mlx_nanogpt.training import memory_problem
 
 
 @only_here
