@@ -18,7 +18,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map
 from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device, package_versions
-from mlx_nanogpt.measure.roofline import BEST, CHIPS, MAC_OPERATIONS, WORST
+from mlx_nanogpt.measure.roofline import CHIPS, LAUNCH_SECONDS, MAC_OPERATIONS, PRODUCTS_SHARE
 from mlx_nanogpt.measure.timing import flops_per_token
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
@@ -81,14 +81,13 @@ def measured() -> list[list[float]]:
     return [json.loads(line) for line in out.splitlines()]
 
 
-def step_seconds(name: str, ranks: int, assumptions: tuple[float, float, float]) -> float:
+def step_seconds(name: str, ranks: int) -> float:
     """Seconds of the arithmetic of a step and of the start of its operations, on paper. Operations do not become fewer when each
     rank has fewer rows, and are counted for six layers."""
     gpt_config, train_config = preset(name)
-    operation, share, _ = assumptions
     flops = flops_per_token(gpt.GPT(gpt_config)) * tokens_per_step(gpt_config, train_config)
     operations = MAC_OPERATIONS["step"] * gpt_config.n_layer / 6 * train_config.gradient_accumulation_steps
-    return operations * operation + flops / ranks / (share * CHIPS[CHIP].flops)
+    return operations * LAUNCH_SECONDS + flops / ranks / (PRODUCTS_SHARE * CHIPS[CHIP].flops)
 
 
 def exchange_seconds(parameters: int, rate: float) -> float:
@@ -108,19 +107,12 @@ def main() -> None:
         print(
             f"| `{name}` | {count:,} | {sent_bytes(count) / 1e6:,.1f} MB | {middle:,.1f} ms | {low:,.1f} to {high:,.1f} ms |"
         )
-    print(f"\nOn paper, two {CHIP} instead of one: how many times as fast is a step, at worst and at best?\n")
+    print(f"\nOn paper, two {CHIP} instead of one: how many times as fast is a step?\n")
     print(f"| Preset | A step alone | {' | '.join(LINKS)} |\n|---|---:|{'---:|' * len(LINKS)}")
     for name in PRESETS:
-        count = gpt.GPT(preset(name)[0]).num_parameters()
-        alone = [step_seconds(name, 1, each) for each in (BEST, WORST)]
-        cells = []
-        for rate in LINKS.values():
-            exchange = exchange_seconds(count, rate)
-            gains = [
-                step_seconds(name, 1, each) / (step_seconds(name, RANKS, each) + exchange) for each in (BEST, WORST)
-            ]
-            cells.append(f"{min(gains):.2f} to {max(gains):.2f}")
-        print(f"| `{name}` | {1000 * alone[0]:,.1f} to {1000 * alone[1]:,.1f} ms | {' | '.join(cells)} |")
+        alone, count = step_seconds(name, 1), gpt.GPT(preset(name)[0]).num_parameters()
+        shared = [step_seconds(name, RANKS) + exchange_seconds(count, rate) for rate in LINKS.values()]
+        print(f"| `{name}` | {1000 * alone:,.1f} ms | {' | '.join(f'{alone / each:.2f}' for each in shared)} |")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,12 @@ def main() -> None:
         del os.environ["COLUMNS"]
     _hide_interrupts()  # before typer is imported: it calls the hook that it finds
 
-    from .app import run
+    try:
+        from .app import run
+    except ImportError as error:
+        if error.name != "mlx":
+            raise
+        sys.exit(f"Error: {error}")  # MLX is not installed as this machine needs it
 
     try:
         if interruptible:

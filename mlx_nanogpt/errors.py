@@ -13,6 +13,10 @@ OUT_OF_MEMORY = (
     "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
     "bad_alloc",
 )
+DEVICE_FAILED = (  # Metal's; the process that met one cannot use the GPU again
+    "Command buffer execution failed",  # Impacting Interactivity, GPU Timeout, Internal Error, ...
+    "Resource limit",
+)
 
 
 def printable(text: str) -> str:
@@ -31,9 +35,23 @@ class UserError(Exception):
         super().__init__(f"{self.problem}; {self.remedy}")
 
 
+class DeviceFailed(UserError):
+    """The GPU failed. A new process may continue from the last checkpoint."""
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether `error` is Python's or MLX's for a lack of memory."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Whether `error` is MLX's for a GPU that failed, which a new process may use again. A lack of memory is none."""
+    return not is_out_of_memory(error) and any(words in str(error) for words in DEVICE_FAILED)
+
+
+def is_of_device(error: Exception) -> bool:
+    """Whether `error` is about memory or the GPU, and not about what was computed or read."""
+    return is_out_of_memory(error) or is_device_failure(error)
 
 
 def import_extra(package: str, extra: str) -> ModuleType:

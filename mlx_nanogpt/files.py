@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import UserError, is_out_of_memory
+from .errors import UserError, is_of_device
 
 NOT_THERE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.ENOLCK}
 """The errors of network and FUSE volumes that lack an operation."""
 
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""The errors that reading a damaged file may raise. MLX also reports a lack of memory as a RuntimeError; see `explaining_damage`."""
+"""The errors that reading a damaged file may raise. A RuntimeError of MLX may also come from the device; see `explaining_damage`."""
+
+LOCK = ".lock"  # in a folder while a process has its lock: SMB on a Mac locks files, but no folders
 
 
 def cache_dir() -> Path:
@@ -45,14 +47,15 @@ def explaining_damage(
     problem: str = "is damaged, or was not written by this program",
     remedy: str = "restore it from a copy, name another run, or train a new one",
 ) -> Iterator[None]:
-    """Turn an error of reading `path` in the body into a `UserError`. A lack of memory is not damage and passes through."""
+    """Turn an error of reading `path` in the body into a `UserError`. A lack of memory, or a failure of the GPU, is not damage and
+    passes through."""
     try:
         yield
     except OSError as error:
         problem = f"{error.filename or path} cannot be read ({error.strerror or error})"
         raise UserError(problem, f"make it readable, or {remedy}") from error
     except DAMAGE as error:
-        if is_out_of_memory(error):
+        if is_of_device(error):
             raise
         raise UserError(f"{path} {problem} ({type(error).__name__}: {error})", remedy) from error
 
@@ -63,7 +66,7 @@ def explaining_write(path: Path, remedy: str, by_mlx: bool = False) -> Iterator[
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and (not by_mlx or is_out_of_memory(error)):
+        if isinstance(error, RuntimeError) and (not by_mlx or is_of_device(error)):
             raise
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason})", remedy) from error
@@ -142,22 +145,44 @@ def open_folder(path: Path) -> Iterator[Folder]:
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
-    """Yield the folder `path`, open and locked. If another process has the lock, wait for it or raise `UserError`. A disk
-    without locks, as on some networks, is used with a warning."""
+    """Yield the folder `path`, open, with the lock of the file `LOCK` in it. If another process has the lock, wait for it or raise
+    `UserError`. A disk without locks, as on some networks, is used with a warning."""
     with open_folder(path) as folder:
+        file = _lock(folder, wait)
         try:
-            fcntl.flock(folder.descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise UserError(f"{path} is in use by another process", "wait until it ends, or stop it") from error
+            yield folder
+        finally:
+            with suppress(OSError):  # the folder may be gone
+                os.unlink(LOCK, dir_fd=folder.descriptor)
+            os.close(file)
+
+
+def _lock(folder: Folder, wait: bool) -> int:
+    """Return the descriptor of the lock file."""
+    while True:
+        with explaining_write(folder.path, "make room or make the directory writable"):
+            file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder.descriptor)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if os.path.samestat(os.fstat(file), os.stat(LOCK, dir_fd=folder.descriptor)):
+                return file
+        except FileNotFoundError:
+            pass  # the process that had the lock has removed the file: make another
         except OSError as error:
-            if error.errno not in NOT_THERE:
+            if error.errno in NOT_THERE:
+                warn_of_disk(f"the disk of {folder.path} has no locks ({error.strerror})")
+                return file
+            os.close(file)
+            if not isinstance(error, BlockingIOError):
                 raise
-            warnings.warn(
-                f"the disk of {path} has no locks ({error.strerror}); let no two processes write there at once",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        yield folder
+            raise UserError(f"{folder.path} is in use by another process", "wait until it ends, or stop it") from error
+        os.close(file)
+
+
+def warn_of_disk(problem: str) -> None:
+    """Warn that nothing keeps two processes apart."""
+    # of this line, wherever the lock is taken: Python shows one warning of a line once
+    warnings.warn(f"{problem}; let no two processes write there at once", RuntimeWarning, stacklevel=1)
 
 
 @contextmanager
@@ -186,22 +211,31 @@ def create_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} exists already", "choose another name")
     check_name(path, "choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = re.compile(rf"\.{re.escape(path.name)}\.\d+\.part")
+    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.part")
     for folder in path.parent.iterdir():
-        if left.fullmatch(folder.name):
-            with suppress(UserError, OSError), locked(folder):  # a process that still writes it holds the lock
-                shutil.rmtree(folder)
+        if (name := left.fullmatch(folder.name)) and not _is_another(int(name[1])):
+            shutil.rmtree(folder, ignore_errors=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     aside.mkdir()
     try:
-        with locked(aside, wait=True):
-            yield aside
-            for written in aside.iterdir():
-                with written.open("rb+") as file:
-                    _sync(file.fileno())
-            os.rename(aside, path)
+        yield aside
+        for written in aside.iterdir():
+            with written.open("rb+") as file:
+                _sync(file.fileno())
+        os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_another(process: int) -> bool:
+    """Whether `process` is the number of another process that runs."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return process != os.getpid()
 
 
 def check_counts(*values: Any) -> None:

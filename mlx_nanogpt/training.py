@@ -5,6 +5,7 @@ The loop yields records and writes nothing. A progress bar, a log, a tracker and
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from .config import GPTConfig, TrainConfig, tokens_per_step
 from .errors import UserError
 from .evaluation import estimate_batches, split_losses
 from .machine import machine
-from .machine.memory import memory_problem
+from .machine.memory import memory_problem, memory_warning
 from .model import GPT
 from .optimizer import clip, make_optimizer, norm_of, rate_at
 from .ranks import ALONE, Ranks
@@ -207,6 +208,7 @@ def evaluation(
                 yield Evaluating(state.iteration, windows, 2 * count)
                 reported = time.perf_counter()
         losses.append(ranks.sum(own).mean)
+    mx.clear_cache()  # a GPU's freed arrays have other sizes than those of a step
     check_finite(losses, state.iteration, config)
     result = Evaluation(
         iteration=state.iteration,
@@ -262,7 +264,10 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, if another process
     trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite.
     """
-    check_fits(run.gpt_config, ranks.own_part(run.train_config), data)
+    own_part = ranks.own_part(run.train_config)
+    check_fits(run.gpt_config, own_part, data)
+    if warning := memory_warning(run.gpt_config, own_part):
+        warnings.warn(warning, RuntimeWarning, stacklevel=2)
     if (data.corpus.sha256, data.tokenizer) != (run.corpus.sha256, run.tokenizer):
         raise UserError(
             f"{data.corpus.name} is another text, or has other tokens, than the run {run.path}", "give that of the run"

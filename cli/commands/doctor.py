@@ -1,18 +1,25 @@
 """`mlx-gpt doctor`: checks that this machine is right, and as fast as it should be."""
 
 import platform
+import re
+import urllib.parse
 from dataclasses import asdict
+from importlib.metadata import metadata
+from pathlib import Path
 
 import typer
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.benchmark import describe_measurement
 from mlx_nanogpt.measure.doctor import CHECKS, Check, examine
+from mlx_nanogpt.measure.notes import make_notes
 
 from ..options.shared import DeviceOption, use_device
 from ..screen.consoles import console, fold, make_spinner, print_header
 from ..screen.describe import describe_versions
 from ..screen.output_file import JsonOption, check_replaceable, write_json
 
+FORM, FIELD = "benchmark.yml", "doctor"  # of .github/ISSUE_TEMPLATE: the file, and the field for the line to paste
+QUICK_BENCH = "mlx-gpt bench --quick --json my-machine.json"
 MARKS = {True: ("\N{CHECK MARK}", "green"), False: ("\N{BALLOT X}", "bold red")}
 
 
@@ -33,16 +40,15 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
             bar.update(task, description=next(names))
             checks.append(check)
             _print(check)
-    failed = [check.name for check in checks if not check.passed]
+    failed, notes = [check.name for check in checks if not check.passed], make_notes()
     machine = describe_measurement()
-    write_json(json_file, {"machine": machine, "checks": [asdict(check) for check in checks]})
+    write_json(json_file, {"machine": machine, "checks": [asdict(check) for check in checks], "notes": notes})
     verdict = f"failed: {', '.join(failed)}" if failed else f"all {len(checks)} checks passed"
     console.print(f"\n{verdict[0].upper()}{verdict[1:]}.", style="bold red" if failed else "bold")
-    console.print("To paste into an issue:")
-    console.print(
-        f"  {describe_device()}; {platform.platform()}; {describe_versions()}; {verdict}; {checks[-1].detail}",
-        soft_wrap=True,
-    )
+    for note in notes:
+        console.print(f"Note: {note}.", style="yellow", soft_wrap=True)
+    line = f"{describe_device()}; {platform.platform()}; {describe_versions()}; {'; '.join([verdict, *notes, checks[-1].detail])}"
+    _print_report(line)
     if failed:
         raise typer.Exit(1)
 
@@ -52,3 +58,23 @@ def _print(check: Check) -> None:
     text = fold(f"{sign} {check.name}: {check.detail}", "", "  ")
     text.stylize(style, 0, len(sign))
     console.print(text)
+
+
+def _print_report(line: str) -> None:
+    """Print `line`, which describes this machine, and where to send it."""
+    console.print(f"\nTo paste into an issue, with the file that {QUICK_BENCH} writes in a minute:")
+    console.print(f"  {line}", soft_wrap=True)
+    if address := repository():
+        console.print("This address opens the issue with the line in it:")
+        console.print(f"  {address}/issues/new?template={FORM}&{FIELD}={urllib.parse.quote(line)}", soft_wrap=True)
+
+
+def repository() -> str | None:
+    """The address of this project's repository: that of the installed package, or that of the checkout; None if neither has one on
+    GitHub."""
+    known = metadata("mlx-nanogpt").get_all("Project-URL") or []
+    config = Path(__file__).parents[2] / ".git/config"
+    if config.is_file():
+        known += config.read_text(encoding="utf-8", errors="replace").splitlines()
+    names = (re.search(r"github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?$", line.strip()) for line in known)
+    return next((f"https://github.com/{name[1]}" for name in names if name), None)

@@ -64,6 +64,8 @@ def plan(
         console.print(f"\nIt does not fit: {with_options(result.problem)}.")
     else:
         console.print("\nIt fits in memory.")
+        if result.warning:
+            console.print(f"But {with_options(result.warning)}.", style="yellow")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
 
 

@@ -1,6 +1,7 @@
 """`mlx-gpt train`: a text in, a run directory out."""
 
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.errors import DeviceFailed
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import own_dataset
@@ -33,6 +35,7 @@ from ..options.shared import (
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import check_tokens, choose_tokens, read_data
+from ..process import retries as parents
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..screen.conclusion import conclude
@@ -41,7 +44,7 @@ from ..screen.describe import describe_run
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
-MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate"}
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate", "retries"}
 ENDS = {
     "out of patience": "no better validation loss in {patience} evaluations",
     "at the target": "the validation loss is no higher than {target_loss:g}",
@@ -99,6 +102,16 @@ CaffeinateOption = Annotated[
     bool,
     typer.Option("--caffeinate/--no-caffeinate", help="Keep a Mac awake while it trains.", rich_help_panel=MACHINE),
 ]
+RetriesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Resume by itself in a new process after the GPU failed, up to this many times without a new checkpoint.",
+        show_default=f"{parents.ON_A_MAC} on the GPU of a Mac, else 0",
+        metavar="<times>",
+        rich_help_panel=MACHINE,
+    ),
+]
 
 
 @with_settings
@@ -115,6 +128,7 @@ def train(
     resume: ResumeOption = None,
     report_to: ReportToOption = [],
     caffeinate: CaffeinateOption = True,
+    retries: RetriesOption = None,
     **settings: Any,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -127,6 +141,8 @@ def train(
     given = given_options(ctx)
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
+    if times := parents.count_retries(retries):
+        raise typer.Exit(parents.train_with_retries(times, sys.argv[1:], STANDARD_INPUT in data))
     with join_ranks(given) as ranks, keep_awake(caffeinate) as sleep:
         if not ranks.is_first:
             follow_silently(*receive_run(ranks, given), ranks)
@@ -138,10 +154,11 @@ def train(
             chosen = _choose_settings(preset, config, given)
             defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
+        again = _options_to_resume(run, given) + _changes(given)
         if ranks.size > 1:
-            share_run(ranks, run, _options_to_resume(run, given) + _changes(given))
+            share_run(ranks, run, again)
         _print_header(run, dataset, ranks, given, sleep)
-        run, done = _train(run, dataset, ranks, report_to)
+        run, done = _train(run, dataset, ranks, report_to, again)
     if done.end == "interrupted":
         _print_how_to_resume(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
@@ -262,15 +279,19 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
     print_header(f"mlx-gpt train{origin}", lines | ({"Sleep": sleep} if sleep else {}))
 
 
-def _train(run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName]) -> tuple[Run, gpt.Done]:
-    """Train `run`; return it, with the path it has by then, and its last record."""
+def _train(
+    run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], again: list[str]
+) -> tuple[Run, gpt.Done]:
+    """Train `run`, which the options `again` resume; return it, with the path it has by then, and its last record."""
     try:
-        with Trackers(report_to, run, _print_failure) as trackers:
+        with Trackers(report_to, run, _print_failure) as trackers, parents.noting(run, again):
             trained, done = follow(run, dataset, ranks, trackers)
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
             errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
         raise
+    except DeviceFailed as error:
+        raise UserError(error.problem, f"resume with {resume_command(again)}; {error.remedy}") from error
     if trained.path != run.path:
         console.print(f"\n{run.path} was moved during training; the run is now {trained.path}.", soft_wrap=True)
     return trained, done

@@ -8,7 +8,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.exchange.layouts import GPT2, best_layout
-from mlx_nanogpt.machine import can_compile, describe_device, package_versions
+from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, package_versions
 from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, folder_files
 
@@ -50,7 +50,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     gpt_config, train_config = run.gpt_config, run.train_config
     lines = {"Device": describe_device(), "Versions": describe_versions(), "Backend": train_config.backend}
     if train_config.backend == "compiled" and not can_compile():
-        lines["Backend"] += " (but run uncompiled: on the CPU MLX needs g++ for it, and there is none here)"
+        lines["Backend"] += f" (but run uncompiled: on the CPU MLX needs g++ for it; {compiler_source()} brings it)"
     lines["Corpus"] = describe_data(data)
     if files := describe_files(data.corpus.sources):
         lines["Files"] = files

@@ -24,7 +24,19 @@ from mlx.optimizers import Optimizer
 from ..errors import UserError
 from ..layers import FUSED_HEAD_SIZES
 from ..model import GPT
-from .facts import can_compile, chip, explain_memory, package_versions, ram, rounds_products
+from .facts import (
+    can_compile,
+    chip,
+    choose_compilation,
+    compiler_source,
+    explain_memory,
+    has_tools,
+    package_versions,
+    ram,
+    rounds_products,
+    uncompiled_on_cpu,
+)
+from .failures import explain_failure
 from .gpu.layers import use_own
 
 if TYPE_CHECKING:
@@ -36,6 +48,8 @@ class Machine:
 
     blas, has_fast_blas = blas.IN_USE, True  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
+    # Shares of `memory`. Metal keeps a freed array until its buffer of commands completes, up to ten of some 200 MB each.
+    safe_memory, most_memory = 0.6, 0.8
 
     def prepare(self, model: GPT, optimizer: Optimizer | None = None) -> None:
         """Let `model` and `optimizer` compute in the fastest way, in place. Weights, names, mode and results stay."""
@@ -66,7 +80,7 @@ class Machine:
 
     def explain(self, error: RuntimeError | MemoryError) -> UserError | None:
         """The error of MLX as one that a user can correct, with the remedy; None for any other error."""
-        return explain_memory(error)
+        return explain_memory(error) or explain_failure(error)
 
 
 def machine() -> Machine | LinuxCPU:
@@ -75,6 +89,7 @@ def machine() -> Machine | LinuxCPU:
         from .linux_cpu.machine import LinuxCPU
 
         return LinuxCPU()
+    choose_compilation()
     return Machine()
 
 

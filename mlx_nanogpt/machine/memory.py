@@ -20,7 +20,7 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
     """The error if training takes more memory than the machine has, or an array that is too large for it."""
     this_machine = machine()
     fused = this_machine.fuses_attention(gpt.head_size)
-    needed, there = estimated_memory(gpt, config, fused), this_machine.memory()
+    needed, there = estimated_memory(gpt, config, fused), memory_limit()
     largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
     if needed > there:
         problem = f"about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB for it"
@@ -28,10 +28,31 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
         problem = f"an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB"
     else:
         return None
-    return UserError(
-        f"training this model takes {problem}",
-        f"lower batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
-        f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})",
+    return UserError(f"training this model takes {problem}", f"lower {_sizes(gpt, config)}")
+
+
+def memory_warning(gpt: GPTConfig, config: TrainConfig) -> str | None:
+    """A sentence if training may take more memory than is safe on this machine, and is not refused."""
+    this_machine = machine()
+    needed, there = estimated_memory(gpt, config, this_machine.fuses_attention(gpt.head_size)), this_machine.memory()
+    if needed <= this_machine.safe_memory * there:
+        return None
+    return (
+        f"training this model takes about {needed / 1e9:,.1f} of the {there / 1e9:,.1f} GB that the GPU should use at most; if it fails, or "
+        f"the machine becomes slow, lower {_sizes(gpt, config)}"
+    )
+
+
+def memory_limit() -> int:
+    """Bytes that training may take on this machine."""
+    return round(machine().memory() * machine().most_memory)
+
+
+def _sizes(gpt: GPTConfig, config: TrainConfig) -> str:
+    """The settings that memory depends on."""
+    return (
+        f"batch_size ({config.batch_size}), block_size ({gpt.block_size}), n_layer ({gpt.n_layer}), "
+        f"n_embd ({gpt.n_embd}) or eval_iters ({config.eval_iters})"
     )
 
 

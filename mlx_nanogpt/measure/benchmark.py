@@ -17,7 +17,7 @@ import mlx.core as mx
 
 from ..config import Backend, GPTConfig, TrainConfig, configurations, tokens_per_step
 from ..evaluation import estimate_loss
-from ..machine import describe_machine
+from ..machine import describe_machine, has_tools
 from ..model import GPT
 from ..presets import PRESETS
 from ..records import Evaluation, Record
@@ -155,8 +155,8 @@ def describe_measurement() -> dict:
 
 def _commit() -> str | None:
     checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return None  # without asking git, which on a Mac may offer in a dialog to install itself
+    if not (checkout / ".git").exists() or not has_tools():
+        return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -22,12 +22,12 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
-from ..errors import UserError
 from ..evaluation import estimate_loss
 from ..files import locked
 from ..generation import generate, make_sampler
 from ..layers import CausalAttention
-from ..machine import can_compile, chip, describe_device, machine, rounds_products
+from ..machine import can_compile, chip, describe_device, mac, machine, rounds_products, uncompiled_on_cpu
+from ..machine.volume import keeps_others_out
 from ..model import GPT, Cache
 from ..optimizer import make_optimizer
 from ..runs.run import create_run, open_run
@@ -84,6 +84,8 @@ def tolerance() -> float:
 
 
 def _describe_device() -> str:
+    if sys.platform == "darwin" and (problem := mac.wrong_installation()):
+        raise Wrong(problem)
     if not machine().has_fast_blas:
         raise Wrong(f"{describe_device()}: MLX trains 8 times slower than it could")
     compiles = "mx.compile compiles" if can_compile() else "mx.compile does nothing without g++"
@@ -97,7 +99,7 @@ def _compare_with_cpu() -> str:
     for shape in (replace(shape, activation="gelu", bias="all") for shape in SHAPES):
         for T in (8, 16):
             idx, targets = _draw_tokens(2, 3, T)
-            with mx.stream(mx.cpu):
+            with uncompiled_on_cpu():
                 expected = _differentiate(_make_model(shape), idx, targets)
             model = _make_model(shape)
             machine().prepare(model, make_optimizer(TRAINING))
@@ -127,7 +129,7 @@ def _change_the_future() -> str:
             q, k, v = (mx.random.normal((1, 2, T, shape.head_size), key=mx.random.key(i)) for i in range(3))
             scale = shape.head_size**-0.5
             found = attention(q, k, v, scale)
-            with mx.stream(mx.cpu):
+            with uncompiled_on_cpu():
                 worst = max(worst, _find_difference(found, CausalAttention()(q, k, v, scale)))
             past = max(T // 2, 1)
             later = mx.arange(T)[:, None] >= past
@@ -188,7 +190,7 @@ def _evaluate() -> str:
     model = _make_model(replace(SHAPE, dropout=0.5))
     tokens = np.random.default_rng(0).integers(SHAPE.vocab_size, size=SHAPE.block_size + 1).astype(np.uint16)
     found = estimate_loss(model, tokens, 3)  # the same window, three times
-    with mx.stream(mx.cpu):
+    with uncompiled_on_cpu():
         plain = _make_model(replace(SHAPE, dropout=0.5)).eval()
         expected = plain.loss(mx.array(tokens[None, :-1]), mx.array(tokens[None, 1:])).item()
     return _check_within(abs(found - expected), tolerance(), "losses")
@@ -200,7 +202,7 @@ def _write_twice() -> str:
     if list(generate(model, [1], 40, seed=3)) != list(generate(model, [1], 40, seed=3)):
         raise Wrong("the same seed wrote two texts")
     text = [1, *generate(model, [1], 40, seed=3, sample=greedy)]
-    with mx.stream(mx.cpu):
+    with uncompiled_on_cpu():
         plain = _make_model(SHAPE).eval()
         for end in range(1, len(text)):
             context = text[max(end - SHAPE.block_size, 0) : end]
@@ -251,15 +253,12 @@ def _kill_and_resume() -> str:
 
 
 def _write_and_lock() -> str:
-    """Write into the current folder, and try to lock it twice."""
+    """Write into the current folder, and let a second process try its lock."""
     with _make_folder() as folder, locked(folder) as own:
         own.write("note", "synchronised")
-        try:
-            with locked(folder):
-                pass
-        except UserError:
-            return "files are synchronised, and a lock keeps others out"
-        raise Wrong("a second process gets a lock that is held: let no two processes train in this folder")
+        if not keeps_others_out(folder):
+            raise Wrong("a second process gets a lock that is held: let no two processes train in this folder")
+    return "files are synchronised, and a lock keeps others out"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from ..config import GPTConfig, TrainConfig, tokens_per_step
 from ..evaluation import estimate_loss
 from ..machine import machine
-from ..machine.memory import estimated_memory, memory_problem
+from ..machine.memory import estimated_memory, memory_limit, memory_problem, memory_warning
 from ..model import GPT
 from .timing import Rounds, Trial, flops_per_token, measure_matrix
 
@@ -34,8 +34,8 @@ class Plan:
     """The cost of a run. `measured` is None if the run does not fit or a step takes too long. `memory` is the measured peak, or an
     estimate, in bytes, and `memory_there` what this machine has for it.
 
-    `problem` is the reason why it does not fit, with the remedy; `train` raises the same one. `least_step_seconds` is the time of
-    a step if all its arithmetic ran at the rate of a matrix product.
+    `problem` is the reason why it does not fit, with the remedy; `train` raises the same one, and gives the same `warning`.
+    `least_step_seconds` is the time of a step if all its arithmetic ran at the rate of a matrix product.
     """
 
     gpt: GPTConfig
@@ -44,6 +44,7 @@ class Plan:
     memory: int
     memory_there: int
     problem: str | None
+    warning: str | None
     least_step_seconds: float
     measured: Measured | None
 
@@ -87,8 +88,9 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Plan:
         train,
         flops_per_token=flops,
         memory=estimated_memory(gpt, train, machine().fuses_attention(gpt.head_size)),
-        memory_there=machine().memory(),
+        memory_there=memory_limit(),
         problem=str(problem) if problem else None,
+        warning=memory_warning(gpt, train),
         least_step_seconds=least,
         measured=None,
     )

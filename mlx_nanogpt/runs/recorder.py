@@ -16,10 +16,12 @@ from pathlib import Path
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..errors import UserError
+from ..errors import DeviceFailed, UserError, is_of_device
 from ..evaluation import evaluation_mode
 from ..files import DAMAGE, explaining_damage, locked
 from ..generation import generate
+from ..machine.failures import explain_failure
+from ..machine.volume import check_lock
 from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
@@ -46,6 +48,7 @@ class Recorder:
         if self.ranks.is_first:
             with self.until_unlocked, explaining_damage(self.run.path):
                 self.folder = self.until_unlocked.enter_context(locked(self.run.path))
+                check_lock(self.folder)
                 self.folder.sweep(*FILES)
                 may_change = {name: getattr(self.run.train_config, name) for name in MAY_CHANGE}
                 if open_run(self.run.path).extended(**may_change) != self.run:
@@ -106,10 +109,12 @@ class Recorder:
                     case _:
                         yield record
         except Diverged as error:
-            kept = "no checkpoint had been written"
-            if self.saved is not None:
-                kept = f"the checkpoint of iteration {self.saved} is kept"
-            raise Diverged(f"{error.problem}, so training stopped ({kept})", error.remedy) from None
+            raise Diverged(f"{error.problem}, so training stopped ({self._kept()})", error.remedy) from None
+        except RuntimeError as error:
+            if isinstance(failure := explain_failure(error), DeviceFailed):
+                problem = f"{failure.problem}, so training stopped ({self._kept()})"
+                raise DeviceFailed(problem, failure.remedy) from error
+            raise
 
     def save(self, state: State) -> Saved:
         """Replace the log, and then the checkpoint. At an evaluation, write the history before the checkpoint, and after it the best
@@ -136,6 +141,11 @@ class Recorder:
         self.saved = state.iteration
         return Saved(state.iteration, self.path)
 
+    def _kept(self) -> str:
+        if self.saved is None:
+            return "no checkpoint had been written"
+        return f"the checkpoint of iteration {self.saved} is kept"
+
     def _sample(self, state: State) -> list[Sample]:
         """Let the model write from an empty prompt. MLX's global random state stays."""
         if not (self.sample_tokens and self.ranks.is_first):
@@ -143,6 +153,7 @@ class Recorder:
         start, seed = self.run.tokenizer.start_token, self.run.train_config.seed
         with evaluation_mode(state.model):
             tokens = list(generate(state.model, [start], self.sample_tokens, seed))
+        mx.clear_cache()  # as after an evaluation
         sample = Sample(state.iteration, self.run.tokenizer.decode(tokens))
         self.log.append(sample)
         return [sample]
@@ -178,6 +189,8 @@ class Recorder:
         try:
             yield
         except (OSError, RuntimeError) as error:
+            if is_of_device(error):
+                raise
             failure = f"{what} could not be written"
             try:
                 path = self.path

@@ -8,25 +8,27 @@ so a step gains less than a token. No Mac has run this project yet.
 
 import os
 import re
-import subprocess
 import sys
+
+from .. import mac
 
 VARIABLE, OPERATIONS = "MLX_MAX_OPS_PER_BUFFER", "200"
 
 
 def enlarge_buffers() -> None:
     """Let MLX use larger buffers on an M1 to M4, unless the user has set their size."""
-    if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", brand()):
+    if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", mac.brand()):
         os.environ[VARIABLE] = OPERATIONS
 
 
-def brand() -> str:
-    """The name of a Mac's chip, such as "Apple M4 Pro"; empty if it cannot be had."""
-    command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+def check_import() -> None:
+    """Raise `ImportError` with the reason and the remedy if MLX cannot be loaded on this Mac."""
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        raise ImportError(mac.wrong_installation() or str(error), name="mlx") from error
 
 
 enlarge_buffers()
+if sys.platform == "darwin":
+    check_import()

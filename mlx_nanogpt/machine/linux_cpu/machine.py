@@ -26,6 +26,7 @@ class LinuxCPU:
 
     blas, has_fast_blas = blas.IN_USE, blas.IN_USE.startswith("OpenBLAS")
     eval_tokens = 2048  # the arrays of a layer then fit into a core's cache
+    safe_memory, most_memory = 1.0, 1.0
 
     def prepare(self, model: GPT, optimizer: Optimizer | None = None) -> None:
         use_own(model)
