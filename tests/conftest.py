@@ -39,6 +39,7 @@ from mlx_nanogpt.machine.linux_cpu import folding, operations
 from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
 from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt.text import tinyshakespeare
+from mlx_nanogpt_cli.process import retries
 
 only_here = pytest.mark.skipif(
     not isinstance(hardware.machine(), LinuxCPU), reason="only MLX's CPU backend on Linux runs this"
@@ -77,6 +78,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setattr(tinyshakespeare, "URL", NOBODY)
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text(TEXT)
+    monkeypatch.setattr(retries, "ON_A_MAC", 0)  # a process of its own writes past pytest's capture
     device = mx.default_device()
     yield
     mx.set_default_device(device)
@@ -299,7 +301,9 @@ def mlx_gpt(monkeypatch, capsys):
 
 def in_a_process(*arguments, **more) -> subprocess.Popen:
     """Start Python with `arguments` in a process of its own, its output piped. It is killed after `LONGEST` seconds, so that no
-    test waits forever."""
+    test waits forever. A Mac's `mlx-gpt train` is one process, unless a test asks for retries."""
+    if "train" in arguments and not any("--retries" in str(word) for word in arguments):
+        arguments = *arguments, "--retries=0"
     settings = {"env": os.environ | {"XDG_CACHE_HOME": SESSION_CACHE}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, *map(str, arguments)], **settings | more)

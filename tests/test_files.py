@@ -3,12 +3,13 @@
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 import pytest
 from mlx_nanogpt import UserError
-from conftest import finish, tiny_run
-from mlx_nanogpt.files import cache_dir, explaining_damage, locked, replacing
+from conftest import finish, in_a_process, tiny_run
+from mlx_nanogpt.files import LOCK, cache_dir, create_folder, explaining_damage, locked, replacing
 
 
 def test_a_replaced_file_is_the_new_one_and_nothing_else_is_left():
@@ -77,6 +78,65 @@ def test_a_disk_without_locks_trains_with_a_warning(refuses, number):
 def test_a_lock_that_is_taken_is_an_error():
     with locked(Path()), pytest.raises(UserError, match="is in use by another process"), locked(Path()):
         pass
+    with locked(Path()):
+        pass
+
+
+def test_a_disk_that_locks_files_but_no_folders_is_locked(monkeypatch):
+    """As SMB on a Mac."""
+    flock = fcntl.flock
+
+    def only_files(descriptor, how):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        flock(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", only_files)
+    run = tiny_run()
+    with locked(run.path), pytest.raises(UserError, match="is in use by another process"):
+        finish(run)
+    finish(run)
+    assert run.position().iteration == 8 and not (run.path / LOCK).exists()
+
+
+LOCKING = """
+import sys
+from pathlib import Path
+from mlx_nanogpt.files import locked
+
+count = Path("count")
+for _ in range(200):
+    with locked(Path("folder"), wait=True):
+        number = int(count.read_text())
+        count.write_text(str(number + 1))
+"""
+
+
+def test_processes_that_wait_for_a_lock_have_it_one_after_the_other():
+    """Each removes the file that the others wait for."""
+    Path("folder").mkdir()
+    Path("count").write_text("0")
+    processes = [in_a_process("-c", LOCKING) for _ in range(3)]
+    assert [process.communicate()[1] for process in processes] == ["", "", ""]
+    assert Path("count").read_text() == "600" and os.listdir("folder") == []
+
+
+def test_a_lock_of_a_killed_process_is_free():
+    Path(LOCK).touch()
+    with locked(Path()):
+        pass
+    assert not Path(LOCK).exists()
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_one_writes_is_not():
+    ended = in_a_process("-c", "")
+    ended.communicate()
+    for process in (ended.pid, os.getppid()):
+        Path(f".out.{process}.part").mkdir()
+    with create_folder(Path("out")) as aside:
+        (aside / "note").write_text("new")
+    assert Path("out/note").read_text() == "new"
+    assert [path.name for path in Path().glob(".out*")] == [f".out.{os.getppid()}.part"]
 
 
 def test_the_cache_is_where_the_desktop_wants_it_and_by_default_in_the_home(monkeypatch, tmp_path):
@@ -106,8 +166,13 @@ def test_a_file_that_cannot_be_read_is_named():
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("[malloc_or_wait] Unable to allocate 9 bytes."), RuntimeError("out of memory")],
+    [
+        MemoryError(),
+        RuntimeError("[malloc_or_wait] Unable to allocate 9 bytes."),
+        RuntimeError("out of memory"),
+        RuntimeError("[METAL] Command buffer execution failed: Internal Error (0000000e:Internal Error)."),
+    ],
 )
-def test_a_lack_of_memory_is_not_damage(error):
+def test_a_lack_of_memory_or_a_failure_of_the_gpu_is_not_damage(error):
     with pytest.raises(type(error)), explaining_damage(Path("note")):
         raise error

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
 import mlx.core as mx
@@ -141,5 +141,6 @@ def _note(**notes: object) -> None:
 
 
 def _stop_with_parent() -> None:
-    os.read(int(os.environ[PARENT]), 1)  # the parent writes nothing: this is its end
+    with suppress(ConnectionResetError):  # the parent has not read everything
+        os.read(int(os.environ[PARENT]), 1)  # it writes nothing: this is its end
     os.kill(os.getpid(), signal.SIGTERM)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Literal
 
 from ..config import TrainConfig
 from ..errors import UserError
-from ..files import Folder, explaining_write, locked
+from ..files import LOCK, Folder, explaining_write, locked
 from .byte_pairs import BPETokenizer, cut_between_tokens
 from .characters import CharTokenizer
 from .corpus import check_readable_again, read_pieces
@@ -158,8 +159,8 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
                 folder.sweep(*TOKEN_FILES, META)
                 yield folder
     finally:
-        if created and os.path.isdir(path) and not os.listdir(path):
-            path.rmdir()
+        if created and os.path.isdir(path) and set(os.listdir(path)) <= {LOCK}:  # of an interrupt while it was made
+            shutil.rmtree(path)
 
 
 def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:

@@ -5,9 +5,10 @@ from dataclasses import replace
 import mlx_nanogpt as gpt
 import pytest
 from mlx_nanogpt import PRESETS, configurations
-from conftest import only_here, tiny_gpt, tiny_train
+from mlx_nanogpt import machine as hardware
+from conftest import finish, only_here, tiny_gpt, tiny_run, tiny_train
 from mlx_nanogpt.machine import machine
-from mlx_nanogpt.machine.memory import estimated_memory, largest_array, memory_problem
+from mlx_nanogpt.machine.memory import estimated_memory, largest_array, memory_problem, memory_warning
 from mlx_nanogpt.measure import plan as planning
 
 
@@ -52,3 +53,22 @@ def test_an_array_that_is_too_large_for_metal_is_refused(monkeypatch):
     assert memory_problem(tiny_gpt(), tiny_train()) is None
     problem = str(memory_problem(tiny_gpt(vocab_size=50_000), tiny_train()))
     assert "an array of 0.0 GB, and this machine allows 0.0 GB; lower batch_size (4)" in problem
+
+
+@pytest.mark.parametrize("share, warns, refuses", [(0.59, False, False), (0.61, True, False), (0.81, True, True)])
+def test_a_gpu_that_gets_tight_is_a_warning_and_then_an_error(monkeypatch, share, warns, refuses):
+    needed = estimated_memory(tiny_gpt(), tiny_train(), True)
+    monkeypatch.setattr(hardware.Machine, "memory", lambda _: round(needed / share))
+    monkeypatch.setattr(hardware.Machine, "fuses_attention", lambda *_: True)
+    monkeypatch.setattr("mlx_nanogpt.machine.memory.machine", hardware.Machine)
+    assert (memory_warning(tiny_gpt(), tiny_train()) is not None, memory_problem(tiny_gpt(), tiny_train()) is not None) == (
+        warns, refuses,
+    )  # fmt: skip
+
+
+def test_training_warns_of_tight_memory_once_and_trains(monkeypatch):
+    run = tiny_run()
+    monkeypatch.setattr("mlx_nanogpt.training.memory_warning", lambda *_: "training this model takes about all")
+    with pytest.warns(RuntimeWarning, match="takes about all") as caught:
+        finish(run)
+    assert len(caught) == 1 and run.position().iteration == 8

@@ -1,23 +1,23 @@
 """The promises of what is set before MLX starts on a Mac, and of what its errors become. Stand-ins take the place of a Mac."""
 
 import os
-import subprocess
 from types import SimpleNamespace
 
 import mlx.core as mx
 import pytest
-from mlx_nanogpt.machine import Machine
+from mlx_nanogpt.errors import DeviceFailed
+from mlx_nanogpt.machine import Machine, mac
 from mlx_nanogpt.machine.facts import ram
 from mlx_nanogpt.machine.gpu import layers, metal
 
 
 @pytest.fixture
-def mac(monkeypatch):
+def a_mac(monkeypatch):
     """A Mac with the given chip."""
 
     def arrange(chip: str) -> None:
         monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="darwin"))
-        monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=f"{chip}\n"))
+        monkeypatch.setattr(mac, "answer", lambda *_: chip)
         unset(monkeypatch)
 
     return arrange
@@ -39,14 +39,14 @@ def unset(monkeypatch) -> None:
         ("Intel(R) Core(TM) i7", None),
     ],
 )
-def test_a_mac_up_to_the_m4_gets_larger_buffers(mac, chip, operations):
-    mac(chip)
+def test_a_mac_up_to_the_m4_gets_larger_buffers(a_mac, chip, operations):
+    a_mac(chip)
     metal.enlarge_buffers()
     assert os.environ.get(metal.VARIABLE) == operations
 
 
-def test_the_users_own_size_of_a_buffer_stays(mac, monkeypatch):
-    mac("Apple M2")
+def test_the_users_own_size_of_a_buffer_stays(a_mac, monkeypatch):
+    a_mac("Apple M2")
     monkeypatch.setenv(metal.VARIABLE, "30")
     metal.enlarge_buffers()
     assert os.environ[metal.VARIABLE] == "30"
@@ -55,13 +55,12 @@ def test_the_users_own_size_of_a_buffer_stays(mac, monkeypatch):
 def test_only_a_mac_is_asked_for_its_chip(monkeypatch):
     unset(monkeypatch)
     monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="linux"))
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("asked"))
+    monkeypatch.setattr(mac, "answer", lambda *_: pytest.fail("asked"))
     metal.enlarge_buffers()
 
 
-def test_a_mac_that_does_not_tell_its_chip_stays_as_it_is(mac, monkeypatch):
-    mac("Apple M1")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError()))
+def test_a_mac_that_does_not_tell_its_chip_stays_as_it_is(a_mac):
+    a_mac(mac.answer("/nowhere/sysctl"))
     metal.enlarge_buffers()
     assert metal.VARIABLE not in os.environ
 
@@ -88,6 +87,35 @@ def test_a_training_may_have_what_metal_recommends(monkeypatch):
 def test_a_lack_of_memory_is_a_sentence_with_the_settings_to_lower(error):
     explained = Machine().explain(error)
     assert "there is not enough memory" in explained.problem and "`batch_size`" in explained.remedy
+
+
+INTERACTIVITY = "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
+TIMEOUT = "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)"
+INTERNAL = "Internal Error (0000000e:Internal Error)"
+
+
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (f"[METAL] Command buffer execution failed: {INTERACTIVITY}.", "for the sake of the display"),
+        (f"[METAL] Command buffer execution failed: {TIMEOUT}.", "because a part took too long"),
+        (f"[METAL] Command buffer execution failed: {INTERNAL}.", "the GPU failed ([METAL]"),
+        ("[metal::malloc] Resource limit (499000) exceeded.", "it has too many arrays"),
+    ],
+)
+def test_a_failure_of_the_gpu_is_a_sentence_with_what_helped_others(error, sentence):
+    explained = Machine().explain(RuntimeError(error))
+    assert isinstance(explained, DeviceFailed) and sentence in explained.problem
+    for remedy in ("pmset displaysleepnow", "AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1", "smaller `batch_size`"):
+        assert remedy in explained.remedy
+
+
+def test_a_session_without_a_gpu_and_kernels_of_another_mlx_are_sentences_that_no_retry_helps():
+    missing = Machine().explain(RuntimeError("[metal::load_device] No Metal device available. This typically occurs"))
+    old = Machine().explain(RuntimeError("[metal::Device] Unable to load kernel rope_float32\nno such function"))
+    assert "over ssh" in missing.problem and "`device` cpu" in missing.remedy
+    assert "rope_float32)" in old.problem and "--force-reinstall" in old.remedy
+    assert not any(isinstance(explained, DeviceFailed) for explained in (missing, old))
 
 
 def test_another_error_of_mlx_stays_an_error():

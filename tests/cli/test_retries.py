@@ -1,0 +1,149 @@
+"""The promises of `mlx-gpt train --retries`: after the GPU failed, a new process resumes, as if nothing had happened."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx_nanogpt import open_run
+from conftest import LONGEST, TEXT, TINY, checkpoint_arrays, in_a_process, same, until
+from helpers import NO_CORPUS, is_a_sentence, read_until
+from mlx_nanogpt_cli.process import retries
+
+# Each process takes the first line of `plan`: how its step fails, and in which of its steps.
+FAULTY = """
+import os, sys, time
+from pathlib import Path
+
+if "mlx_nanogpt_cli" in sys.orig_argv:
+    from mlx_nanogpt import training
+
+    right = training.make_step
+
+    def make_step(*arguments):
+        step, (first, _, rest) = right(*arguments), Path("plan").read_text().partition("\\n")
+        Path("plan").write_text(rest)
+        how, number = first.split() if first else ("never", -1)
+        steps = iter(range(1, 10**9))
+
+        def faulty(*batch):
+            if next(steps) == int(number):
+                if how == "abort":
+                    os.abort()
+                raise RuntimeError("[METAL] Command buffer execution failed: Impacting Interactivity (0000000e:k).")
+            if how == "slow":
+                time.sleep(0.02)
+            return step(*batch)
+
+        return faulty
+
+    training.make_step = make_step
+"""
+LONG = [*TINY, "--num-iter=8", "--dropout=0.1"]
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Start mlx-gpt train with steps that fail as planned."""
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults/sitecustomize.py").write_text(FAULTY)
+
+    def start(plan: str, *options: str, **more) -> subprocess.Popen:
+        Path("plan").write_text(plan)
+        environment = os.environ | {"PYTHONPATH": str(tmp_path / "faults"), "PYTHONUNBUFFERED": "1"}
+        return in_a_process("-m", "mlx_nanogpt_cli", "train", *options, env=environment, **more)
+
+    return start
+
+
+def finished(process: subprocess.Popen, text: str | None = None) -> tuple[int, str, str]:
+    with process:
+        out, err = process.communicate(text, timeout=LONGEST)
+    return process.returncode, out, err
+
+
+@pytest.mark.slow
+def test_a_run_whose_gpu_fails_ends_as_one_whose_gpu_does_not(train):
+    finished(train("", *LONG, "--run-dir=whole"))
+    status, out, err = finished(train("raise 4\nabort 2\nraise 3\n", *LONG, "--run-dir=run", "--retries=2"))
+    assert status == 0, err
+    assert "macOS stopped it for the sake of the display" in err and "The process was aborted" in err
+    assert err.count("Resuming run from iteration 2 in a new process") == 2 and "run, resumed at iteration 4" in out
+    assert same(checkpoint_arrays(open_run("run")), checkpoint_arrays(open_run("whole")))
+
+
+@pytest.mark.slow
+def test_a_text_from_standard_input_is_kept_for_the_next_process(train):
+    options = [*NO_CORPUS, "--data=-", "--run-dir=run", "--retries=1"]
+    status, out, err = finished(train("raise 3\n", *options, stdin=subprocess.PIPE), TEXT)
+    assert status == 0 and "run, resumed at iteration 2" in out, err
+
+
+def test_the_last_failure_is_a_sentence_with_the_command_that_resumes(train):
+    status, out, err = finished(train("raise 3\nraise 2\n", *TINY, "--retries=1", "--no-caffeinate"))
+    assert status == 1 and "Traceback" not in err
+    sentence = err.splitlines()[-1]
+    assert "(the checkpoint of iteration 2 is kept)" in sentence and "pmset displaysleepnow" in sentence
+    assert "; resume with mlx-gpt train --resume runs/1 --no-caffeinate; close other programs" in sentence
+
+
+def test_without_retries_a_failure_is_that_sentence_at_once(train):
+    status, _, err = finished(train("raise 1\n", *TINY, "--retries=0"))
+    assert status == 1 and len(err.splitlines()) == 1
+    assert "(no checkpoint had been written); resume with mlx-gpt train --resume runs/1; close" in err
+
+
+def test_ctrl_c_stops_the_process_that_trains_and_saves(train):
+    with train("slow 0\n", *TINY, "--num-iter=100000", "--retries=1") as process:
+        read_until(process, " +2 ")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LONGEST)
+    assert process.returncode == 130 and "mlx-gpt train --resume runs/1" in out and "Resuming" not in err
+    assert open_run("runs/1").position().iteration > 2
+
+
+def test_a_process_whose_parent_is_killed_saves_and_ends(train):
+    with train("slow 0\n", *TINY, "--num-iter=100000", "--eval-interval=1000", "--retries=1") as process:
+        read_until(process, "iteration ")
+        until(lambda: Path("plan").read_text() == "")
+        process.kill()
+        until(lambda: Path("runs/1/checkpoint.safetensors").exists() and not Path("runs/1/.lock").exists())
+
+
+def test_another_error_is_not_retried(train):
+    status, _, err = finished(train("", *TINY, "--retries=1", "--n-embd=15"))
+    assert status == 1 and err.startswith("Error: head_size 8 does not divide n_embd 15") and len(err.splitlines()) == 1
+
+
+def test_a_new_checkpoint_starts_the_count_again(monkeypatch, run):
+    iterations = iter([2, 4, 4, 4])
+    position = lambda self: type("Position", (), {"iteration": next(iterations)})
+    monkeypatch.setattr(retries, "_run", lambda *_: (retries.LOST, {"run": run.path, "resume": ["--resume=x"]}))
+    monkeypatch.setattr(type(run), "position", position)
+    with pytest.raises(retries.UserError, match="resume with mlx-gpt train --resume=x"):
+        retries.train_with_retries(2, ["train"], False)
+    assert next(iterations, None) is None  # one at 2, and at 4 the two that are allowed and the last
+
+
+def test_only_the_gpu_of_a_mac_retries_unasked(monkeypatch):
+    monkeypatch.setattr(retries.mx, "default_device", lambda: mx.cpu)
+    assert [retries.count_retries(given) for given in (None, 0, 2)] == [0, 0, 2]
+    monkeypatch.setattr(retries, "ON_A_MAC", 3)
+    monkeypatch.setattr(retries.mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(retries.mx.metal, "is_available", lambda: False)
+    assert retries.count_retries(None) == 0  # CUDA
+    monkeypatch.setattr(retries.mx.metal, "is_available", lambda: True)
+    assert [retries.count_retries(given) for given in (None, 0, 2)] == [3, 0, 2]
+    monkeypatch.setenv(retries.PARENT, "5")
+    assert retries.count_retries(None) == 0
+    monkeypatch.delenv(retries.PARENT)
+    monkeypatch.setattr(retries, "is_rank", lambda: True)
+    assert retries.count_retries(None) == 0
+
+
+def test_ranks_and_retries_exclude_each_other(mlx_gpt, monkeypatch):
+    monkeypatch.setenv("MLX_RANK", "0")
+    result = mlx_gpt("train", *TINY, "--retries=1")
+    assert is_a_sentence(result) and "several ranks cannot use --retries" in result.err

@@ -1,0 +1,68 @@
+"""The promises about the volume of a folder: a network's is known, and one that locks nothing is named once."""
+
+from pathlib import Path
+
+import pytest
+from conftest import finish, python, tiny_run
+from mlx_nanogpt.files import locked
+from mlx_nanogpt.machine import volume
+from mlx_nanogpt.machine.volume import keeps_others_out, network_type
+
+ON_A_MAC = """/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
+devfs on /dev (devfs, local, nobrowse)
+//me@nas._smb._tcp.local/Home on /Volumes/Home (smbfs, nodev, nosuid, mounted by me)
+nas:/volume1/a (b) on /Volumes/a (b) (nfs, asynchronous)
+/dev/disk4s1 on /Volumes/Home/stick (exfat, local)
+"""
+ON_LINUX = """/dev/vda1 / ext4 rw 0 0
+nas:/home /mnt/my\\040nas nfs4 rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    "path, kind",
+    [
+        ("/Users/me/runs", None), ("/Volumes/Home", "smbfs"), ("/Volumes/Home/runs/1", "smbfs"),
+        ("/Volumes/Home/stick/runs", None), ("/Volumes/Homes", None), ("/Volumes/a (b)/runs", "nfs"),
+    ],
+)  # fmt: skip
+def test_a_network_volume_of_a_mac_is_known(monkeypatch, path, kind):
+    monkeypatch.setattr(volume.sys, "platform", "darwin")
+    monkeypatch.setattr(volume, "answer", lambda *command: ON_A_MAC if command == ("/sbin/mount",) else "")
+    assert network_type(Path(path)) == kind
+
+
+@pytest.mark.parametrize("path, kind", [("/home/me", None), ("/mnt/my nas/runs", "nfs4")])
+def test_a_network_volume_of_linux_is_known(monkeypatch, path, kind):
+    monkeypatch.setattr(volume.sys, "platform", "linux")
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: ON_LINUX.replace("\\\\", "\\"))
+    assert network_type(Path(path)) == kind
+
+
+def test_a_lock_keeps_another_process_out():
+    with locked(Path()):
+        assert keeps_others_out(Path())
+
+
+TRAINING = """
+import mlx_nanogpt as gpt
+from mlx_nanogpt.files import fcntl
+from mlx_nanogpt.machine import volume
+
+fcntl.flock = lambda *_: None
+volume.network_type = lambda _: "nfs"
+data = gpt.tokenize(gpt.Corpus(("play.txt",), open("play.txt").read()))
+shape = gpt.GPTConfig(vocab_size=data.tokenizer.vocab_size, block_size=8, n_layer=1, n_embd=8, head_size=8)
+for _ in range(2):
+    run = gpt.create_run(shape, gpt.TrainConfig(num_iter=1, batch_size=2, eval_iters=1), data, "run")
+    list(gpt.train(run, data))
+    __import__("shutil").rmtree("run")
+"""
+
+
+def test_a_network_volume_that_locks_nothing_is_named_once(monkeypatch):
+    run = tiny_run()
+    monkeypatch.setattr(volume, "network_type", lambda _: "nfs")
+    finish(run)  # its locks hold, and pytest makes a warning an error
+    done = python(f"import sys; sys.stderr = sys.stdout\n{TRAINING}")
+    assert done.count("the disk of run is a network volume (nfs) that locks nothing; let no two processes write") == 1
