@@ -16,7 +16,7 @@ Here are the names for users; what is more special is in its module.
 from . import machine as _machine  # isort: skip
 
 from .config import GPTConfig, TrainConfig, configurations
-from .errors import UserError
+from .errors import DeviceFailed, UserError
 from .evaluation import estimate_loss, evaluate_split
 from .exchange.export import export_run
 from .exchange.gguf_file import export_gguf

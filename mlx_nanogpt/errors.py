@@ -1,6 +1,7 @@
 """The error that a user can correct, printable text, and optional packages. Imports nothing of this project."""
 
 import importlib
+from pathlib import Path
 from types import ModuleType
 
 # Characters that control a terminal (C0, DEL, C1), end a line, or turn its direction.
@@ -60,5 +61,10 @@ def import_extra(package: str, extra: str) -> ModuleType:
         return importlib.import_module(package)
     except Exception as error:  # not ImportError alone: packages that do not fit together raise anything
         problem = f"this takes the package {package.partition('.')[0]}, which cannot be imported ({error})"
-        remedy = f'install it with pip install -e ".[{extra}]" in the folder of mlx-nanogpt'
-        raise UserError(problem, remedy) from error
+        raise UserError(problem, f"install it with {_installation(extra)}") from error
+
+
+def _installation(extra: str) -> str:
+    if (Path(__file__).parents[1] / "pyproject.toml").exists():  # a checkout
+        return f'pip install -e ".[{extra}]" in the folder of mlx-nanogpt'
+    return f'pip install "mlx-nanogpt[{extra}]"'

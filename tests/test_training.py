@@ -35,6 +35,7 @@ from conftest import (
     trained_run,
 )
 from mlx.utils import tree_flatten
+from mlx_nanogpt.errors import DeviceFailed
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.optimizer import Muon, orthogonal
 from mlx_nanogpt.runs import recorder
@@ -723,3 +724,30 @@ def test_weights_that_are_not_finite_are_never_kept(monkeypatch):
     with pytest.raises(gpt.Diverged, match="iteration 4, .*no checkpoint"):
         finish(run)
     assert not run.checkpoint.exists()
+
+
+# ---- a GPU
+
+
+def test_arrays_that_a_step_cannot_use_are_given_back_after_each_evaluation_and_sample(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mx, "clear_cache", lambda: calls.append(1))
+    records = finish(tiny_run(), sample_tokens=3)
+    kinds = [type(record) for record in records]
+    assert len(calls) == kinds.count(gpt.Evaluation) + kinds.count(gpt.Sample) == 4
+
+
+def test_a_gpu_that_fails_while_it_saves_is_no_fault_of_the_disk(monkeypatch):
+    run, written = tiny_run(), recorder.write_arrays
+
+    def fail_at_8(folder, name, parts, contents):
+        if contents.position.iteration == 8:
+            raise RuntimeError("[METAL] Command buffer execution failed: Internal Error (0000000e:Internal Error).")
+        written(folder, name, parts, contents)
+
+    monkeypatch.setattr(recorder, "write_arrays", fail_at_8)
+    with pytest.raises(
+        DeviceFailed, match="the GPU failed .*, so training stopped .the checkpoint of iteration 4 is kept"
+    ):
+        finish(run)
+    assert run.position().iteration == 4

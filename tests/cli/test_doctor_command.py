@@ -1,12 +1,15 @@
 """The promises of `mlx-gpt doctor`: a line for each check, a line for an issue, and a true exit status."""
 
 import json
+import urllib.parse
 from pathlib import Path
 
 import pytest
 from helpers import is_a_sentence
 from mlx_nanogpt.measure import doctor
 from mlx_nanogpt_cli.commands import doctor as command
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -17,6 +20,8 @@ def checks(monkeypatch):
         made = {"Sums": lambda: "all right", "Products": second}
         for module in (doctor, command):
             monkeypatch.setattr(module, "CHECKS", made)
+        monkeypatch.setattr(command, "repository", lambda: None)
+        monkeypatch.setattr(command, "make_notes", list)
 
     return arrange
 
@@ -30,10 +35,55 @@ def test_a_healthy_machine_has_a_line_for_each_check_and_exit_status_0(mlx_gpt, 
     result = mlx_gpt("doctor", "--json=found.json")
     assert result.status == 0
     assert "✓ Sums: all right\n✓ Products: fine, too\n" in result.out
-    assert "; all 2 checks passed; fine, too\n" in result.out.split("To paste into an issue:")[1]
+    assert "; all 2 checks passed; fine, too\n" in result.out.split("To paste into an issue, ")[1]
     found = json.loads(Path("found.json").read_text())
     assert [(check["name"], check["passed"]) for check in found["checks"]] == [("Sums", True), ("Products", True)]
-    assert {"chip", "versions", "os"} <= found["machine"].keys()
+    assert {"chip", "versions", "os"} <= found["machine"].keys() and found["notes"] == []
+
+
+def test_notes_are_printed_and_sent_but_fail_nothing(mlx_gpt, checks, monkeypatch):
+    checks(lambda: "fine, too")
+    monkeypatch.setattr(command, "make_notes", lambda: ["Low Power Mode is on"])
+    result = mlx_gpt("doctor", "--json=found.json")
+    assert result.status == 0 and "\nNote: Low Power Mode is on.\n" in result.out
+    assert "; all 2 checks passed; Low Power Mode is on; fine, too" in result.out.splitlines()[-1]
+    assert json.loads(Path("found.json").read_text())["notes"] == ["Low Power Mode is on"]
+
+
+def test_the_last_line_is_the_address_of_the_issue_form_filled_in(mlx_gpt, checks, monkeypatch):
+    checks(lambda: "fine, too")
+    monkeypatch.setattr(command, "repository", lambda: "https://github.com/me/gpt")
+    *_, line, _, address = mlx_gpt("doctor").out.splitlines()
+    url = urllib.parse.urlsplit(address.strip())
+    assert (url.netloc, url.path) == ("github.com", "/me/gpt/issues/new")
+    form = (ROOT / ".github/ISSUE_TEMPLATE/benchmark.yml").read_text()
+    query = dict(urllib.parse.parse_qsl(url.query))
+    assert query == {"template": "benchmark.yml", "doctor": line.strip()} and "\n    id: doctor\n" in form
+    assert command.QUICK_BENCH in form
+
+
+@pytest.mark.parametrize(
+    "line", ["\turl = git@github.com:me/my-gpt.git", "\turl = https://github.com/me/my-gpt", "Repository, https://github.com/me/my-gpt"]
+)  # fmt: skip
+def test_the_repository_is_that_of_the_checkout_or_of_the_package(monkeypatch, tmp_path, line):
+    monkeypatch.setattr(command, "__file__", str(tmp_path / "cli/commands/doctor.py"))
+    assert command.repository() is None
+    if line.startswith("\t"):
+        (tmp_path / ".git").mkdir()
+        (tmp_path / ".git/config").write_text(f'[remote "origin"]\n{line}\n\tfetch = +refs/heads/*\n')
+    else:
+        monkeypatch.setattr(command, "metadata", lambda _: Message(line))
+    assert command.repository() == "https://github.com/me/my-gpt"
+
+
+class Message:
+    """The metadata of a package with one address."""
+
+    def __init__(self, line: str):
+        self.line = line
+
+    def get_all(self, name: str) -> list[str]:
+        return [self.line] if name == "Project-URL" else []
 
 
 def test_a_failure_has_its_reason_and_exit_status_1(mlx_gpt, checks):

@@ -90,6 +90,16 @@ def test_compilation_is_back_when_the_gpu_is(monkeypatch):
     assert calls == ["disable_compile", "enable_compile"]
 
 
+def test_the_reference_of_the_doctor_is_not_compiled(monkeypatch):
+    calls = []
+    double = facts.mx.compile(lambda x: calls.append(1) or 2 * x)
+    with facts.uncompiled_on_cpu():
+        facts.mx.eval([double(facts.mx.ones(())) for _ in range(3)])
+    assert len(calls) == 3
+    facts.mx.eval([double(facts.mx.ones(())) for _ in range(3)])
+    assert len(calls) == (4 if facts.can_compile() else 6)
+
+
 # ---- the installation
 
 
