@@ -47,6 +47,7 @@ __all__ = [
     "CharTokenizer",
     "Corpus",
     "Dataset",
+    "DeviceFailed",
     "Diverged",
     "Done",
     "Evaluating",
