@@ -80,6 +80,23 @@ def test_the_core_knows_no_platform(module):
     assert not re.search(r"linux|darwin|sys\.platform|openblas|metal\.is_available", source, re.IGNORECASE)
 
 
+AS_A_MAC = """
+import os, sys, sysconfig, types
+sysconfig.get_config_vars()  # it remembers those of this system
+sys.platform = "darwin"
+sys.modules["_scproxy"] = types.SimpleNamespace(_get_proxies=dict, _get_proxy_settings=dict)  # urllib imports it there
+os.environ.pop("MLX_BFS_MAX_WIDTH", None)
+import pytest
+assert pytest.main(["--collect-only", "-qq", "-n0", "-p", "no:cacheprovider", *sys.argv[1:]]) == 0
+assert "mlx_nanogpt.machine.linux_cpu.machine" not in sys.modules and "MLX_BFS_MAX_WIDTH" not in os.environ
+"""
+
+
+@pytest.mark.slow
+def test_a_macs_suite_is_collected_without_what_sets_up_linux():
+    assert "test_promises.py" in python(AS_A_MAC, Path(__file__).parent)
+
+
 # ---- the floor of pastiche
 
 

@@ -25,6 +25,7 @@ from conftest import (
     asked,
     checkpoint_arrays,
     finish,
+    frees_at_once,
     lively_model,
     loss_fn,
     only_here,
@@ -241,6 +242,7 @@ def test_accumulated_batches_are_one_large_batch(backend):
         np.testing.assert_allclose(ends[4][1][name], expected, atol=1e-6, err_msg=name)
 
 
+@frees_at_once
 def test_accumulation_saves_memory():
     def peak(parts: int) -> int:
         config = gpt.TrainConfig(batch_size=64 // parts, gradient_accumulation_steps=parts)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import TEXT, in_a_process
+from conftest import TEXT, WAIT, in_a_process
 from helpers import is_a_sentence
 
 
@@ -34,7 +34,7 @@ def test_a_prompt_may_be_longer_than_the_context(mlx_gpt, run):
 
 def test_a_reader_that_leaves_early_gets_no_traceback(run):
     command = f"{shlex.quote(sys.executable)} -m mlx_nanogpt_cli generate --tokens=3000 | head -c 10"
-    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=WAIT)
     assert len(result.stdout) == 10 and "Traceback" not in result.stderr
 
 

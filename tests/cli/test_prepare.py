@@ -9,7 +9,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import open_run, open_token_folder
-from conftest import TEXT, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
+from conftest import TEXT, WAIT, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
 from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, read_settings
 
 TRAIN = ["train", *NO_CORPUS]
@@ -69,7 +69,7 @@ def test_ctrl_c_while_preparing_is_130_and_leaves_nothing_behind():
         while not Path("long/tokens").exists():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=WAIT)
     assert process.returncode == 130 and "Traceback" not in err
     assert not list(Path("long").iterdir())
 

@@ -1,5 +1,6 @@
 """The promises of the process: closed streams, full outputs, signals at any time and a terminal that goes away do no harm."""
 
+import errno
 import fcntl
 import os
 import pty
@@ -35,6 +36,9 @@ def is_quiet(error: str) -> bool:
 # ---- streams
 
 
+with_full_device = pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+
+
 def test_a_closed_stream_is_never_taken_for_a_checkpoint():
     result = in_a_shell(f"train {' '.join(TINY)}", "<&- >&- 2>&-")
     assert result.returncode == 0
@@ -47,12 +51,18 @@ def test_a_command_works_with_closed_streams(run):
     assert closed.returncode == 0 and is_quiet(closed.stderr)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device here")
-def test_a_full_output_is_a_sentence():
-    result = in_a_shell("presets", ">/dev/full")
+@pytest.mark.parametrize(
+    "output, reason",
+    [
+        pytest.param(">/dev/full", errno.ENOSPC, marks=with_full_device),
+        ("1</dev/null", errno.EBADF),  # it is opened to be read
+    ],
+)
+def test_an_output_that_takes_nothing_is_a_sentence(output, reason):
+    result = in_a_shell("presets", output)
     assert result.returncode == 1 and is_quiet(result.stderr)
-    assert result.stderr.startswith("Error: the output cannot be used (No space left on device)")
-    both = in_a_shell("--version", ">/dev/full 2>&1")
+    assert result.stderr.startswith(f"Error: the output cannot be used ({os.strerror(reason)})")
+    both = in_a_shell("--version", f"{output} 2>&1")
     assert both.returncode == 1 and both.stderr == ""
 
 
@@ -137,7 +147,9 @@ def test_the_end_of_a_terminal_saves_as_ctrl_c_does():
     os.close(other_end)
     seen = b""
     while not re.search(rb"loss \d", seen) and select.select([terminal], [], [], LONGEST)[0]:
-        seen += os.read(terminal, 4096)
+        part = os.read(terminal, 4096)
+        assert part, seen  # of a process that has ended, macOS returns nothing, without end
+        seen += part
     os.close(terminal)
     process.send_signal(signal.SIGHUP)  # as a shell does, too
     status, error = end(process)

@@ -1,5 +1,6 @@
 """The promises of `mlx-gpt report`: a file for any run, and a sentence where there can be none."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -75,7 +76,11 @@ def test_a_run_that_was_stopped_early_shows_its_last_weights(mlx_gpt):
 
 def test_the_name_of_a_text_need_not_be_utf8(mlx_gpt):
     name = os.fsdecode(b"caf\xe9.txt")
-    Path("play.txt").rename(name)
+    try:
+        Path("play.txt").rename(name)
+    except OSError as error:
+        assert error.errno == errno.EILSEQ
+        pytest.skip("this disk takes names in UTF-8 alone, as a Mac's does")
     assert mlx_gpt("train", *TINY[:-1], f"--data={name}").status == 0
     for command in (["report"], ["inspect", "--html=inside.html"]):
         assert mlx_gpt(*command).status == 0

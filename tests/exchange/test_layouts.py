@@ -18,6 +18,7 @@ from conftest import (
     TOKENS,
     arrays,
     byte_pairs,
+    frees_at_once,
     lively_model,
     tiny_gpt,
     tiny_train,
@@ -189,6 +190,7 @@ def test_the_unseen_token_is_rare_even_where_all_others_are_frequent():
     assert mx.softmax(theirs(mx.array(data.valid_tokens[:80].reshape(10, 8))), axis=-1)[..., 4].mean().item() < 1e-3
 
 
+@frees_at_once
 def test_the_memory_of_an_export_does_not_grow_with_the_number_of_characters():
     """No cache for each of them."""
     text = "".join(map(chr, range(0x4E00, 0x4E00 + 1500)))

@@ -86,5 +86,10 @@ def test_git_is_asked_in_a_checkout_only(monkeypatch, tmp_path):
     monkeypatch.setattr(
         benchmark, "__file__", str(tmp_path / "site-packages" / "mlx_nanogpt" / "measure" / "benchmark.py")
     )
-    monkeypatch.setattr(benchmark.subprocess, "run", lambda *_, **__: pytest.fail("asked"))
+    run = benchmark.subprocess.run
+
+    def refuse_git(command, *more, **settings):  # platform.platform() may ask uname
+        return pytest.fail("asked") if command[0] == "git" else run(command, *more, **settings)
+
+    monkeypatch.setattr(benchmark.subprocess, "run", refuse_git)
     assert benchmark.describe_measurement()["commit"] is None

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import SESSION_CACHE, Result, in_a_process
+from conftest import SESSION_CACHE, WAIT, Result, in_a_process
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 COMMAND = "from mlx_nanogpt_cli import main; main()"
 TRAINER = Path(__file__).with_name("trainer.py").read_text(encoding="utf-8")
-SECONDS = 60  # for all that ranks do in a test
 
 
 @dataclass
@@ -29,7 +28,7 @@ class Ring:
         return finish_processes(self.processes)
 
 
-def finish_processes(processes: Sequence[subprocess.Popen], seconds: float = SECONDS) -> list[Result]:
+def finish_processes(processes: Sequence[subprocess.Popen], seconds: float = WAIT) -> list[Result]:
     def kill() -> None:
         for process in processes:
             process.kill()
@@ -80,7 +79,9 @@ def launch(*arguments, **more) -> Result:
 
 def ranks_of(launcher: int) -> list[int]:
     """Return the processes of ranks that `launcher` started, in their order, but for those that have ended."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
+    # on a Mac, "pid=,ppid=" would be one column with a title
+    command = ["ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "stat="]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in listed.splitlines()]
     return sorted(int(pid) for pid, parent, state in rows if int(parent) == launcher and not state.startswith("Z"))
 

@@ -1,5 +1,6 @@
 """The promises of a run directory: it is complete, nothing overwrites it, and no accident makes it unreadable."""
 
+import errno
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from conftest import (
     DATA,
     TEXT,
     TINY,
+    WAIT,
     arrays,
     asked,
     checkpoint_arrays,
@@ -195,7 +197,7 @@ def test_of_two_processes_that_make_the_same_run_one_is_refused_and_changes_noth
     for process in both:
         process.stdin.write("\n")
         process.stdin.flush()
-    ended = [(*process.communicate(timeout=60), process.returncode) for process in both]
+    ended = [(*process.communicate(timeout=WAIT), process.returncode) for process in both]
     assert any(status for *_, status in ended)
     made = {seed: out.split() for seed, (out, _, _) in zip((1, 2), ended)}
     for number in {*made[1], *made[2]}:
@@ -240,12 +242,17 @@ FILL_THE_DISK = """
 import resource, sys
 from pathlib import Path
 import mlx_nanogpt as gpt
+from mlx_nanogpt.runs import recorder
 
-run = gpt.open_run(Path(sys.argv[1]))
+def write_to_a_full_disk(*arguments):  # no file may grow beyond 4 KiB, not even Metal's cache, so no sooner
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))  # Python ignores SIGXFSZ
+    write(*arguments)
+
+run, write = gpt.open_run(Path(sys.argv[1])), recorder.write_arrays
 try:
     for event in gpt.train(run, gpt.tokenize(gpt.load_corpus("play.txt"))):
-        if isinstance(event, gpt.Saved):  # from here on no file may grow beyond 4 KiB; Python ignores SIGXFSZ
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        if isinstance(event, gpt.Saved):
+            recorder.write_arrays = write_to_a_full_disk
 except gpt.UserError as error:
     print(error)
 """
@@ -547,7 +554,7 @@ def test_a_failure_to_write_the_best_weights_mentions_that_the_checkpoint_has_th
 
     def full(folder, name, *more):
         if name == "best.safetensors":
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         right(folder, name, *more)
 
     monkeypatch.setattr(recorder_module, "write_arrays", full)

@@ -72,7 +72,7 @@ def nobody():
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch):
     monkeypatch.setattr(tinyshakespeare, "SHA256", hashlib.sha256(PLAY).hexdigest())
-    monkeypatch.setattr(tinyshakespeare, "TIMEOUT", 0.2)
+    monkeypatch.setattr(tinyshakespeare, "TIMEOUT", 1.0)
     monkeypatch.setattr(tinyshakespeare, "DEADLINE", 0.5)
 
 

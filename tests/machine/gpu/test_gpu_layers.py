@@ -1,4 +1,5 @@
-"""The promises of the layers that a GPU gets: MLX's own results, in another order or with less memory. They run anywhere."""
+"""The promises of the layers that a GPU gets: MLX's own results, in another order or with less memory. They run anywhere, but for
+the memory, which a GPU does not free at once."""
 
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, loss_fn, same, tiny_gpt
+from conftest import arrays, frees_at_once, lively_model, loss_fn, same, tiny_gpt
 from mlx_nanogpt.machine import Machine
 from mlx_nanogpt.machine.gpu import layers
 
@@ -78,6 +79,7 @@ def peak_memory(layer) -> int:
 NUMBERS = 512 * 512
 
 
+@frees_at_once
 def test_gelu_keeps_nothing_but_its_input():
     """mx.compile must not find parts of the forward pass again in the gradient, and keep them."""
     assert peak_memory(layers.gelu) < peak_memory(nn.gelu_approx) - 7 * 4 * NUMBERS
@@ -94,6 +96,7 @@ def test_dropout_drops_its_share_scales_the_rest_and_passes_their_gradient():
     assert dropout.eval()(x) is x and layers.Dropout(0.0)(x) is x
 
 
+@frees_at_once
 def test_dropout_keeps_less_than_mlxs():
     own, mlx = (peak_memory(lambda x: layers.gelu(layer(x))) for layer in (layers.Dropout(0.5), nn.Dropout(0.5)))
     assert own < mlx

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import in_a_process
+from conftest import WAIT, in_a_process
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.machine.linux_cpu import blas
 
@@ -38,7 +38,7 @@ def test_products_are_right(shape):
 def test_mlx_may_be_imported_first():
     script = "import mlx.core as mx, mlx_nanogpt; print(mlx_nanogpt.machine.machine().blas, (mx.ones((2, 3)) @ mx.ones((3, 2))).tolist())"
     with in_a_process("-c", script) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=WAIT)
     assert "[[3.0, 3.0], [3.0, 3.0]]" in out
     if sys.platform == "linux":
         assert "reference BLAS (slow: mlx.core was imported before mlx_nanogpt)" in out

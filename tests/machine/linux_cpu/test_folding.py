@@ -6,11 +6,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_nanogpt import generate
+from mlx_nanogpt import machine as hardware
 from conftest import LOGIT_ROUNDING, arrays, each_architecture, lively_model, only_here, tiny_gpt
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.folding import fold
 from mlx_nanogpt.machine.linux_cpu.layers import Linear
-from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
 from mlx_nanogpt.model import Cache
 
 pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this machine uses folding
@@ -19,7 +19,7 @@ pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this mac
 def prepared(config) -> gpt.GPT:
     """A model whose layers can be folded."""
     model = lively_model(config)
-    LinuxCPU().prepare(model)
+    hardware.machine().prepare(model)
     return model
 
 
@@ -88,17 +88,17 @@ def test_a_folded_model_keeps_the_weights_that_it_was_made_of():
 def test_a_model_of_other_parts_is_not_folded_and_writes_all_the_same(change):
     model = prepared(tiny_gpt(vocab_size=32, n_embd=32)).eval()
     change(model)
-    assert LinuxCPU().for_inference(model)[0] is model
+    assert hardware.machine().for_inference(model)[0] is model
     assert len(list(generate(model, [1], 12, seed=1))) == 12
 
 
 def test_small_models_are_folded_and_large_ones_are_not(monkeypatch):
     model = prepared(tiny_gpt()).eval()
-    assert isinstance(LinuxCPU().for_inference(model)[0].ln_f, folding.Scale)
+    assert isinstance(hardware.machine().for_inference(model)[0].ln_f, folding.Scale)
     monkeypatch.setattr(folding, "SMALL_MODEL", model.num_parameters() - 1)
-    assert LinuxCPU().for_inference(model)[0] is model
+    assert hardware.machine().for_inference(model)[0] is model
     model.freeze()  # it stays as large
-    assert LinuxCPU().for_inference(model)[0] is model
+    assert hardware.machine().for_inference(model)[0] is model
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_small_models_are_folded_and_large_ones_are_not(monkeypatch):
 def test_a_folded_model_steps_aside_when_somebody_edited_the_block(monkeypatch, call):
     model = prepared(tiny_gpt()).eval()
     monkeypatch.setattr(type(model.h[0]), "__call__", call)
-    assert LinuxCPU().for_inference(model)[0] is model
+    assert hardware.machine().for_inference(model)[0] is model
 
 
 def test_a_folded_model_steps_aside_when_a_part_of_the_block_is_gone():

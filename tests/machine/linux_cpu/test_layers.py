@@ -4,10 +4,10 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
+from mlx_nanogpt import machine as hardware
 from conftest import arrays, lively_model, only_here, same, tiny_gpt
 from mlx_nanogpt.layers import CausalAttention, CrossEntropy, SwiGLU
 from mlx_nanogpt.machine.linux_cpu import layers, operations
-from mlx_nanogpt.machine.linux_cpu.machine import LinuxCPU
 
 pytestmark = only_here
 IDX = mx.arange(24).reshape(3, 8) % 7
@@ -18,7 +18,7 @@ def test_a_prepared_model_has_the_same_weights_names_mode_and_logits(activation)
     model = lively_model(tiny_gpt(activation=activation)).eval()
     before, logits = arrays(model.parameters()), model(IDX)
     for _ in range(2):
-        LinuxCPU().prepare(model)
+        hardware.machine().prepare(model)
     assert same(arrays(model.parameters()), before) and not model.training
     assert type(model) is gpt.GPT and isinstance(model.h[0].mlp.activation, (layers.ReLU, layers.GELU))
     assert mx.allclose(model(IDX), logits, atol=1e-4)
@@ -32,7 +32,7 @@ def test_a_prepared_model_has_the_same_weights_names_mode_and_logits(activation)
 def test_a_layer_in_a_form_that_no_leaf_has_computes_as_mlx_does(layer):
     x = mx.random.normal((1, 2, 5, 8), key=mx.random.key(1))
     expected = layer(x)
-    LinuxCPU().prepare(layer)
+    hardware.machine().prepare(layer)
     assert mx.array_equal(layer(x), expected)
 
 
@@ -54,7 +54,7 @@ def normal(*shape: int) -> mx.array:
 )
 def test_a_leaf_steps_aside_for_arrays_of_another_form(layer, inputs):
     expected = layer(*inputs)
-    LinuxCPU().prepare(layer)
+    hardware.machine().prepare(layer)
     assert mx.allclose(layer(*inputs), expected, rtol=1e-3, atol=1e-4)
 
 
