@@ -82,8 +82,9 @@ class Folder:
     def current_path(self) -> Path:
         """`path`, or the absolute path that the folder was moved to. Raises `UserError` if it was deleted."""
         own = os.fstat(self.descriptor)
-        for path in (self.path, _path_of(self.descriptor)):
-            with suppress(OSError):
+        for find in (lambda: self.path, lambda: _path_of(self.descriptor)):
+            with suppress(OSError):  # macOS does not know the path of a deleted folder
+                path = find()
                 if os.path.samestat(own, path.stat()):
                     return path
         problem = f"{self.path} was deleted, or moved to another disk"

@@ -101,16 +101,6 @@ def machine(request, monkeypatch):
     return hardware.machine()
 
 
-@functools.cache
-def has_tools() -> bool:
-    """Whether git and g++ may be run. On a Mac without the command line tools, they open the dialog that installs them."""
-    program = shutil.which("xcode-select")
-    return program is None or subprocess.run([program, "-p"], capture_output=True).returncode == 0
-
-
-needs_tools = pytest.mark.skipif(not has_tools(), reason="MLX on a Mac's CPU would ask for the command line tools")
-
-
 # ---- choices that depend on a size, which tiny tests would never reach
 
 
@@ -279,8 +269,6 @@ def small_protocol(monkeypatch):
     for module, values in ((benchmark, small), (timing, faster)):
         for name, value in values.items():
             monkeypatch.setattr(module, name, value)
-    if not has_tools():
-        monkeypatch.setattr(benchmark, "_commit", lambda: None)
 
 
 # ---- the command line

@@ -17,7 +17,8 @@ def keep_awake(wanted: bool) -> Iterator[str | None]:
         yield "the Mac may fall asleep"
     else:
         command = ["caffeinate", "-i", "-w", str(os.getpid())]  # -w: it ends with this process, however that ends
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        null = subprocess.DEVNULL  # or it would hold a pipe open after this process was killed
+        process = subprocess.Popen(command, stdin=null, stdout=null, stderr=null)
         try:
             yield "the Mac stays awake while its lid is open (--no-caffeinate lets it sleep)"
         finally:

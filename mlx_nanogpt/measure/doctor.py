@@ -48,6 +48,7 @@ DATA = "".join(chr(33 + i * i % 29) + " \n"[i % 7 == 0] for i in range(3000))
 # Logits of these models reach 4 and sum up to 128 products: float32 rounds them by up to 128 * 2^-24 * 4 = 3e-5, in each of ten
 # operations. With operands rounded to TF32's 10 bits, as a simulation on a CPU, they differ by up to 3e-3.
 FLOAT32, TF32 = 2e-4, 2e-2
+KILL_SECONDS = 300  # at most, for a run that is killed: Metal compiles kernels at their first use
 BFLOAT16 = 0.05  # nats of loss: 2^-8, relative, in each of some ten operations
 
 
@@ -236,7 +237,7 @@ def _kill_and_resume() -> str:
         killed = create_run(shape, replace(TRAINING, num_iter=10**6), data, folder / "killed")
         command = [sys.executable, "-c", KILLED, mx.default_device().type.name, str(killed.path.absolute())]
         # there, so that no file of the user's is imported in the place of a module
-        status = subprocess.run(command, cwd=killed.path, timeout=60).returncode
+        status = subprocess.run(command, cwd=killed.path, timeout=KILL_SECONDS).returncode
         if status != -signal.SIGKILL:
             raise Wrong(f"the run to be killed ended by itself, with status {status}")
         killed_at = killed.position().iteration

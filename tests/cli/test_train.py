@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, needs_tools, tiny_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.text.identity import CorpusIdentity
 from mlx_nanogpt_cli.screen.consoles import console
@@ -38,7 +38,6 @@ def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
     assert open_run(Path("runs/1")).position().iteration == 4
 
 
-@needs_tools
 def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
     assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0

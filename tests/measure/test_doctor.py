@@ -10,7 +10,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from mlx_nanogpt import generation, layers, model, training
+from mlx_nanogpt import files, generation, layers, model, training
 from conftest import only_here
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.machine.linux_cpu import operations
@@ -90,7 +90,7 @@ plant("idle optimizer", "A batch is learned", optim.Adam, "apply_single", lambda
 plant("few bits", "bfloat16 is close", training, "tree_map", round_coarsely)
 plant("dropout in evaluations", "An evaluation is exact", nn.Module, "eval", lambda right: lambda self: self)
 plant("ignored seed", "A text repeats", generation.mx.random, "key", ignore_seeds)
-plant("unsynchronised disk", "The disk is safe", os, "fsync", lambda right: refuse)
+plant("unsynchronised disk", "The disk is safe", files, "_sync", lambda right: refuse)
 plant("idle locks", "The disk is safe", fcntl, "flock", lambda right: lambda descriptor, how: None)
 plant("read-only disk", "A kill loses nothing", doctor.tempfile, "TemporaryDirectory", lambda right: refuse)
 plant("slow BLAS", "The device", type(machine()), "has_fast_blas", lambda right: False)
