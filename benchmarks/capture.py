@@ -4,6 +4,7 @@ MTL_CAPTURE_ENABLED=1 python benchmarks/capture.py
 """
 
 import sys
+from pathlib import Path
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -16,6 +17,8 @@ TRACE = "step.gputrace"
 def main() -> None:
     if not mx.metal.is_available():
         sys.exit("Error: only Metal can capture a step, and this machine has none; run this on a Mac")
+    if Path(TRACE).exists():
+        sys.exit(f"Error: {TRACE} exists already; move it away")
     step, state = start_step(gpt.GPT(NANOLUX_GPT), NANOLUX_TRAIN)
     shape = NANOLUX_TRAIN.batch_size, NANOLUX_GPT.block_size
     idx, targets = mx.random.randint(0, NANOLUX_GPT.vocab_size, (2, *shape))

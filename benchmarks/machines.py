@@ -15,7 +15,7 @@ HEAD = """# Machines
 
 NanoLux's benchmark, as `mlx-gpt bench --json FILE` measured it. Times are of 500 iterations, of an estimate of both losses, and of
 all 5,000 iterations with 10 estimates. A row with a star is of `--quick`, which extrapolates and trains no model. *Products* is
-the arithmetic of a step as a share of the rate of a large matrix product, *roofline* the time that a step should take at best
+the arithmetic of a step as a share of the rate of a large matrix product, *roofline* the time that a step is expected to take at least
 as a share of the time it took: only Macs are [listed](../mlx_nanogpt/measure/roofline.py). No Mac has been measured yet: see
 [how to add yours](README.md#your-machine).
 

@@ -22,7 +22,7 @@ def main() -> None:
     try:
         from .app import run
     except ImportError as error:
-        if error.name != "mlx":
+        if error.name != "mlx" or isinstance(error, ModuleNotFoundError):
             raise
         sys.exit(f"Error: {error}")  # MLX is not installed as this machine needs it
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import math
 import os
+import platform
 import re
 import shutil
 import stat
@@ -19,10 +20,13 @@ from .errors import UserError, is_of_device
 NOT_THERE = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.ENOLCK}
 """The errors of network and FUSE volumes that lack an operation."""
 
+TAKEN = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}  # the last is that of Linux for SMB
+"""The errors of a lock that another process has."""
+
 DAMAGE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """The errors that reading a damaged file may raise. A RuntimeError of MLX may also come from the device; see `explaining_damage`."""
 
-LOCK = ".lock"  # in a folder while a process has its lock: SMB on a Mac locks files, but no folders
+LOCK = ".lock"  # the file of a folder's lock: SMB on a Mac locks files, but no folders. It stays, or two could lock two such files
 
 
 def cache_dir() -> Path:
@@ -149,40 +153,28 @@ def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
     """Yield the folder `path`, open, with the lock of the file `LOCK` in it. If another process has the lock, wait for it or raise
     `UserError`. A disk without locks, as on some networks, is used with a warning."""
     with open_folder(path) as folder:
-        file = _lock(folder, wait)
+        with explaining_write(path, "make room or make the directory writable"):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+            file = os.open(LOCK, flags, 0o666, dir_fd=folder.descriptor)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            if error.errno in TAKEN:
+                os.close(file)
+                raise UserError(f"{path} is in use by another process", "wait until it ends, or stop it") from error
+            if error.errno not in NOT_THERE:
+                os.close(file)
+                raise
+            warn_of_disk(f"the disk of {path} has no locks ({error.strerror})")
         try:
             yield folder
         finally:
-            with suppress(OSError):  # the folder may be gone
-                os.unlink(LOCK, dir_fd=folder.descriptor)
             os.close(file)
-
-
-def _lock(folder: Folder, wait: bool) -> int:
-    """Return the descriptor of the lock file."""
-    while True:
-        with explaining_write(folder.path, "make room or make the directory writable"):
-            file = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666, dir_fd=folder.descriptor)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if os.path.samestat(os.fstat(file), os.stat(LOCK, dir_fd=folder.descriptor)):
-                return file
-        except FileNotFoundError:
-            pass  # the process that had the lock has removed the file: make another
-        except OSError as error:
-            if error.errno in NOT_THERE:
-                warn_of_disk(f"the disk of {folder.path} has no locks ({error.strerror})")
-                return file
-            os.close(file)
-            if not isinstance(error, BlockingIOError):
-                raise
-            raise UserError(f"{folder.path} is in use by another process", "wait until it ends, or stop it") from error
-        os.close(file)
 
 
 def warn_of_disk(problem: str) -> None:
     """Warn that nothing keeps two processes apart."""
-    # of this line, wherever the lock is taken: Python shows one warning of a line once
+    # of this line, wherever the lock is taken: Python shows the same text of the same line once
     warnings.warn(f"{problem}; let no two processes write there at once", RuntimeWarning, stacklevel=1)
 
 
@@ -212,11 +204,12 @@ def create_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path} exists already", "choose another name")
     check_name(path, "choose another")
     path.parent.mkdir(parents=True, exist_ok=True)
-    left = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.part")
+    here = f".{path.name}.{platform.node()}"  # another machine may have the same process numbers
+    left = re.compile(rf"{re.escape(here)}\.(\d+)\.part")
     for folder in path.parent.iterdir():
         if (name := left.fullmatch(folder.name)) and not _is_another(int(name[1])):
             shutil.rmtree(folder, ignore_errors=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside = path.with_name(f"{here}.{os.getpid()}.part")
     aside.mkdir()
     try:
         yield aside

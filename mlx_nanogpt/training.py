@@ -262,7 +262,7 @@ def train(
     run's directory and yields samples.
 
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, if another process
-    trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite.
+    trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite; `DeviceFailed` if the GPU failed.
     """
     own_part = ranks.own_part(run.train_config)
     check_fits(run.gpt_config, own_part, data)

@@ -38,7 +38,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
 from mlx.utils import tree_flatten, tree_map
-from mlx_nanogpt.files import cache_dir
+from mlx_nanogpt.files import LOCK, cache_dir
 from mlx_nanogpt.machine.linux_cpu import folding, operations
 from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt.text import tinyshakespeare
@@ -84,7 +84,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setattr(tinyshakespeare, "URL", NOBODY)
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text(TEXT)
-    monkeypatch.setattr(retries, "ON_A_MAC", 0)  # a process of its own writes past pytest's capture
+    monkeypatch.setattr(retries, "MAC_RETRIES", 0)  # a process of its own writes past pytest's capture
     device = mx.default_device()
     yield
     mx.set_default_device(device)
@@ -184,6 +184,11 @@ def worsened_run(**changes) -> gpt.Run:
 def finish(run: gpt.Run, should_stop: Callable[[], bool] = lambda: False, **more) -> list[gpt.Record]:
     """Train `run` to its end, or until it should stop; return the records."""
     return list(gpt.train(run, DATA, should_stop, **more))
+
+
+def files_in(folder: Path | str) -> list[str]:
+    """The names of all files but the lock."""
+    return sorted(set(os.listdir(folder)) - {LOCK})
 
 
 def asked(times: int) -> Callable[[], bool]:

@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from ..process import MLX_GPT
 from ..process.ranks import INTERRUPTED, LAUNCH_WORDS, LOST, UNCONNECTED
 from ..process.stop_request import handle_stop_signals
 from ..screen.consoles import errors
@@ -44,7 +44,7 @@ def launch(
 def run_ranks(size: int, arguments: Sequence[str]) -> int:
     """Run mlx-gpt with `arguments` in `size` ranks, which inherit the terminal; return the exit status of the training run. Signals
     that ask for an end are forwarded. A rank sees the end of its standard input when this process ends, whatever ended it."""
-    command = [sys.executable, "-m", "mlx_nanogpt_cli", *arguments]
+    command = [*MLX_GPT, *arguments]
     processes: list[subprocess.Popen] = []
     stop_signals: list[int] = []
 

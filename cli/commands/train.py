@@ -11,7 +11,6 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
-from mlx_nanogpt.errors import DeviceFailed
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import own_dataset
@@ -35,9 +34,9 @@ from ..options.shared import (
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import check_tokens, choose_tokens, read_data
-from ..process import retries as parents
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
+from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, errors, print_header
 from ..screen.describe import describe_run
@@ -107,7 +106,7 @@ RetriesOption = Annotated[
     typer.Option(
         min=0,
         help="Resume by itself in a new process after the GPU failed, up to this many times without a new checkpoint.",
-        show_default=f"{parents.ON_A_MAC} on the GPU of a Mac, else 0",
+        show_default=f"{MAC_RETRIES} on the GPU of a Mac, else 0",
         metavar="<times>",
         rich_help_panel=MACHINE,
     ),
@@ -141,8 +140,9 @@ def train(
     given = given_options(ctx)
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
-    if times := parents.count_retries(retries):
-        raise typer.Exit(parents.train_with_retries(times, sys.argv[1:], STANDARD_INPUT in data))
+    if times := count_retries(retries):
+        sources = gpt.open_run(resume).corpus.sources if resume and "data" not in given else data
+        raise typer.Exit(train_with_retries(times, sys.argv[1:], STANDARD_INPUT in sources))
     with join_ranks(given) as ranks, keep_awake(caffeinate) as sleep:
         if not ranks.is_first:
             follow_silently(*receive_run(ranks, given), ranks)
@@ -154,11 +154,11 @@ def train(
             chosen = _choose_settings(preset, config, given)
             defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
-        again = _options_to_resume(run, given) + _changes(given)
+        options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
-            share_run(ranks, run, again)
+            share_run(ranks, run, ["--resume", str(run.path), *options])
         _print_header(run, dataset, ranks, given, sleep)
-        run, done = _train(run, dataset, ranks, report_to, again)
+        run, done = _train(run, dataset, ranks, report_to, options)
     if done.end == "interrupted":
         _print_how_to_resume(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
@@ -280,18 +280,16 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
 
 
 def _train(
-    run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], again: list[str]
+    run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], options: list[str]
 ) -> tuple[Run, gpt.Done]:
-    """Train `run`, which the options `again` resume; return it, with the path it has by then, and its last record."""
+    """Train `run`, which --resume and `options` resume; return it, with the path it has by then, and its last record."""
     try:
-        with Trackers(report_to, run, _print_failure) as trackers, parents.noting(run, again):
-            trained, done = follow(run, dataset, ranks, trackers)
+        with Trackers(report_to, run, _print_failure) as trackers, report_failures(run, options):
+            trained, done = follow(run, dataset, ranks, [trackers.note, note_checkpoint])
     except KeyboardInterrupt:
         if not run.checkpoint.exists():
             errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
         raise
-    except DeviceFailed as error:
-        raise UserError(error.problem, f"resume with {resume_command(again)}; {error.remedy}") from error
     if trained.path != run.path:
         console.print(f"\n{run.path} was moved during training; the run is now {trained.path}.", soft_wrap=True)
     return trained, done
@@ -304,7 +302,7 @@ def _print_failure(name: str, reason: str) -> None:
 def _print_how_to_resume(run: Run, iteration: int, given: dict) -> None:
     piped = ", pipe in the same text" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. To resume{piped}:")
-    console.print(f"  {resume_command(_options_to_resume(run, given))}", soft_wrap=True)
+    console.print(f"  {resume_command(['--resume', str(run.path), *_options_to_resume(given)])}", soft_wrap=True)
 
 
 def _changes(given: dict) -> list[str]:
@@ -313,10 +311,9 @@ def _changes(given: dict) -> list[str]:
     return changed + ["--no-caffeinate"] * (not given.get("caffeinate", True))
 
 
-def _options_to_resume(run: Run, given: dict) -> list[str]:
-    """The options of mlx-gpt train that resume `run` as it was started."""
-    again = [("resume", str(run.path))]
-    again += [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
-    again += [("device", given["device"])] if "device" in given else []
+def _options_to_resume(given: dict) -> list[str]:
+    """The options of mlx-gpt train that, with --resume, resume a run as it was started."""
+    again = [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
+    again += [(name, str(given[name])) for name in ("device", "retries") if name in given]
     again += [("report-to", name) for name in given.get("report_to", ())]
     return [word for name, value in again for word in (f"--{name}", value)]

@@ -16,18 +16,19 @@ from typing import BinaryIO
 
 import mlx.core as mx
 import typer
-from mlx_nanogpt import Run, UserError, open_run
+from mlx_nanogpt import Record, Run, Saved, UserError
 from mlx_nanogpt.errors import DeviceFailed
-from mlx_nanogpt.machine.failures import REMEDY
+from mlx_nanogpt.machine import shorten_buffers
+from mlx_nanogpt.machine.failures import REMEDY, explain_failure
 from mlx_nanogpt.ranks import is_rank
 
 from ..screen.consoles import console, errors
+from . import MLX_GPT
 from .ranks import LOST, resume_command
-from .stop_request import handle_stop_signals
+from .stop_request import PARENT, handle_stop_signals
 
-PARENT = "MLX_GPT_PARENT"  # the variable that holds the descriptor of the socket to the parent
-ON_A_MAC = 3  # retries by default
-ABORTED = DeviceFailed("the process was aborted, as some errors of the GPU do it", REMEDY)
+MAC_RETRIES = 3  # by default
+ABORTED = DeviceFailed("the process aborted, as MLX does after some errors of the GPU", REMEDY)
 
 
 def count_retries(given: int | None) -> int:
@@ -37,12 +38,20 @@ def count_retries(given: int | None) -> int:
     if is_child() or is_rank():
         return 0
     on_a_mac = mx.default_device() == mx.gpu and mx.metal.is_available()
-    return given if given is not None else ON_A_MAC * on_a_mac
+    return given if given is not None else MAC_RETRIES * on_a_mac
 
 
 def is_child() -> bool:
     """Whether a parent resumes what this process trains."""
     return PARENT in os.environ
+
+
+def name_command(failure: DeviceFailed, options: Sequence[str]) -> UserError:
+    """Return `failure` with the command that resumes, of the `options` of mlx-gpt train."""
+    return UserError(failure.problem, f"resume with {resume_command(options)}; {failure.remedy}")
+
+
+# ---- the parent
 
 
 def train_with_retries(retries: int, words: Sequence[str], reads_input: bool) -> int:
@@ -52,60 +61,52 @@ def train_with_retries(retries: int, words: Sequence[str], reads_input: bool) ->
     stop_signals: list[int] = []
     while True:
         status, notes = _run(words, text, stop_signals)
-        if not (status in (LOST, -signal.SIGABRT) and notes.get("resume")):
+        if not ("problem" in notes or (status == -signal.SIGABRT and notes.get("is_training"))):
             return 128 - status if status < 0 else status  # as a shell counts signals
         failure = DeviceFailed(notes["problem"], notes["remedy"]) if "problem" in notes else ABORTED
-        iteration = open_run(notes["run"]).position().iteration
+        options, iteration = ["--resume", notes["run"], *notes["options"]], notes["iteration"]
         left, before = retries if before not in (None, iteration) else left, iteration
         if stop_signals or left == 0:
-            raise UserError(failure.problem, f"resume with {resume_command(notes['resume'])}; {failure.remedy}")
+            raise name_command(failure, options)
         left -= 1
+        shorten_buffers()
         errors.print(
             f"{failure.problem[0].upper()}{failure.problem[1:]}. Resuming {notes['run']} from iteration {iteration:,} in a new process; "
             f"retries left: {left}.\n",
             style="yellow",
             soft_wrap=True,
         )
-        words = ["train", *notes["resume"]]
+        words = ["train", *options]
 
 
 def _run(words: Sequence[str], text: BinaryIO | None, stop_signals: list[int]) -> tuple[int, dict]:
-    """Run a child to its end; return its status, negative for a signal, and what it noted. Signals that ask for an end are added to
-    `stop_signals` and forwarded, and so is Ctrl-Z: the child has a session of its own, so that Ctrl-C does not reach it twice."""
+    """Run a child to its end; return its status, negative for a signal, and its notes. Signals that ask for an end are added to
+    `stop_signals` and forwarded. A terminal sends them to both processes: the child takes two in a row for one."""
     own, other = socket.socketpair()
-    child = None
+    child, forwarded = None, False
 
     def forward(signum: int, frame: object) -> None:
+        nonlocal forwarded
         stop_signals.append(signum)
         if child:
             child.send_signal(signum)
-
-    def pause(signum: int, frame: object) -> None:
-        child.send_signal(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)  # until the shell continues it
-        child.send_signal(signal.SIGCONT)
+            forwarded = True
 
     with own, handle_stop_signals(forward):
         if text:
             text.seek(0)
         with other:
-            command, environment = [sys.executable, "-m", "mlx_nanogpt_cli", *words], {PARENT: str(other.fileno())}
-            child = subprocess.Popen(
-                command, env=os.environ | environment, stdin=text, pass_fds=[other.fileno()], start_new_session=True
-            )
-        if stop_signals:  # before the child was there
+            environment = os.environ | {PARENT: str(other.fileno())}
+            child = subprocess.Popen([*MLX_GPT, *words], env=environment, stdin=text, pass_fds=[other.fileno()])
+        if stop_signals and not forwarded:  # it came before the child was there
             child.send_signal(stop_signals[-1])
-        usual = signal.signal(signal.SIGTSTP, pause)
-        try:
-            status = child.wait()
-        finally:
-            signal.signal(signal.SIGTSTP, usual)
-        if status < 0 and console.is_terminal:  # it could not clean up its bar
-            console.show_cursor()
-            console.print()
         notes: dict = {}
-        for line in own.makefile():
+        for line in own.makefile():  # up to the end of the child
             notes |= json.loads(line)
+        status = child.wait()
+    if status < 0 and console.is_terminal:  # it could not clean up its bar
+        console.show_cursor()
+        console.print()
     return status, notes
 
 
@@ -116,28 +117,39 @@ def _keep_input() -> BinaryIO:
     return kept
 
 
-# ---- in the child
+# ---- the child
 
 
 @contextmanager
-def noting(run: Run, options: Sequence[str]) -> Iterator[None]:
-    """Tell the parent, if there is one, that `options` of mlx-gpt train resume what the body trains, and that the GPU failed. The end
-    of the parent, whatever ended it, asks this process to stop."""
-    if not is_child():
-        yield
-        return
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    _note(run=str(run.path), resume=list(options))
+def report_failures(run: Run, options: Sequence[str]) -> Iterator[None]:
+    """Raise a failure of the GPU in the body, which trains `run`, with the command that resumes: `options` are those of mlx-gpt train
+    but for --resume. If there is a parent, leave the failure to it instead, and stop if the parent ends, whatever ended it."""
+    if is_child():
+        threading.Thread(target=_stop_with_parent, daemon=True).start()
+        _note(run=str(run.path), iteration=run.position().iteration, options=list(options), is_training=True)
     try:
         yield
-    except DeviceFailed as error:
-        _note(problem=error.problem, remedy=error.remedy)
+        if is_child():
+            _note(is_training=False)
+    except (DeviceFailed, RuntimeError) as error:
+        failure = error if isinstance(error, DeviceFailed) else explain_failure(error)
+        if not isinstance(failure, DeviceFailed):
+            raise
+        if not is_child():
+            raise name_command(failure, ["--resume", str(run.path), *options]) from error
+        _note(problem=failure.problem, remedy=failure.remedy)
         raise typer.Exit(LOST) from error
-    _note(resume=None)  # it is trained
+
+
+def note_checkpoint(record: Record) -> None:
+    """Tell the parent, if there is one, where the run is now, and what it would resume from."""
+    if is_child() and isinstance(record, Saved):
+        _note(run=str(record.path), iteration=record.iteration)
 
 
 def _note(**notes: object) -> None:
-    os.write(int(os.environ[PARENT]), f"{json.dumps(notes)}\n".encode())
+    with suppress(BrokenPipeError):  # the parent was killed
+        os.write(int(os.environ[PARENT]), f"{json.dumps(notes)}\n".encode())
 
 
 def _stop_with_parent() -> None:

@@ -3,25 +3,30 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PARENT = "MLX_GPT_PARENT"  # the variable that holds the descriptor of the socket to the parent of `retries.py`
+SAME_SECONDS = 1.0  # at most, between the Ctrl-C of a terminal and the same one from the parent, which forwards it
 STOPPING = "Finishing, then saving. Ctrl-C again quits without saving."
 
 
 @contextmanager
 def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether a signal has come. A message answers the first one unless `silent`; the second Ctrl-C
-    or kill ends the process at once.
+    """Yield a function that returns whether a signal has come. A message answers the first one unless `silent`; a Ctrl-C after it ends
+    the process at once. Other signals do not: a system that shuts down may send several.
 
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """
-    request = threading.Event()
+    request, last, same_seconds = threading.Event(), 0.0, SAME_SECONDS if PARENT in os.environ else 0.0
 
     def ask(signum: int, frame: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
         if request.is_set():
-            if signum != signal.SIGHUP:  # the system sends it when a terminal ends, and the shell sends it again
+            if signum == signal.SIGINT and last - before >= same_seconds:
                 signal.signal(signum, handlers[signum])
                 signal.raise_signal(signum)
             return

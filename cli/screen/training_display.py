@@ -1,13 +1,12 @@
 """The screen during training: a row for each evaluation, a short sample below it, a bar with the time left, and a curve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.trackers import Trackers
 from mlx_nanogpt.training import reason_to_end
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
@@ -31,8 +30,10 @@ def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> None:
             pass
 
 
-def follow(run: Run, dataset: Dataset, ranks: Ranks, trackers: Trackers) -> tuple[Run, gpt.Done]:
-    """Train, and pass each record to the screen and to the trackers. Return the run, with the path it has by then, and its last
+def follow(
+    run: Run, dataset: Dataset, ranks: Ranks, observers: Sequence[Callable[[gpt.Record], None]]
+) -> tuple[Run, gpt.Done]:
+    """Train, and pass each record to the screen and to the observers. Return the run, with the path it has by then, and its last
     record."""
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
@@ -42,7 +43,8 @@ def follow(run: Run, dataset: Dataset, ranks: Ranks, trackers: Trackers) -> tupl
         with display.bar:
             for record in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks=ranks):
                 display.show(record)
-                trackers.note(record)
+                for observe in observers:
+                    observe(record)
     if console.is_terminal:
         console.print(display.curve())
     return replace(run, path=display.path), record

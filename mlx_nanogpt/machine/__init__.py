@@ -24,20 +24,11 @@ from mlx.optimizers import Optimizer
 from ..errors import UserError
 from ..layers import FUSED_HEAD_SIZES
 from ..model import GPT
-from .facts import (
-    can_compile,
-    chip,
-    choose_compilation,
-    compiler_source,
-    explain_memory,
-    has_tools,
-    package_versions,
-    ram,
-    rounds_products,
-    uncompiled_on_cpu,
-)
+from .compilation import can_compile, choose_compilation, compiler_source, has_tools, uncompiled_on_cpu
+from .facts import chip, explain_memory, package_versions, ram, rounds_products
 from .failures import explain_failure
 from .gpu.layers import use_own
+from .gpu.metal import shorten_buffers
 
 if TYPE_CHECKING:
     from .linux_cpu.machine import LinuxCPU
@@ -48,8 +39,7 @@ class Machine:
 
     blas, has_fast_blas = blas.IN_USE, True  # where its CPU multiplies matrices
     eval_tokens = 16_384  # in a batch of an evaluation: enough to keep a GPU busy
-    # Shares of `memory`. Metal keeps a freed array until its buffer of commands completes, up to ten of some 200 MB each.
-    safe_memory, most_memory = 0.6, 0.8
+    safe_memory, most_memory = 1.0, 1.0  # shares of `memory` that training may take: without a warning, and at all
 
     def prepare(self, model: GPT, optimizer: Optimizer | None = None) -> None:
         """Let `model` and `optimizer` compute in the fastest way, in place. Weights, names, mode and results stay."""
@@ -83,6 +73,12 @@ class Machine:
         return explain_memory(error) or explain_failure(error)
 
 
+class Metal(Machine):
+    """The GPU of a Mac. It keeps a freed array until its buffer of commands completes, up to ten of some 200 MB each."""
+
+    safe_memory, most_memory = 0.6, 0.8
+
+
 def machine() -> Machine | LinuxCPU:
     """The machine that MLX's default device is."""
     if sys.platform == "linux" and mx.default_device() == mx.cpu:
@@ -90,7 +86,7 @@ def machine() -> Machine | LinuxCPU:
 
         return LinuxCPU()
     choose_compilation()
-    return Machine()
+    return Metal() if mx.default_device() == mx.gpu and mx.metal.is_available() else Machine()
 
 
 def describe_device() -> str:

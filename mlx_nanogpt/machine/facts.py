@@ -2,18 +2,13 @@
 
 import os
 import platform
-import shutil
-import sys
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import mlx.core as mx
 
 from ..errors import UserError, is_out_of_memory
-from . import mac
 
 
 def ram() -> int:
@@ -24,40 +19,6 @@ def ram() -> int:
 def chip() -> str:
     """The name of the chip that computes."""
     return mx.device_info().get("device_name") or platform.processor()
-
-
-def has_tools() -> bool:
-    """Whether this machine may be asked for g++ and git. A Mac without Apple's command line tools would answer with a dialog."""
-    return sys.platform != "darwin" or mac.has_tools()
-
-
-def can_compile() -> bool:
-    """Whether mx.compile compiles: on a CPU it needs a compiler, and runs uncompiled without one."""
-    return mx.default_device() == mx.gpu or (has_tools() and shutil.which("g++") is not None)
-
-
-def compiler_source() -> str:
-    """The command that brings g++."""
-    return "xcode-select --install" if sys.platform == "darwin" else "apt install g++"
-
-
-def choose_compilation() -> None:
-    """Let mx.compile compile on a Mac if it can. MLX itself would run g++ there to find out, and open the dialog."""
-    if sys.platform == "darwin" and "MLX_DISABLE_COMPILE" not in os.environ:
-        (mx.enable_compile if can_compile() else mx.disable_compile)()
-
-
-@contextmanager
-def uncompiled_on_cpu() -> Iterator[None]:
-    """Compute the body on the CPU, and compile nothing, whatever the default device is."""
-    mx.disable_compile()
-    try:
-        with mx.stream(mx.cpu):
-            yield
-    finally:
-        if "MLX_DISABLE_COMPILE" not in os.environ:
-            mx.enable_compile()
-        choose_compilation()
 
 
 def rounds_products() -> bool:

@@ -6,16 +6,18 @@ Imports nothing of this project: `metal.py` needs it before MLX starts. No Mac h
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 SECONDS = 5  # for an answer
 CLOUDS = {"Library/Mobile Documents": "iCloud Drive", "Library/CloudStorage": "a cloud service"}
-SYNCHRONISED = "com.apple.icloud.desktop"  # an attribute of Desktop and Documents in iCloud Drive
+# Attributes of Desktop and Documents in iCloud Drive, before macOS 15 and from then on.
+SYNCHRONISED = "com.apple.icloud.desktop", "com.apple.file-provider-domain-id"
 
 
-def answer(*command: str) -> str:
+def ask_macos(*command: str) -> str:
     """The output of a command; empty if it fails."""
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=SECONDS)
@@ -26,39 +28,39 @@ def answer(*command: str) -> str:
 
 def brand() -> str:
     """The name of the chip, such as "Apple M4 Pro"; empty if it cannot be had."""
-    return answer("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
+    return ask_macos("/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string")
 
 
 @cache
 def has_tools() -> bool:
     """Whether Apple's command line tools are there. Without them g++, clang and git are stand-ins that open a dialog to install
     them."""
-    folder = answer("/usr/bin/xcode-select", "-p")
+    folder = ask_macos("/usr/bin/xcode-select", "-p")
     return bool(folder) and os.path.isdir(folder)
 
 
 def wrong_installation() -> str | None:
     """The reason why MLX cannot work as it is installed, with the remedy."""
     if platform.machine() != "arm64":
-        rosetta = answer("/usr/sbin/sysctl", "-n", "sysctl.proc_translated") == "1"
+        rosetta = ask_macos("/usr/sbin/sysctl", "-n", "sysctl.proc_translated") == "1"
         remedy = "install Python for Apple silicon" if rosetta else "MLX needs a Mac with Apple silicon"
         return f"this Python runs as {platform.machine()}{', under Rosetta' if rosetta else ''}; {remedy}"
-    try:
+    with suppress(PackageNotFoundError):  # another build of MLX
         mlx, metal = version("mlx"), version("mlx-metal")
-    except PackageNotFoundError as error:
-        return f"the package {error.name} is missing; run pip install --force-reinstall mlx"
-    if mlx != metal:
-        return f"mlx {mlx} and mlx-metal {metal} do not belong together; run pip install --force-reinstall mlx"
+        if mlx != metal:
+            return f"mlx {mlx} and mlx-metal {metal} do not belong together; run pip install --force-reinstall mlx"
     return None
 
 
 def power_notes() -> list[str]:
-    """What slows this Mac down now."""
+    """Return sentences about what slows this Mac down now."""
     notes = []
-    if "Battery Power" in answer("/usr/bin/pmset", "-g", "batt"):
+    if "Battery Power" in ask_macos("/usr/bin/pmset", "-g", "batt"):
         notes.append("this Mac runs on its battery, and may be slower than with power")
-    settings = dict(line.split()[:2] for line in answer("/usr/bin/pmset", "-g").splitlines() if len(line.split()) >= 2)
-    if settings.get("lowpowermode") == "1":
+    settings = dict(
+        line.split()[:2] for line in ask_macos("/usr/bin/pmset", "-g").splitlines() if len(line.split()) >= 2
+    )
+    if "1" in (settings.get("lowpowermode"), settings.get("powermode")):  # the second on the Pro and Max chips
         notes.append("Low Power Mode is on, which slows training: see System Settings, Battery")
     return notes
 
@@ -70,6 +72,7 @@ def cloud(folder: Path) -> str | None:
         if Path.home() / part in (inside, *inside.parents):
             return name
     for top in (Path.home() / "Desktop", Path.home() / "Documents"):
-        if top in (inside, *inside.parents) and SYNCHRONISED in answer("/bin/ls", "-ld@", str(top)):
-            return "iCloud Drive"
+        if top in (inside, *inside.parents):
+            attributes = ask_macos("/bin/ls", "-ld@", str(top))
+            return "iCloud Drive" if any(name in attributes for name in SYNCHRONISED) else None
     return None

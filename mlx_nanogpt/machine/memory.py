@@ -34,12 +34,12 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
 def memory_warning(gpt: GPTConfig, config: TrainConfig) -> str | None:
     """A sentence if training may take more memory than is safe on this machine, and is not refused."""
     this_machine = machine()
-    needed, there = estimated_memory(gpt, config, this_machine.fuses_attention(gpt.head_size)), this_machine.memory()
-    if needed <= this_machine.safe_memory * there:
+    needed, safe = estimated_memory(gpt, config, this_machine.fuses_attention(gpt.head_size)), this_machine.safe_memory
+    if needed <= safe * this_machine.memory():
         return None
     return (
-        f"training this model takes about {needed / 1e9:,.1f} of the {there / 1e9:,.1f} GB that the GPU should use at most; if it fails, or "
-        f"the machine becomes slow, lower {_sizes(gpt, config)}"
+        f"training this model takes about {needed / 1e9:,.1f} GB of memory, more than the {safe * this_machine.memory() / 1e9:,.1f} GB that are "
+        f"safe on this GPU; if it fails, or the machine becomes slow, lower {_sizes(gpt, config)}"
     )
 
 

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 from ..files import LOCK, Folder, warn_of_disk
-from .mac import answer
+from .mac import ask_macos
 
-NETWORKS = re.compile(r"(smbfs|smb3|cifs|nfs\d?|afpfs|webdav|ncpfs|ceph|9p|virtiofs|(mac|osx)?fuse.*)$")
+NETWORKS = re.compile(
+    r"(smbfs|smb3|cifs|nfs\d?|afpfs|webdav|ceph|(Apple)?virtiofs|fuse\..+|macfuse|osxfuse)$", re.IGNORECASE
+)
 PROBE = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'rb+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
 
 
@@ -17,14 +19,15 @@ def network_type(folder: Path) -> str | None:
     """The type of the network volume that holds `folder`, such as smbfs or nfs4; None for a disk of this machine."""
     place = os.path.realpath(folder)
     holding = [mount for mount in _mounts() if os.path.commonpath([place, mount[0]]) == mount[0]]
-    kind = max(holding, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    # the last of two at one place: an automatic mount comes before what it mounts
+    kind = max(reversed(holding), key=lambda mount: len(mount[0]), default=("", ""))[1]
     return kind if NETWORKS.match(kind) else None
 
 
 def _mounts() -> list[tuple[str, str]]:
     """The path and the type of each mounted volume."""
     if sys.platform == "darwin":  # //me@server/share on /Volumes/share (smbfs, nodev, nosuid)
-        return re.findall(r" on (/.*) \((\w+)", answer("/sbin/mount"))
+        return re.findall(r" on (/.*) \((\w+)", ask_macos("/sbin/mount"))
     lines = [line.split() for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines()]
     return [(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path), kind) for _, path, kind, *_ in lines]
 

@@ -109,10 +109,10 @@ class Recorder:
                     case _:
                         yield record
         except Diverged as error:
-            raise Diverged(f"{error.problem}, so training stopped ({self._kept()})", error.remedy) from None
+            raise Diverged(f"{error.problem}, so training stopped{self._kept()}", error.remedy) from None
         except RuntimeError as error:
             if isinstance(failure := explain_failure(error), DeviceFailed):
-                problem = f"{failure.problem}, so training stopped ({self._kept()})"
+                problem = f"{failure.problem}, so training stopped{self._kept()}"
                 raise DeviceFailed(problem, failure.remedy) from error
             raise
 
@@ -142,9 +142,11 @@ class Recorder:
         return Saved(state.iteration, self.path)
 
     def _kept(self) -> str:
+        if not self.ranks.is_first:  # it writes none
+            return ""
         if self.saved is None:
-            return "no checkpoint had been written"
-        return f"the checkpoint of iteration {self.saved} is kept"
+            return " (no checkpoint had been written)"
+        return f" (the checkpoint of iteration {self.saved} is kept)"
 
     def _sample(self, state: State) -> list[Sample]:
         """Let the model write from an empty prompt. MLX's global random state stays."""

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -159,8 +159,10 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
                 folder.sweep(*TOKEN_FILES, META)
                 yield folder
     finally:
-        if created and os.path.isdir(path) and set(os.listdir(path)) <= {LOCK}:  # of an interrupt while it was made
-            shutil.rmtree(path)
+        if created:
+            with suppress(UserError, OSError), locked(path):  # nobody else writes there
+                if os.listdir(path) == [LOCK]:
+                    shutil.rmtree(path)
 
 
 def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:

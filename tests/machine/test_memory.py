@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import mlx_nanogpt as gpt
+import mlx.core as mx
 import pytest
 from mlx_nanogpt import PRESETS, configurations
 from mlx_nanogpt import machine as hardware
@@ -58,9 +59,9 @@ def test_an_array_that_is_too_large_for_metal_is_refused(monkeypatch):
 @pytest.mark.parametrize("share, warns, refuses", [(0.59, False, False), (0.61, True, False), (0.81, True, True)])
 def test_a_gpu_that_gets_tight_is_a_warning_and_then_an_error(monkeypatch, share, warns, refuses):
     needed = estimated_memory(tiny_gpt(), tiny_train(), True)
-    monkeypatch.setattr(hardware.Machine, "memory", lambda _: round(needed / share))
-    monkeypatch.setattr(hardware.Machine, "fuses_attention", lambda *_: True)
-    monkeypatch.setattr("mlx_nanogpt.machine.memory.machine", hardware.Machine)
+    monkeypatch.setattr(hardware.Metal, "memory", lambda _: round(needed / share))
+    monkeypatch.setattr(hardware.Metal, "fuses_attention", lambda *_: True)
+    monkeypatch.setattr("mlx_nanogpt.machine.memory.machine", hardware.Metal)
     assert (memory_warning(tiny_gpt(), tiny_train()) is not None, memory_problem(tiny_gpt(), tiny_train()) is not None) == (
         warns, refuses,
     )  # fmt: skip
@@ -72,3 +73,13 @@ def test_training_warns_of_tight_memory_once_and_trains(monkeypatch):
     with pytest.warns(RuntimeWarning, match="takes about all") as caught:
         finish(run)
     assert len(caught) == 1 and run.position().iteration == 8
+
+
+def test_only_metal_keeps_a_margin_of_memory(monkeypatch):
+    monkeypatch.setattr(hardware.mx, "default_device", lambda: mx.cpu)
+    assert hardware.machine().most_memory == 1.0
+    monkeypatch.setattr(hardware.mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(hardware.mx.metal, "is_available", lambda: False)  # CUDA
+    assert hardware.machine().most_memory == 1.0
+    monkeypatch.setattr(hardware.mx.metal, "is_available", lambda: True)
+    assert (hardware.machine().safe_memory, hardware.machine().most_memory) == (0.6, 0.8)

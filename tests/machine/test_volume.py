@@ -14,8 +14,12 @@ devfs on /dev (devfs, local, nobrowse)
 nas:/volume1/a (b) on /Volumes/a (b) (nfs, asynchronous)
 /dev/disk4s1 on /Volumes/Home/stick (exfat, local)
 """
-ON_LINUX = """/dev/vda1 / ext4 rw 0 0
-nas:/home /mnt/my\\040nas nfs4 rw 0 0
+ON_LINUX = r"""/dev/vda1 / ext4 rw 0 0
+nas:/home /mnt/my\040nas nfs4 rw 0 0
+/etc/auto.nas /auto autofs rw 0 0
+nas:/auto /auto nfs4 rw 0 0
+/dev/sda1 /windows fuseblk rw 0 0
+me@host: /sshfs fuse.sshfs rw 0 0
 """
 
 
@@ -28,14 +32,23 @@ nas:/home /mnt/my\\040nas nfs4 rw 0 0
 )  # fmt: skip
 def test_a_network_volume_of_a_mac_is_known(monkeypatch, path, kind):
     monkeypatch.setattr(volume.sys, "platform", "darwin")
-    monkeypatch.setattr(volume, "answer", lambda *command: ON_A_MAC if command == ("/sbin/mount",) else "")
+    monkeypatch.setattr(volume, "ask_macos", lambda *command: ON_A_MAC if command == ("/sbin/mount",) else "")
     assert network_type(Path(path)) == kind
 
 
-@pytest.mark.parametrize("path, kind", [("/home/me", None), ("/mnt/my nas/runs", "nfs4")])
+@pytest.mark.parametrize(
+    "path, kind",
+    [
+        ("/home/me", None),
+        ("/mnt/my nas/runs", "nfs4"),
+        ("/auto/runs", "nfs4"),
+        ("/windows", None),
+        ("/sshfs", "fuse.sshfs"),
+    ],
+)
 def test_a_network_volume_of_linux_is_known(monkeypatch, path, kind):
     monkeypatch.setattr(volume.sys, "platform", "linux")
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: ON_LINUX.replace("\\\\", "\\"))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: ON_LINUX)
     assert network_type(Path(path)) == kind
 
 

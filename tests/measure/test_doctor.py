@@ -142,15 +142,9 @@ def test_a_mac_that_is_too_slow_is_found_and_one_that_is_not_passes(monkeypatch)
         CHECKS["Speed"]()
 
 
-def test_the_expectation_is_calibrated_by_the_step_that_others_measured():
-    """286 operations on an M4 Max: 2.65 ms queued, 3.3 ms alone, and 3.0 by the sum of the assumptions."""
+def test_the_default_step_is_expected_near_5_ms_on_an_m4_pro():
     low, high = roofline.expected_seconds("Apple M4 Pro")["step"]
-    assert low == pytest.approx(0.005, rel=0.05) and high / low == pytest.approx(3.3 / 2.65)
-
-
-@pytest.mark.parametrize("chip", [f"Apple M{n}{kind}" for n in range(1, 6) for kind in ("", " Pro", " Max")])
-def test_every_chip_is_listed(chip):
-    assert chip in roofline.CHIPS
+    assert 0.0045 < low < high < 0.0065
 
 
 def test_a_chip_that_is_not_listed_has_no_expectation():

@@ -17,7 +17,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import UserError, open_token_folder, prepare
-from conftest import TEXT, byte_pairs, keep_as_gpt2s, python
+from conftest import TEXT, byte_pairs, files_in, keep_as_gpt2s, python
 from mlx_nanogpt.text import corpus
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -76,7 +76,7 @@ def test_a_prepared_text_comes_back_whole(monkeypatch, text, piece):
 
 def test_the_files_are_nanogpts_and_name_their_text():
     prepared(TEXT)
-    assert sorted(os.listdir("tokens")) == list(FILES)
+    assert files_in("tokens") == list(FILES)
     ids = {character: i for i, character in enumerate(sorted(set(TEXT)))}
     expected = np.array([ids[character] for character in TEXT], "<u2").tobytes()
     assert Path("tokens/train.bin").read_bytes() + Path("tokens/val.bin").read_bytes() == expected
@@ -95,7 +95,7 @@ def test_several_sources_and_standard_input_are_prepared_as_they_are_loaded_with
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXTS["crlf"].encode())))
         use()
     assert "".join(text_of(open_token_folder("tokens"))) == texts[0]
-    assert sorted(os.listdir("tokens")) == list(FILES)
+    assert files_in("tokens") == list(FILES)
 
 
 def test_the_progress_counts_characters(monkeypatch):
@@ -155,7 +155,7 @@ def test_existing_files_are_not_overwritten(name):
     (Path("tokens") / name).write_text("precious")
     with pytest.raises(UserError, match=f"tokens already holds a {name}; choose another `out`"):
         prepared(TEXT)
-    assert os.listdir("tokens") == [name] and (Path("tokens") / name).read_text() == "precious"
+    assert files_in("tokens") == [name] and (Path("tokens") / name).read_text() == "precious"
 
 
 def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
@@ -163,9 +163,9 @@ def test_a_folder_with_other_files_is_prepared_in_and_keeps_them():
     Path("tokens/notes.md").write_text("mine")
     with pytest.raises(UserError):
         prepared(b"\xff")
-    assert os.listdir("tokens") == ["notes.md"]
+    assert files_in("tokens") == ["notes.md"]
     prepared(TEXT)
-    assert sorted(os.listdir("tokens")) == sorted([*FILES, "notes.md"])
+    assert files_in("tokens") == sorted([*FILES, "notes.md"])
 
 
 @pytest.mark.parametrize("after", range(5))

@@ -12,13 +12,19 @@ import sys
 
 from .. import mac
 
-VARIABLE, OPERATIONS = "MLX_MAX_OPS_PER_BUFFER", "200"
+VARIABLE, OPERATIONS, FEW_OPERATIONS = "MLX_MAX_OPS_PER_BUFFER", "200", "40"
 
 
 def enlarge_buffers() -> None:
     """Let MLX use larger buffers on an M1 to M4, unless the user has set their size."""
     if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", mac.brand()):
         os.environ[VARIABLE] = OPERATIONS
+
+
+def shorten_buffers() -> None:
+    """Let the next processes use buffers of MLX's own size: macOS may have stopped a GPU because one took too long."""
+    if os.environ.get(VARIABLE) == OPERATIONS:
+        os.environ[VARIABLE] = FEW_OPERATIONS
 
 
 def check_import() -> None:

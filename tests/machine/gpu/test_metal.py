@@ -17,7 +17,7 @@ def a_mac(monkeypatch):
 
     def arrange(chip: str) -> None:
         monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="darwin"))
-        monkeypatch.setattr(mac, "answer", lambda *_: chip)
+        monkeypatch.setattr(mac, "ask_macos", lambda *_: chip)
         unset(monkeypatch)
 
     return arrange
@@ -52,15 +52,26 @@ def test_the_users_own_size_of_a_buffer_stays(a_mac, monkeypatch):
     assert os.environ[metal.VARIABLE] == "30"
 
 
+def test_after_a_failure_buffers_are_short_unless_the_user_has_set_their_size(a_mac, monkeypatch):
+    a_mac("Apple M2")
+    metal.enlarge_buffers()
+    metal.shorten_buffers()
+    metal.enlarge_buffers()  # of the next process
+    assert os.environ[metal.VARIABLE] == "40"
+    monkeypatch.setenv(metal.VARIABLE, "30")
+    metal.shorten_buffers()
+    assert os.environ[metal.VARIABLE] == "30"
+
+
 def test_only_a_mac_is_asked_for_its_chip(monkeypatch):
     unset(monkeypatch)
     monkeypatch.setattr(metal, "sys", SimpleNamespace(platform="linux"))
-    monkeypatch.setattr(mac, "answer", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(mac, "ask_macos", lambda *_: pytest.fail("asked"))
     metal.enlarge_buffers()
 
 
 def test_a_mac_that_does_not_tell_its_chip_stays_as_it_is(a_mac):
-    a_mac(mac.answer("/nowhere/sysctl"))
+    a_mac(mac.ask_macos("/nowhere/sysctl"))
     metal.enlarge_buffers()
     assert metal.VARIABLE not in os.environ
 
@@ -100,7 +111,6 @@ INTERNAL = "Internal Error (0000000e:Internal Error)"
         (f"[METAL] Command buffer execution failed: {INTERACTIVITY}.", "for the sake of the display"),
         (f"[METAL] Command buffer execution failed: {TIMEOUT}.", "because a part took too long"),
         (f"[METAL] Command buffer execution failed: {INTERNAL}.", "the GPU failed ([METAL]"),
-        ("[metal::malloc] Resource limit (499000) exceeded.", "it has too many arrays"),
     ],
 )
 def test_a_failure_of_the_gpu_is_a_sentence_with_what_helped_others(error, sentence):
@@ -110,11 +120,20 @@ def test_a_failure_of_the_gpu_is_a_sentence_with_what_helped_others(error, sente
         assert remedy in explained.remedy
 
 
+def test_too_many_arrays_have_a_remedy_of_their_own():
+    explained = Machine().explain(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
+    assert (
+        isinstance(explained, DeviceFailed)
+        and "too many arrays" in explained.problem
+        and "`n_layer`" in explained.remedy
+    )
+
+
 def test_a_session_without_a_gpu_and_kernels_of_another_mlx_are_sentences_that_no_retry_helps():
     missing = Machine().explain(RuntimeError("[metal::load_device] No Metal device available. This typically occurs"))
     old = Machine().explain(RuntimeError("[metal::Device] Unable to load kernel rope_float32\nno such function"))
-    assert "over ssh" in missing.problem and "`device` cpu" in missing.remedy
-    assert "rope_float32)" in old.problem and "--force-reinstall" in old.remedy
+    assert "finds no GPU" in missing.problem and "Terminal" in missing.remedy
+    assert "rope_float32 no such function)" in old.problem and "--force-reinstall" in old.remedy
     assert not any(isinstance(explained, DeviceFailed) for explained in (missing, old))
 
 
