@@ -313,7 +313,7 @@ def mlx_gpt(monkeypatch, capsys):
 def in_a_process(*arguments, **more) -> subprocess.Popen:
     """Start Python with `arguments` in a process of its own, its output piped. It is killed after `LONGEST` seconds, so that no
     test waits forever. A Mac's `mlx-gpt train` is one process, unless a test asks for retries."""
-    if "train" in arguments and not any("--retries" in str(word) for word in arguments):
+    if "train" in arguments and "launch" not in arguments and not any("--retries" in str(word) for word in arguments):
         arguments = *arguments, "--retries=0"
     settings = {"env": os.environ | {"XDG_CACHE_HOME": SESSION_CACHE}, "text": True}
     settings |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -30,6 +30,7 @@ from conftest import (
     arrays,
     asked,
     checkpoint_arrays,
+    files_in,
     finish,
     in_a_process,
     python,
@@ -47,7 +48,7 @@ PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.j
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    return {name: (path / name).read_bytes() for name in files_in(path)}
 
 
 def iterations(run: gpt.Run) -> list[int]:

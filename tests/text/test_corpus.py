@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from mlx_nanogpt import UserError, load_corpus, prepare
-from conftest import TINY, trained_run
+from conftest import TINY, files_in, trained_run
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.text import corpus, folders, tinyshakespeare
 from mlx_nanogpt.text.folders import count_kinds, folder_files
@@ -77,7 +77,7 @@ def stand_in(monkeypatch):
 
 
 def cached() -> list[bytes]:
-    return [file.read_bytes() for file in cache_dir().iterdir()] if cache_dir().exists() else []
+    return [(cache_dir() / name).read_bytes() for name in files_in(cache_dir())] if cache_dir().exists() else []
 
 
 # ---- tiny Shakespeare
@@ -115,7 +115,7 @@ def test_tiny_shakespeare_is_downloaded_once_and_outlives_its_server():
 def test_a_damaged_cache_is_downloaded_again(damage):
     with server() as requests:
         load_corpus("tinyshakespeare")
-        next(cache_dir().iterdir()).write_bytes(damage)
+        tinyshakespeare.cache_file().write_bytes(damage)
         assert load_corpus("tinyshakespeare").text.encode() == PLAY
     assert len(requests) == 2 and cached() == [PLAY]
 
