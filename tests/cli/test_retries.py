@@ -97,14 +97,6 @@ def test_a_run_whose_gpu_fails_ends_as_one_whose_gpu_does_not(train):
     assert same(checkpoint_arrays(failed), checkpoint_arrays(whole))
 
 
-def test_the_last_failure_is_a_sentence_with_the_command_that_resumes(train):
-    status, out, err = finished(train("raise 3\nraise 2\n", *TINY, "--retries=1", "--no-caffeinate"))
-    assert status == 1 and "Traceback" not in err
-    sentence = err.splitlines()[-1]
-    assert "(the checkpoint of iteration 2 is kept)" in sentence and "pmset displaysleepnow" in sentence
-    assert "; resume with mlx-gpt train --resume runs/1 --retries 1 --no-caffeinate; close other programs" in sentence
-
-
 def test_without_retries_a_failure_is_that_sentence_at_once(mlx_gpt, monkeypatch):
     def fail(*_):
         raise RuntimeError("[metal::malloc] Resource limit (499000) exceeded.")
@@ -176,7 +168,7 @@ def test_only_a_failure_while_it_trains_is_resumed(monkeypatch, status, notes, e
     assert retries.train_with_retries(1, ["train"], False) == ends
 
 
-def test_a_new_checkpoint_starts_the_count_again(monkeypatch):
+def test_a_new_checkpoint_starts_the_count_again_and_the_last_failure_names_the_command_that_resumes(monkeypatch):
     iterations = iter([2, 4, 4, 4])
     monkeypatch.setattr(retries, "_run", lambda *_: (-signal.SIGABRT, NOTES | {"iteration": next(iterations)}))
     with pytest.raises(retries.UserError, match="resume with mlx-gpt train --resume runs/1 --device gpu;"):

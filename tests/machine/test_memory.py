@@ -19,9 +19,7 @@ from mlx_nanogpt.measure import plan as planning
     "preset, changes",
     [
         ("nanolux", {}),
-        ("nanolux", {"n_layer": 3, "dropout": 0.1}),
         ("nanolux", {"block_size": 128, "activation": "gelu"}),
-        ("laptop", {}),
         ("laptop", {"dtype": "bfloat16", "gradient_accumulation_steps": 2}),
         ("baby", {"batch_size": 4}),  # its own 64 take 4.8 GB and 15 s a step; the estimate is 0.89 of that
     ],
