@@ -101,8 +101,9 @@ class Folder:
         If the body raises, or the machine stops, the older file is still there, whole.
         """
         aside = f".{name}.{os.getpid()}.part"
+        self.remove(aside)  # of a process that was killed, and had this number
         try:
-            with open(aside, "wb", opener=self._open) as file:
+            with open(aside, "xb", opener=self._open) as file:
                 with suppress(FileNotFoundError):
                     os.fchmod(file.fileno(), stat.S_IMODE(os.stat(name, dir_fd=self.descriptor).st_mode))
                 yield file
@@ -111,8 +112,7 @@ class Folder:
             os.replace(aside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
             _sync_folder(self.descriptor)
         except BaseException:
-            with suppress(FileNotFoundError):
-                os.unlink(aside, dir_fd=self.descriptor)
+            self.remove(aside)
             raise
 
     def write(self, name: str, text: str) -> None:
@@ -128,6 +128,12 @@ class Folder:
             return False
         return True
 
+    def remove(self, *names: str) -> None:
+        """Remove the files `names`, as far as they are there."""
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.descriptor)
+
     def sweep(self, *names: str) -> None:
         """Remove the half-written files `names` of killed processes. Hold the lock: other processes may be writing."""
         left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
@@ -135,7 +141,7 @@ class Folder:
             os.unlink(name, dir_fd=self.descriptor)
 
     def _open(self, name: str, flags: int) -> int:
-        return os.open(name, flags, 0o666, dir_fd=self.descriptor)
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self.descriptor)
 
 
 @contextmanager

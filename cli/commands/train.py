@@ -38,7 +38,7 @@ from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
-from ..screen.consoles import console, errors, print_header
+from ..screen.consoles import console, errors, make_spinner, print_header
 from ..screen.describe import describe_run
 from ..screen.training_display import follow, follow_silently
 
@@ -230,7 +230,10 @@ def load_dataset(
         check_tokens(data, chosen)
         return data
     wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
-    return gpt.tokenize(data, train_fraction=train_fraction, **wanted)
+    with make_spinner() as bar:
+        if size := wanted.get("vocab_size"):
+            bar.add_task(f"Learning {size:,} tokens from {data.identity.name}")
+        return gpt.tokenize(data, train_fraction=train_fraction, **wanted)
 
 
 def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:

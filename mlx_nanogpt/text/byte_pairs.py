@@ -4,6 +4,8 @@ the work."""
 import codecs
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +20,29 @@ END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 GPT2_SIZE = 50_257  # tokens of GPT-2
 FEWEST = 257  # the bytes, and the end of a text
 PART = 2**18  # characters that the library encodes at once, with 170 bytes of memory for each
+LONGEST_RUN = 1000  # characters without a gap that pairs are learned from at once: the time grows with the square of it
+LONG_RUN = re.compile(rf"\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}")
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # GPT-2's tokens have whitespace at their beginning only
+
+# Reads a JSON string a line, prints the description of the tokenizer.
+LEARN = """
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path[:] = filter(None, sys.path)  # no file of the user's is imported
+import tokenizers
+byte_level = tokenizers.pre_tokenizers.ByteLevel
+library = tokenizers.Tokenizer(tokenizers.models.BPE())
+library.pre_tokenizer = byte_level(add_prefix_space=False)
+library.decoder = tokenizers.decoders.ByteLevel()
+trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=int(sys.argv[1]),
+    special_tokens=[sys.argv[2]],  # id 0, for other programs; a text rarely has it
+    initial_alphabet=byte_level.alphabet(),
+    show_progress=False,
+)
+library.train_from_iterator(map(json.loads, sys.stdin), trainer)
+print(library.to_str())
+"""
 
 BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
 NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
@@ -42,19 +66,20 @@ class BPETokenizer:
         Raises `UserError` if `vocab_size` is smaller than the number of bytes, or if `tokenizers` is not installed.
         """
         check_vocab_size(vocab_size)
-        tokenizers = import_extra("tokenizers", "gpt2")
-        byte_level = tokenizers.pre_tokenizers.ByteLevel
-        library = tokenizers.Tokenizer(tokenizers.models.BPE())
-        library.pre_tokenizer = byte_level(add_prefix_space=False)
-        library.decoder = tokenizers.decoders.ByteLevel()
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[END_OF_TEXT],  # id 0, for other programs; a text rarely has it
-            initial_alphabet=byte_level.alphabet(),
-            show_progress=False,
-        )
-        library.train_from_iterator(cut_between_tokens(texts), trainer)
-        return cls(library.to_str())
+        import_extra("tokenizers", "gpt2")
+        command = [sys.executable, "-c", LEARN, str(vocab_size), END_OF_TEXT]
+        # the library answers no Ctrl-C, so a process of its own learns, which can be killed
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                for part in cut_between_tokens(texts):
+                    process.stdin.writelines(f"{json.dumps(run)}\n" for run in cut_long_runs(part))
+                description, _ = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
+        if process.returncode:
+            raise MemoryError(f"the process that learns byte pairs ended with status {process.returncode}")
+        return cls(description)
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
@@ -187,6 +212,16 @@ def cut_between_tokens(pieces: Iterable[str]) -> Iterator[str]:
         kept.append(piece[before_it:])
         before = piece[-1]
     yield "".join(kept)
+
+
+def cut_long_runs(text: str) -> Iterator[str]:
+    """Yield `text` in parts, with a cut after each `LONGEST_RUN` characters that have no gap, as in DNA or base64. The pairs across
+    a cut are not counted; other texts stay whole."""
+    start = 0
+    for run in LONG_RUN.finditer(text):
+        yield text[start : run.end()]
+        start = run.end()
+    yield text[start:]
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -157,7 +157,11 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
                 if taken := [name for name in (*TOKEN_FILES, META) if folder.holds(name)]:
                     raise UserError(f"{path} already holds a {taken[0]}", "choose another `out`, or delete the folder")
                 folder.sweep(*TOKEN_FILES, META)
-                yield folder
+                try:
+                    yield folder
+                except BaseException:  # a full disk may have taken some of the files
+                    folder.remove(*TOKEN_FILES, META)
+                    raise
     finally:
         if created:
             with suppress(UserError, OSError), locked(path):  # nobody else writes there

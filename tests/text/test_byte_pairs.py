@@ -3,14 +3,16 @@
 import importlib
 import json
 import random
+import re
+import signal
 
 import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import BPETokenizer, UserError
-from conftest import TEXT, WORDS, byte_pairs
+from conftest import LONGEST, TEXT, WORDS, byte_pairs, in_a_process
 from mlx_nanogpt.text import byte_pairs as byte_pairs_module
-from mlx_nanogpt.text.byte_pairs import cut_between_tokens
+from mlx_nanogpt.text.byte_pairs import LONGEST_RUN, cut_between_tokens, cut_long_runs
 from mlx_nanogpt.text.tokenizer import tokenizer_from_json
 from mlx_nanogpt.text.tokenizer_files import tokenizer_of_folder
 from test_tokenizer import random_text
@@ -251,3 +253,58 @@ def test_byte_pairs_are_learned_from_the_training_split_alone():
     data = gpt.tokenize(corpus, train_fraction=1500 / len(corpus.text), vocab_size=300)
     assert data.tokenizer == BPETokenizer.learn([TEXT[:1500]], 300)
     assert "zyz" not in "".join(data.tokenizer.decode([i]) + " " for i in range(300))
+
+
+# ---- texts without gaps
+
+GAPLESS = {
+    "DNA": "".join(random.Random(1).choices("ACGT", k=5000)),
+    "one letter": "A" * 5000,
+    "spaces": " " * 5000,
+    "Chinese": "".join(chr(0x4E00 + random.Random(i).randrange(300)) for i in range(5000)),
+    "in a text": f"{TEXT} {'0123456789' * 500} {TEXT}",
+}
+
+
+@pytest.mark.parametrize("text", GAPLESS.values(), ids=GAPLESS)
+def test_pairs_are_learned_from_runs_of_bounded_length(text):
+    """The library takes time with the square of a run: 800,000 letters of DNA took more than an hour."""
+    parts = list(cut_long_runs(text))
+    longest = max(len(run) for part in parts for run in re.findall(r"\S+|\s+", part))
+    assert "".join(parts) == text and longest == LONGEST_RUN
+    tokenizer = BPETokenizer.learn([text], 270)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_text_with_gaps_is_not_cut():
+    assert list(cut_long_runs(TEXT)) == [TEXT]
+
+
+LEARNING = """
+from mlx_nanogpt import BPETokenizer
+import random
+
+def pieces():
+    print("learning", flush=True)
+    while True:
+        yield "".join(random.choices("abcdefghij ", k=10_000))
+
+BPETokenizer.learn(pieces(), 5000)
+"""
+
+
+def test_ctrl_c_ends_the_learning_of_pairs_at_once():
+    with in_a_process("-c", LEARNING) as process:
+        assert process.stdout.readline() == "learning\n"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=LONGEST)
+    assert process.returncode == -signal.SIGINT
+
+
+def test_an_error_in_the_text_ends_the_learning_of_pairs():
+    def pieces():
+        yield TEXT
+        raise UserError("the text changed", "try again")
+
+    with pytest.raises(Exception, match="the text changed"):
+        BPETokenizer.learn(pieces(), 300)
