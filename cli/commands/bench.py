@@ -16,7 +16,7 @@ from ..options.shared import NAME, DeviceOption, given_options, use_device
 from ..options.texts import load_corpus
 from ..screen.consoles import console, make_spinner, print_header
 from ..screen.describe import describe_versions
-from ..screen.output_file import JsonOption, check_replaceable, write_json
+from ..screen.output_file import ForceOption, JsonOption, check_replaceable, write_json
 
 METRICS = {
     "first_epoch": "Train 1st epoch",
@@ -38,13 +38,14 @@ def bench(
     ] = TINYSHAKESPEARE,
     device: DeviceOption = "auto",
     json_file: JsonOption = None,
+    force: ForceOption = False,
 ) -> None:
     """Measure this machine as NanoLux did, with both backends, beside the published figures.
 
     A measurement is 5,000 iterations of the default settings. After every 500, 1,000 batches of each split are evaluated.
     """
     use_device(device)
-    check_replaceable(json_file, "json")  # before the measurement, which takes long
+    check_replaceable(json_file, "json", force)  # before the measurement, which takes long
     corpus = load_corpus([data], explicit="data" in given_options(ctx))
     print_header(
         "mlx-gpt bench", {"Device": describe_device(), "Versions": describe_versions(), "Corpus": corpus.identity.name}

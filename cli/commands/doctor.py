@@ -16,20 +16,20 @@ from mlx_nanogpt.measure.notes import make_notes
 from ..options.shared import DeviceOption, use_device
 from ..screen.consoles import console, fold, make_spinner, print_header
 from ..screen.describe import describe_versions
-from ..screen.output_file import JsonOption, check_replaceable, write_json
+from ..screen.output_file import ForceOption, JsonOption, check_replaceable, write_json
 
 FORM, FIELD = "benchmark.yml", "doctor"  # of .github/ISSUE_TEMPLATE: the file, and the field for the line to paste
 QUICK_BENCH = "mlx-gpt bench --quick --json my-machine.json"
 MARKS = {True: ("\N{CHECK MARK}", "green"), False: ("\N{BALLOT X}", "bold red")}
 
 
-def doctor(device: DeviceOption = "auto", json_file: JsonOption = None) -> None:
+def doctor(device: DeviceOption = "auto", json_file: JsonOption = None, force: ForceOption = False) -> None:
     """Check that this machine computes, saves and resumes as it should.
 
     The exit status is 1 if a check fails. Please report a failure, and a Mac of any kind, with the last line.
     """
     use_device(device)
-    check_replaceable(json_file, "json")
+    check_replaceable(json_file, "json", force)
     print_header("mlx-gpt doctor", {"Device": describe_device(), "Versions": describe_versions()})
     console.print()
     checks = []

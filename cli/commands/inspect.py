@@ -18,7 +18,7 @@ from rich.text import Text
 from ..options.shared import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
 from ..screen.consoles import ESCAPES, console
 from ..screen.describe import describe_weights
-from ..screen.output_file import check_replaceable, write_file
+from ..screen.output_file import ForceOption, check_replaceable, write_file
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
 SHOWN = 20  # characters of the text before a surprise
@@ -44,6 +44,7 @@ def inspect_text(
             **PATH,
         ),
     ] = None,
+    force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Show what surprises a trained model in a text, and what it expected there.
@@ -51,7 +52,7 @@ def inspect_text(
     A surprise is the cost of a token in bits: 1 for a token of probability 1/2, 2 for 1/4, and so on.
     """
     use_device(device)
-    check_replaceable(html, "html")
+    check_replaceable(html, "html", force)
     model, tokenizer, source = find_model(run, best, init_from)
     if text is not None:
         ids = tokenizer.encode(text)

@@ -14,7 +14,7 @@ from mlx_nanogpt.runs.find import find_run, own_dataset
 from ..options.shared import PATH, DeviceOption, use_device
 from ..screen.consoles import console
 from ..screen.describe import describe_model, describe_packages, describe_training, describe_weights, list_settings
-from ..screen.output_file import check_replaceable, write_file
+from ..screen.output_file import ForceOption, check_replaceable, write_file
 from .inspect import EXCERPT
 
 
@@ -24,11 +24,12 @@ def report(
         typer.Argument(help="Run directories; the first one's model is shown from inside.", show_default="the newest"),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
+    force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Write a page on a run, or on several beside each other: losses, samples, and the inside of the model."""
     use_device(device)
-    check_replaceable(out, "out")
+    check_replaceable(out, "out", force)
     opened = [find_run(path) for path in runs or [None]]
     entries = [Entry(run, _list_facts(run)) for run in opened]
     write_file(out, report_page(entries, _make_inside(opened[0])))
