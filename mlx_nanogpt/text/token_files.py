@@ -31,6 +31,7 @@ TOKEN_FILES = ("train.bin", "val.bin")  # under nanoGPT's names
 META, NANOGPT_META = "meta.json", "meta.pkl"
 ID = np.dtype("<u2")
 MOST_IDS = 2 ** (8 * ID.itemsize)
+WIDEST = 4  # numbers of 16 bits in the widest integer that others write
 CHUNK = 2**20  # bytes of tokens read at a time
 DAMAGED = "is damaged, or was written by another program", "prepare it again"  # for `explaining_damage`
 PLAIN = """PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
@@ -63,7 +64,7 @@ def open_token_folder(path: Path | str) -> Dataset:
             tokenizer = _read_nanogpt_meta(path / NANOGPT_META)
         else:
             tokenizer = _load_gpt2_tokenizer(path)
-        counts, digests = zip(*(_inspect(path / name, tokenizer.vocab_size) for name in TOKEN_FILES))
+        counts, digests = zip(*(_inspect(path / name, tokenizer.vocab_size, meta is None) for name in TOKEN_FILES))
     if meta and meta["sha256"] != seal(meta, digests):
         raise _damage(path, f"{META}, {' and '.join(TOKEN_FILES)} are not as they were written")
     if meta:
@@ -88,10 +89,12 @@ def _load_gpt2_tokenizer(path: Path) -> Tokenizer:
         raise UserError(problem, error.remedy) from error
 
 
-def _inspect(file: Path, vocab_size: int) -> tuple[int, bytes]:
-    """The number of tokens in `file`, and its digest. Raises `UserError` for an id beyond the vocabulary."""
+def _inspect(file: Path, vocab_size: int, is_foreign: bool) -> tuple[int, bytes]:
+    """The number of tokens in `file`, and its digest. Raises `UserError` for an id beyond the vocabulary, and for wider integers in
+    a file of another program."""
     # read, not mapped: mapped pages would count as memory of this process
     count, largest, digest = 0, 0, hashlib.sha256()
+    is_zero = np.ones(WIDEST, bool)  # the numbers at each place of a wider integer, in all of the file
     with file.open("rb") as opened:
         size = os.fstat(opened.fileno()).st_size
         if size == 0 or size % ID.itemsize:
@@ -99,9 +102,16 @@ def _inspect(file: Path, vocab_size: int) -> tuple[int, bytes]:
         while chunk := opened.read(CHUNK):
             count += len(chunk)
             digest.update(chunk)
-            largest = max(largest, int(np.frombuffer(chunk, ID, len(chunk) // ID.itemsize).max(initial=0)))
+            ids = np.frombuffer(chunk, ID, len(chunk) // ID.itemsize)
+            largest = max(largest, int(ids.max(initial=0)))
+            for place in range(WIDEST):
+                is_zero[place] &= not ids[place::WIDEST].any()
     if count != size:
         raise _damage(file, "it changed while it was read")
+    if is_foreign and is_zero[1] and is_zero[3] and not is_zero[0] and size >= WIDEST * ID.itemsize:
+        bits = 64 if is_zero[2] else 32
+        problem = f"{file} holds integers of {bits} bits, and a file of tokens holds uint16"
+        raise UserError(problem, "write it again, after array.astype(numpy.uint16)")
     if largest >= vocab_size:
         raise _damage(file, f"it holds the id {largest:,}, and its vocabulary ends at {vocab_size - 1:,}")
     return count // ID.itemsize, digest.digest()

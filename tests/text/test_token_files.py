@@ -288,6 +288,16 @@ class Hostile:
         return self.call, self.arguments
 
 
+@pytest.mark.parametrize("kind, bits", [(np.uint32, 32), (np.int32, 32), (np.int64, 64), (np.uint64, 64)])
+def test_integers_of_another_width_are_named_and_not_read_as_others(kind, bits):
+    folder = nanogpt_folder()
+    for name in ("train.bin", "val.bin"):
+        np.fromfile(folder / name, np.uint16).astype(kind).tofile(folder / name)
+    problem = rf"train.bin holds integers of {bits} bits, and a file of tokens holds uint16; .*astype.numpy.uint16"
+    with pytest.raises(UserError, match=problem):
+        open_token_folder(folder)
+
+
 def deep_tuple_as_a_key() -> bytes:
     """To build this dict, Python hashes the tuple, whose depth would end the process."""
     return b"\x80\x02}K\x01" + b"\x85" * 10**6 + b"K\x01s."
