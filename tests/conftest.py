@@ -67,6 +67,7 @@ WORDS = [
     "nobler?\n",
 ]
 TEXT = "".join(random.Random(7).choices(WORDS, k=500))
+FIRST_HALF = TEXT.index("\n", 700) + 1  # characters
 CORPUS = gpt.Corpus(("play.txt",), TEXT)
 DATA = gpt.tokenize(CORPUS)
 TOKENIZER = DATA.tokenizer
@@ -256,10 +257,10 @@ def run():
 
 @pytest.fixture
 def halves():
-    """TEXT in a folder of two files."""
+    """TEXT in a folder of two files. The first ends in a new line."""
     Path("halves/2").mkdir(parents=True)
-    Path("halves/1.txt").write_text(TEXT[:700])
-    Path("halves/2/rest.txt").write_text(TEXT[700:])
+    Path("halves/1.txt").write_text(TEXT[:FIRST_HALF])
+    Path("halves/2/rest.txt").write_text(TEXT[FIRST_HALF:])
 
 
 @pytest.fixture

@@ -64,7 +64,10 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
 def _read_again(run: Run) -> Corpus | Dataset:
     check_readable_again(run.corpus.sources)
     try:
-        return read_data(run.corpus.sources)
+        data = read_data(run.corpus.sources)
+        if is_own(run, data) or STANDARD_INPUT in run.corpus.sources:
+            return data
+        return read_data(run.corpus.sources, separate=False)  # as older runs read several texts
     except UserError as error:
         piped = STANDARD_INPUT in run.corpus.sources
         remedy = (

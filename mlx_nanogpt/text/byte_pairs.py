@@ -71,6 +71,7 @@ class BPETokenizer:
         # the library answers no Ctrl-C, so a process of its own learns, which can be killed
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
+                assert process.stdin is not None
                 for part in cut_between_tokens(texts):
                     process.stdin.writelines(f"{json.dumps(run)}\n" for run in cut_long_runs(part))
                 description, _ = process.communicate()

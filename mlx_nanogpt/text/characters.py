@@ -17,7 +17,6 @@ class CharTokenizer:
 
     symbols: str
     kind = "char"  # a TokenizerName
-    start_token = 0  # for an empty prompt, as in the lecture: a new line in most texts
 
     @classmethod
     def of(cls, text: str) -> "CharTokenizer":
@@ -27,6 +26,11 @@ class CharTokenizer:
     @property
     def vocab_size(self) -> int:
         return len(self.symbols)
+
+    @property
+    def start_token(self) -> int:
+        """The token of an empty prompt: a new line, or in a text without one its first character by code point."""
+        return max(self.symbols.find("\n"), 0)
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.

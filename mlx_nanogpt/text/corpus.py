@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -35,20 +36,21 @@ PIECE = 2**20  # bytes of text read at a time
 NEW_LINE = b"\n"
 
 
-def load_corpus(*sources: str) -> Corpus:
-    """The texts of `sources`, one after the other, without byte order marks.
+def load_corpus(*sources: str, separate: bool = True) -> Corpus:
+    """The texts of `sources`, one after the other, without byte order marks. A text begins on a line of its own, unless `separate` is
+    false, as for older runs.
 
     A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
     floor = pastiche.write().floor if sources == (PASTICHE,) else None
-    return Corpus(sources, "".join(read_pieces(sources)), floor)
+    return Corpus(sources, "".join(read_pieces(sources, separate=separate)), floor)
 
 
-def read_data(sources: Sequence[str]) -> Corpus | Dataset:
-    """The text of all `sources`, or the tokens of the only one. Raises the same errors as `load_corpus`."""
-    return open_token_folder(sources[0]) if is_token_folder(sources) else load_corpus(*sources)
+def read_data(sources: Sequence[str], separate: bool = True) -> Corpus | Dataset:
+    """The text of all `sources`, or the tokens of the only one. Raises the same errors as `load_corpus`, whose `separate` it has."""
+    return open_token_folder(sources[0]) if is_token_folder(sources) else load_corpus(*sources, separate=separate)
 
 
 def is_token_folder(sources: Sequence[str]) -> bool:
@@ -56,20 +58,36 @@ def is_token_folder(sources: Sequence[str]) -> bool:
     return len(sources) == 1 and holds_tokens(sources[0])
 
 
-def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None) -> Iterator[str]:
+def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None, separate: bool = True) -> Iterator[str]:
     """Yield the texts of `sources` in pieces of at most `PIECE` bytes, so that they need not fit in memory; a built-in text is
-    one piece. `standard_input` replaces that of the process. Raises the same errors as `load_corpus`.
+    one piece. `standard_input` replaces that of the process. Raises the same errors as `load_corpus`, whose `separate` it has.
     """
     if sources.count(STANDARD_INPUT) > 1:
         raise UserError("standard input can be read only once", f"give `data` {STANDARD_INPUT} once")
+    last = "\n"  # character so far
     for source in sources:
         empty = True
-        for piece in _pieces(source, standard_input):
-            empty = False
-            yield piece
+        with _explaining(source):
+            for text in _texts(source, standard_input):
+                for i, piece in enumerate(text):
+                    if i == 0 and separate and last != "\n":
+                        yield "\n"
+                    yield piece
+                    empty, last = False, piece[-1]
         if empty:
             remedy = PIPE if source == STANDARD_INPUT else "`data` needs a text to learn from"
             raise UserError(f"{source_name(source)} is empty", remedy)
+
+
+@contextmanager
+def _explaining(source: str) -> Iterator[None]:
+    """Turn an error of reading `source` in the body into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
+        problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
+        raise UserError(problem, f"`data` takes {takes}") from error
 
 
 def holds_texts(source: str) -> bool:
@@ -93,21 +111,16 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _pieces(source: str, standard_input: BinaryIO | None) -> Iterator[str]:
-    """Yield the text of one source; no piece is empty."""
-    try:
-        if source in BUILT_IN:
-            yield BUILT_IN[source].text()
-        elif source == STANDARD_INPUT:
-            yield from _decode(standard_input or _open_standard_input(), source_name(source))
-        else:
-            for path in _files(source):
-                with path.open("rb") as file:
-                    yield from _decode(file, str(path))
-    except OSError as error:
-        takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
-        problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
-        raise UserError(problem, f"`data` takes {takes}") from error
+def _texts(source: str, standard_input: BinaryIO | None) -> Iterator[Iterator[str]]:
+    """Yield the texts of one source, each in pieces, of which none is empty."""
+    if source in BUILT_IN:
+        yield iter([BUILT_IN[source].text()])
+    elif source == STANDARD_INPUT:
+        yield _decode(standard_input or _open_standard_input(), source_name(source))
+    else:
+        for path in _files(source):
+            with path.open("rb") as file:
+                yield _decode(file, str(path))
 
 
 def _files(path: str) -> Sequence[Path]:

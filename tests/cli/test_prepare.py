@@ -9,7 +9,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from mlx_nanogpt import open_run, open_token_folder
-from conftest import TEXT, WAIT, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
+from conftest import FIRST_HALF, TEXT, WAIT, byte_pairs, checkpoint_arrays, in_a_process, keep_as_gpt2s, same
 from helpers import NO_CORPUS, command_after, is_a_sentence, pipe, read_settings
 
 TRAIN = ["train", *NO_CORPUS]
@@ -39,7 +39,7 @@ def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
     options = ["--data=halves", "--data=-", "--train-fraction=0.3", "--tokenizer=char", "--out=tokens"]
     assert mlx_gpt("prepare", *options).status == 0
     data = open_token_folder("tokens")
-    text = gpt.load_corpus("halves").text + "the end\n"
+    text = gpt.load_corpus("halves").text.rstrip("\n") + "\nthe end\n"
     assert len(data.train_tokens) == int(0.3 * len(text))
     assert "".join(map(data.tokenizer.decode, (data.train_tokens, data.valid_tokens))) == text
     assert mlx_gpt(*TRAIN, "--data=tokens").status == 0 and read_settings()["train_fraction"] == 0.3
@@ -79,7 +79,7 @@ def test_ctrl_c_while_preparing_is_130_and_leaves_nothing_behind():
 
 @pytest.mark.parametrize("data", [["halves"], ["halves/1.txt", "halves/2/rest.txt"], ["halves/1.txt", "-"]], ids=str)
 def test_a_text_in_parts_is_trained_on_like_the_whole(mlx_gpt, halves, monkeypatch, data):
-    pipe(monkeypatch, TEXT[700:])
+    pipe(monkeypatch, TEXT[FIRST_HALF:])
     result = mlx_gpt(*TRAIN, *(f"--data={source}" for source in data))
     name = " + ".join(data).replace("-", "standard input")
     assert result.status == 0 and f"{name}: {len(TEXT):,} characters, " in result.out

@@ -11,9 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt import UserError, load_corpus, prepare
+from mlx_nanogpt import GPTConfig, TrainConfig, UserError, create_run, load_corpus, prepare, tokenize
 from conftest import TINY, files_in, trained_run
 from mlx_nanogpt.files import cache_dir
+from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text import corpus, folders, tinyshakespeare
 from mlx_nanogpt.text.folders import count_kinds, folder_files
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
@@ -210,14 +211,22 @@ def folder():
     return Path("texts")
 
 
-def test_texts_are_joined_exactly_as_they_are(monkeypatch):
+def test_a_text_begins_on_a_line_of_its_own_and_nothing_else_is_added(monkeypatch):
     Path("one.txt").write_bytes(b"no line end\r\n ")
     Path("two.txt").write_bytes("\ufeff\n\n🦓".encode())
     pipe(monkeypatch, "\ufeffnaïve 🦓\r\n".encode())
     joined = load_corpus("two.txt", "-", "one.txt", "two.txt")
-    assert joined.text == "\n\n🦓naïve 🦓\r\nno line end\r\n \n\n🦓"
+    assert joined.text == "\n\n🦓\nnaïve 🦓\r\nno line end\r\n \n\n\n🦓"
     assert joined.sources == ("two.txt", "-", "one.txt", "two.txt")
     assert joined.identity.name == "two.txt + standard input + one.txt + two.txt"
+
+
+def test_a_run_on_texts_that_were_joined_without_a_new_line_resumes(folder):
+    older = tokenize(load_corpus("texts", separate=False))
+    assert "zeddash" in load_corpus("texts", separate=False).text
+    run = create_run(GPTConfig(older.tokenizer.vocab_size, block_size=2), TrainConfig(num_iter=1), older)
+    again = own_dataset(run)
+    assert again.corpus.sha256 == run.corpus.sha256 and again.tokenizer == older.tokenizer
 
 
 def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
@@ -230,7 +239,7 @@ def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "b.txt").write_text("a copy")
     texts, files = load_corpus("texts"), folder_files("texts")
-    assert texts.text == "all:\nzeddash 🦓bee\r\n# café\n" and texts.sources == ("texts",)
+    assert texts.text == "all:\nzed\ndash 🦓\nbee\r\n# café\n" and texts.sources == ("texts",)
     taken = ["Makefile", "a/z.txt", "a-b.txt", "b.txt", "notes.md"]
     assert [str(file) for file in files.taken] == [f"texts/{name}" for name in taken]
     assert count_kinds(files.taken) == "3 .txt, 1 without a suffix, 1 .md"

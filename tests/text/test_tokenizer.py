@@ -60,3 +60,9 @@ def test_the_pieces_of_tokens_are_their_texts_and_a_character_belongs_to_its_las
     ids = byte_pairs().encode("to é")
     pieces = token_pieces(byte_pairs(), ids)
     assert len(pieces) == len(ids) and "".join(pieces) == "to é" and pieces[-2:] == ["", "é"]
+
+
+@pytest.mark.parametrize("text, start", [("a\tb\n", "\n"), ("to be\n", "\n"), ("ACGT", "A")])
+def test_an_empty_prompt_of_characters_starts_after_a_new_line_if_the_text_has_one(text, start):
+    tokenizer = CharTokenizer.of(text)
+    assert tokenizer.decode([tokenizer.start_token]) == start
