@@ -120,7 +120,10 @@ def run() -> None:
 
 
 def _warn(message: Warning | str, *place: object) -> None:
-    errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))))
+    with errors.capture() as text:
+        errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))), soft_wrap=True)
+    with suppress(OSError):
+        sys.stderr.write(text.get())  # which a progress bar puts above itself; a console does not
 
 
 def _fail(sentence: str) -> NoReturn:

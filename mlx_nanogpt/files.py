@@ -159,23 +159,37 @@ def locked(path: Path, wait: bool = False) -> Iterator[Folder]:
     """Yield the folder `path`, open, with the lock of the file `LOCK` in it. If another process has the lock, wait for it or raise
     `UserError`. A disk without locks, as on some networks, is used with a warning."""
     with open_folder(path) as folder:
-        with explaining_write(path, "make room or make the directory writable"):
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-            file = os.open(LOCK, flags, 0o666, dir_fd=folder.descriptor)
+        file = _open_lock(folder)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            if error.errno in TAKEN:
-                os.close(file)
-                raise UserError(f"{path} is in use by another process", "wait until it ends, or stop it") from error
-            if error.errno not in NOT_THERE:
-                os.close(file)
-                raise
-            warn_of_disk(f"the disk of {path} has no locks ({error.strerror})")
-        try:
+            for descriptor in (file, folder.descriptor):  # the folder, too: somebody may remove the file
+                _lock(descriptor, folder, wait)
             yield folder
         finally:
             os.close(file)
+
+
+def _open_lock(folder: Folder) -> int:
+    flags, remedy = os.O_NOFOLLOW | os.O_NONBLOCK, "make it writable, or remove it if no process uses the folder"
+    with explaining_write(folder.path / LOCK, remedy):
+        try:
+            return os.open(LOCK, flags | os.O_RDWR | os.O_CREAT, 0o666, dir_fd=folder.descriptor)
+        except PermissionError:  # of another user, and a local disk locks what can only be read
+            with suppress(OSError):
+                return os.open(LOCK, flags | os.O_RDONLY, dir_fd=folder.descriptor)
+            raise
+
+
+def _lock(descriptor: int, folder: Folder, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in TAKEN:
+            raise UserError(f"{folder.path} is in use by another process", "wait until it ends, or stop it") from error
+        if descriptor == folder.descriptor:
+            return  # the lock of the file counts
+        if error.errno not in NOT_THERE:
+            raise
+        warn_of_disk(f"the disk of {folder.path} has no locks ({error.strerror})")
 
 
 def warn_of_disk(problem: str) -> None:

@@ -121,6 +121,33 @@ def test_processes_that_wait_for_a_lock_have_it_one_after_the_other():
     assert Path("count").read_text() == "300" and os.listdir("folder") == [LOCK]
 
 
+def test_a_lock_file_of_another_user_can_be_locked(monkeypatch):
+    Path(LOCK).touch()
+    right = os.open
+
+    def only_read(path, flags, *more, **named):
+        if path == LOCK and flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return right(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", only_read)
+    with locked(Path()), pytest.raises(UserError, match="is in use by another process"), locked(Path()):
+        pass
+    os.unlink(LOCK)
+    with (
+        pytest.raises(UserError, match=r"\.lock cannot be written \(Permission denied\); make it writable"),
+        locked(Path()),
+    ):
+        pass
+
+
+def test_a_folder_whose_lock_file_was_removed_stays_locked():
+    with locked(Path()):
+        os.unlink(LOCK)
+        with pytest.raises(UserError, match="is in use by another process"), locked(Path()):
+            pass
+
+
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_lock_that_another_machine_has_is_an_error(refuses, number):
     refuses("flock", number)

@@ -151,7 +151,7 @@ def test_a_mac_in_the_gallery_has_its_share_of_the_roofline():
         assert row[0].startswith("Apple M4 Pro, GPU") and row[10] == f"{best / backend['step_seconds']['median']:.0%}"
 
 
-@pytest.mark.parametrize("name, most", [("README.md", 165), (".github/CONTRIBUTING.md", 120)])
+@pytest.mark.parametrize("name, most", [("README.md", 170), (".github/CONTRIBUTING.md", 120)])
 def test_a_readme_that_is_read_first_is_short(name, most):
     assert len(READMES[name].splitlines()) <= most
 

@@ -3,6 +3,7 @@
 import platform
 import re
 import urllib.parse
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import metadata
 from pathlib import Path
@@ -70,11 +71,12 @@ def _print_report(line: str) -> None:
 
 
 def repository() -> str | None:
-    """The address of this project's repository: that of the installed package, or that of the checkout; None if neither has one on
+    """The address of this project's repository: that of the installed package, or the origin of the checkout; None if neither is on
     GitHub."""
-    known = metadata("mlx-nanogpt").get_all("Project-URL") or []
-    config = Path(__file__).parents[2] / ".git/config"
-    if config.is_file():
-        known += config.read_text(encoding="utf-8", errors="replace").splitlines()
-    names = (re.search(r"github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?$", line.strip()) for line in known)
+    addresses = metadata("mlx-nanogpt").get_all("Project-URL") or []
+    with suppress(OSError):
+        config = (Path(__file__).parents[2] / ".git/config").read_text(encoding="utf-8", errors="replace")
+        origin = re.search(r'^\[remote "origin"\]\n((?:[ \t].*\n?)*)', config, re.MULTILINE)
+        addresses += re.findall(r"^\s*url = (.*)$", origin[1], re.MULTILINE) if origin else []
+    names = (re.search(r"(?:^|[ @/])github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?/?$", line.strip()) for line in addresses)
     return next((f"https://github.com/{name[1]}" for name in names if name), None)

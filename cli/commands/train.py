@@ -74,7 +74,7 @@ RunDirOption = Annotated[
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
-        help="Resume this run; only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
+        help="Resume this run; of its settings only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
         rich_help_panel=RUN,
         **PATH,
     ),

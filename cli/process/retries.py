@@ -16,11 +16,13 @@ from typing import BinaryIO
 
 import mlx.core as mx
 import typer
-from mlx_nanogpt import Record, Run, Saved, UserError
+from mlx_nanogpt import Record, Run, Saved, UserError, open_run
 from mlx_nanogpt.errors import DeviceFailed
+from mlx_nanogpt.files import open_folder
 from mlx_nanogpt.machine import shorten_buffers
 from mlx_nanogpt.machine.failures import REMEDY, explain_failure
 from mlx_nanogpt.ranks import is_rank
+from mlx_nanogpt.training import reason_to_end
 
 from ..screen.consoles import console, errors
 from . import MLX_GPT
@@ -62,21 +64,35 @@ def train_with_retries(retries: int, words: Sequence[str], reads_input: bool) ->
     while True:
         status, notes = _run(words, text, stop_signals)
         if not ("problem" in notes or (status == -signal.SIGABRT and notes.get("is_training"))):
+            if status < 0 and not stop_signals:
+                _print_signal(-status, notes)
             return 128 - status if status < 0 else status  # as a shell counts signals
         failure = DeviceFailed(notes["problem"], notes["remedy"]) if "problem" in notes else ABORTED
         options, iteration = ["--resume", notes["run"], *notes["options"]], notes["iteration"]
+        if reason_to_end((run := open_run(notes["run"])).history(), run.train_config):
+            problem = f"{failure.problem}; the run {run.path} is complete and saved all the same"
+            raise UserError(problem, "write with it, or resume it with a larger `num_iter`")
         left, before = retries if before not in (None, iteration) else left, iteration
         if stop_signals or left == 0:
             raise name_command(failure, options)
         left -= 1
         shorten_buffers()
-        errors.print(
-            f"{failure.problem[0].upper()}{failure.problem[1:]}. Resuming {notes['run']} from iteration {iteration:,} in a new process; "
-            f"retries left: {left}.\n",
-            style="yellow",
-            soft_wrap=True,
-        )
+        _print_retry(failure, notes["run"], iteration, left)
         words = ["train", *options]
+
+
+def _print_retry(failure: DeviceFailed, run: str, iteration: int, left: int) -> None:
+    again = f"Resuming {run} from iteration {iteration:,} in a new process; retries left: {left}.\n"
+    with suppress(OSError):  # a full disk behind standard error must not end the run
+        errors.print(f"{failure.problem[0].upper()}{failure.problem[1:]}. {again}", style="yellow", soft_wrap=True)
+
+
+def _print_signal(number: int, notes: dict) -> None:
+    """Print what a shell would of a process that was killed, and the command that resumes."""
+    name = signal.Signals(number).name
+    reason = " (perhaps the system lacked memory)" if number == signal.SIGKILL else ""
+    resume = f"; resume with {resume_command(['--resume', notes['run'], *notes['options']])}" if "run" in notes else ""
+    errors.print(f"Error: {name} ended the process that trained{reason}{resume}", soft_wrap=True)
 
 
 def _run(words: Sequence[str], text: BinaryIO | None, stop_signals: list[int]) -> tuple[int, dict]:
@@ -127,18 +143,20 @@ def report_failures(run: Run, options: Sequence[str]) -> Iterator[None]:
     if is_child():
         threading.Thread(target=_stop_with_parent, daemon=True).start()
         _note(run=str(run.path), iteration=run.position().iteration, options=list(options), is_training=True)
-    try:
-        yield
-        if is_child():
-            _note(is_training=False)
-    except (DeviceFailed, RuntimeError) as error:
-        failure = error if isinstance(error, DeviceFailed) else explain_failure(error)
-        if not isinstance(failure, DeviceFailed):
-            raise
-        if not is_child():
-            raise name_command(failure, ["--resume", str(run.path), *options]) from error
-        _note(problem=failure.problem, remedy=failure.remedy)
-        raise typer.Exit(LOST) from error
+    with open_folder(run.path) as folder:
+        try:
+            yield
+            if is_child():
+                _note(is_training=False)
+        except (DeviceFailed, RuntimeError) as error:
+            failure = error if isinstance(error, DeviceFailed) else explain_failure(error)
+            if not isinstance(failure, DeviceFailed):
+                raise
+            path = str(folder.current_path())  # it may have been moved
+            if not is_child():
+                raise name_command(failure, ["--resume", path, *options]) from error
+            _note(run=path, problem=failure.problem, remedy=failure.remedy)
+            raise typer.Exit(LOST) from error
 
 
 def note_checkpoint(record: Record) -> None:

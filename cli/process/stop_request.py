@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PARENT = "MLX_GPT_PARENT"  # the variable that holds the descriptor of the socket to the parent of `retries.py`
-SAME_SECONDS = 1.0  # at most, between the Ctrl-C of a terminal and the same one from the parent, which forwards it
+SAME_SECONDS = 0.3  # at most, between the Ctrl-C of a terminal and the same one from the parent, which forwards it
 STOPPING = "Finishing, then saving. Ctrl-C again quits without saving."
 
 
@@ -20,16 +20,16 @@ def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
 
     Signals that were ignored when the process started (nohup, a background job) stay ignored.
     """
-    request, last, same_seconds = threading.Event(), 0.0, SAME_SECONDS if PARENT in os.environ else 0.0
+    request, first, same_seconds = threading.Event(), 0.0, SAME_SECONDS if PARENT in os.environ else 0.0
 
     def ask(signum: int, frame: object) -> None:
-        nonlocal last
-        before, last = last, time.monotonic()
+        nonlocal first
         if request.is_set():
-            if signum == signal.SIGINT and last - before >= same_seconds:
+            if signum == signal.SIGINT and time.monotonic() - first >= same_seconds:
                 signal.signal(signum, handlers[signum])
                 signal.raise_signal(signum)
             return
+        first = time.monotonic()
         request.set()
         if silent:
             return

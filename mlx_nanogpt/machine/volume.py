@@ -16,9 +16,13 @@ PROBE = "import fcntl, sys; fcntl.flock(open(sys.argv[1], 'rb+'), fcntl.LOCK_EX 
 
 
 def network_type(folder: Path) -> str | None:
-    """The type of the network volume that holds `folder`, such as smbfs or nfs4; None for a disk of this machine."""
-    place = os.path.realpath(folder)
-    holding = [mount for mount in _mounts() if os.path.commonpath([place, mount[0]]) == mount[0]]
+    """The type of the network volume that holds `folder`, such as smbfs or nfs4; None for a disk of this machine, and if that cannot
+    be known."""
+    try:
+        place = os.path.realpath(folder)
+        holding = [mount for mount in _mounts() if os.path.commonpath([place, mount[0]]) == mount[0]]
+    except OSError:  # the folder, or the list of mounts, is not there
+        return None
     # the last of two at one place: an automatic mount comes before what it mounts
     kind = max(reversed(holding), key=lambda mount: len(mount[0]), default=("", ""))[1]
     return kind if NETWORKS.match(kind) else None
@@ -28,8 +32,9 @@ def _mounts() -> list[tuple[str, str]]:
     """The path and the type of each mounted volume."""
     if sys.platform == "darwin":  # //me@server/share on /Volumes/share (smbfs, nodev, nosuid)
         return re.findall(r" on (/.*) \((\w+)", ask_macos("/sbin/mount"))
-    lines = [line.split() for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines()]
-    return [(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), path), kind) for _, path, kind, *_ in lines]
+    # nas:/home /mnt/my\040nas nfs4 rw 0 0
+    found = re.findall(r"^[^ ]* (/[^ ]*) ([^ ]+) ", Path("/proc/self/mounts").read_text(errors="replace"), re.MULTILINE)
+    return [(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), path), kind) for path, kind in found]
 
 
 def check_lock(folder: Folder) -> None:

@@ -48,12 +48,12 @@ class Recorder:
         if self.ranks.is_first:
             with self.until_unlocked, explaining_damage(self.run.path):
                 self.folder = self.until_unlocked.enter_context(locked(self.run.path))
-                check_lock(self.folder)
                 self.folder.sweep(*FILES)
                 may_change = {name: getattr(self.run.train_config, name) for name in MAY_CHANGE}
                 if open_run(self.run.path).extended(**may_change) != self.run:
                     raise UserError(f"{self.run.path} holds another run by now", "name the directory where the run is")
                 self.until_unlocked = self.until_unlocked.pop_all()
+            check_lock(self.folder)
         return self
 
     def __exit__(self, *_: object) -> None:

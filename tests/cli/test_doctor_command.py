@@ -62,17 +62,37 @@ def test_the_last_line_is_the_address_of_the_issue_form_filled_in(mlx_gpt, check
     assert command.QUICK_BENCH in form
 
 
+CONFIG = """[submodule "other"]
+	url = https://github.com/them/other
+[remote "upstream"]
+	url = https://github.com/them/gpt
+[remote "origin"]
+	# url = https://github.com/old/one
+	url = {}
+	fetch = +refs/heads/*:refs/remotes/origin/*
+"""
+
+
 @pytest.mark.parametrize(
-    "line", ["\turl = git@github.com:me/my-gpt.git", "\turl = https://github.com/me/my-gpt", "Repository, https://github.com/me/my-gpt"]
-)  # fmt: skip
-def test_the_repository_is_that_of_the_checkout_or_of_the_package(monkeypatch, tmp_path, line):
+    "address, repository",
+    [
+        ("git@github.com:me/my-gpt.git", "https://github.com/me/my-gpt"),
+        ("https://github.com/me/my-gpt/", "https://github.com/me/my-gpt"),
+        ("https://notgithub.com/x/y", None),
+        ("/home/me/gpt", None),
+    ],
+)
+def test_the_repository_is_the_origin_of_the_checkout(monkeypatch, tmp_path, address, repository):
     monkeypatch.setattr(command, "__file__", str(tmp_path / "cli/commands/doctor.py"))
     assert command.repository() is None
-    if line.startswith("\t"):
-        (tmp_path / ".git").mkdir()
-        (tmp_path / ".git/config").write_text(f'[remote "origin"]\n{line}\n\tfetch = +refs/heads/*\n')
-    else:
-        monkeypatch.setattr(command, "metadata", lambda _: Message(line))
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git/config").write_text(CONFIG.format(address))
+    assert command.repository() == repository
+
+
+def test_the_repository_of_a_released_package_is_in_its_metadata(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "__file__", str(tmp_path / "cli/commands/doctor.py"))
+    monkeypatch.setattr(command, "metadata", lambda _: Message("Repository, https://github.com/me/my-gpt"))
     assert command.repository() == "https://github.com/me/my-gpt"
 
 

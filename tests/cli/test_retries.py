@@ -128,7 +128,7 @@ def test_a_process_whose_parent_is_killed_saves_and_ends_with_its_last_words(tra
     assert open_run("runs/1").position().iteration > 0
 
 
-@pytest.mark.parametrize("seconds, ends", [(0.0, False), (2.0, True)], ids=["at once", "later"])
+@pytest.mark.parametrize("seconds, ends", [(0.0, False), (0.2, True), (2.0, True)], ids=["at once", "fast", "later"])
 def test_a_signal_that_both_processes_get_is_one_signal(monkeypatch, seconds, ends):
     times = itertools.accumulate(itertools.repeat(seconds), initial=100.0)
     monkeypatch.setenv(retries.PARENT, "5")
@@ -136,8 +136,9 @@ def test_a_signal_that_both_processes_get_is_one_signal(monkeypatch, seconds, en
     ended = []
     monkeypatch.setattr(stop_request.signal, "raise_signal", ended.append)
     with stop_request.stop_request(silent=True) as should_stop:
-        for _ in range(2):
-            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+        for _ in range(3):
+            if not ended:
+                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
     assert should_stop() and bool(ended) == ends
 
 
@@ -169,11 +170,38 @@ def test_only_a_failure_while_it_trains_is_resumed(monkeypatch, status, notes, e
 
 
 def test_a_new_checkpoint_starts_the_count_again_and_the_last_failure_names_the_command_that_resumes(monkeypatch):
+    tiny_run()
     iterations = iter([2, 4, 4, 4])
     monkeypatch.setattr(retries, "_run", lambda *_: (-signal.SIGABRT, NOTES | {"iteration": next(iterations)}))
     with pytest.raises(retries.UserError, match="resume with mlx-gpt train --resume runs/1 --device gpu;"):
         retries.train_with_retries(2, ["train"], False)
     assert next(iterations, None) is None  # one at 2, and at 4 the two that are allowed and the last
+
+
+def test_a_failure_after_the_last_checkpoint_is_not_retried(monkeypatch, run):
+    monkeypatch.setattr(retries, "_run", lambda *_: (-signal.SIGABRT, NOTES))
+    with pytest.raises(retries.UserError, match="the run runs/1 is complete and saved all the same"):
+        retries.train_with_retries(2, ["train"], False)
+
+
+def test_a_process_that_was_killed_is_named_with_the_command_that_resumes(monkeypatch, capsys):
+    monkeypatch.setattr(retries, "_run", lambda *_: (-signal.SIGKILL, NOTES))
+    assert retries.train_with_retries(1, ["train"], False) == 137
+    assert capsys.readouterr().err == (
+        "Error: SIGKILL ended the process that trained (perhaps the system lacked memory); resume with mlx-gpt train --resume runs/1 "
+        "--device gpu\n"
+    )
+
+
+def test_a_run_that_was_moved_is_resumed_where_it_is(monkeypatch):
+    reader, writer = os.pipe()
+    monkeypatch.setenv(retries.PARENT, str(writer))
+    monkeypatch.setattr(retries, "_stop_with_parent", lambda: None)
+    run = tiny_run()
+    with pytest.raises(retries.typer.Exit), retries.report_failures(run, []):
+        run.path.rename("moved")
+        raise RuntimeError("[METAL] Command buffer execution failed: Internal Error (0000000e:Internal Error).")
+    assert json.loads(os.read(reader, 10_000).splitlines()[1])["run"] == str(Path("moved").resolve())
 
 
 def test_only_the_gpu_of_a_mac_retries_unasked(monkeypatch):

@@ -52,6 +52,24 @@ def test_a_network_volume_of_linux_is_known(monkeypatch, path, kind):
     assert network_type(Path(path)) == kind
 
 
+@pytest.mark.parametrize(
+    "mounts",
+    ["", "\n\n", " /any tmpfs rw 0 0\n", "x\n", "a /b\u2028c nfs4 rw 0 0\n", r"a /\999 nfs4 rw 0 0", "a b c d"],
+)
+def test_an_odd_list_of_mounts_is_no_error(monkeypatch, mounts):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: mounts)
+    monkeypatch.setattr(volume.sys, "platform", "linux")
+    assert network_type(Path("/home")) is None
+
+
+def test_a_folder_that_is_gone_has_no_known_volume(monkeypatch):
+    def gone(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(volume.os.path, "realpath", gone)
+    assert network_type(Path()) is None
+
+
 def test_a_lock_keeps_another_process_out():
     with locked(Path()):
         assert keeps_others_out(Path())

@@ -14,16 +14,21 @@ from .. import mac
 
 VARIABLE, OPERATIONS, FEW_OPERATIONS = "MLX_MAX_OPS_PER_BUFFER", "200", "40"
 
+enlarged = False  # by this process, and not by the user
+
 
 def enlarge_buffers() -> None:
     """Let MLX use larger buffers on an M1 to M4, unless the user has set their size."""
+    global enlarged
+    enlarged = False
     if sys.platform == "darwin" and VARIABLE not in os.environ and re.match(r"Apple M[1-4]\b", mac.brand()):
         os.environ[VARIABLE] = OPERATIONS
+        enlarged = True
 
 
 def shorten_buffers() -> None:
     """Let the next processes use buffers of MLX's own size: macOS may have stopped a GPU because one took too long."""
-    if os.environ.get(VARIABLE) == OPERATIONS:
+    if enlarged:
         os.environ[VARIABLE] = FEW_OPERATIONS
 
 

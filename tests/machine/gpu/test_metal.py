@@ -58,9 +58,10 @@ def test_after_a_failure_buffers_are_short_unless_the_user_has_set_their_size(a_
     metal.shorten_buffers()
     metal.enlarge_buffers()  # of the next process
     assert os.environ[metal.VARIABLE] == "40"
-    monkeypatch.setenv(metal.VARIABLE, "30")
+    monkeypatch.setenv(metal.VARIABLE, "200")
+    metal.enlarge_buffers()
     metal.shorten_buffers()
-    assert os.environ[metal.VARIABLE] == "30"
+    assert os.environ[metal.VARIABLE] == "200"
 
 
 def test_only_a_mac_is_asked_for_its_chip(monkeypatch):
