@@ -254,8 +254,8 @@ def train(
     it is on the disk, progress before.
 
     Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated, the model writes a `Sample` of
-    `sample_tokens` tokens, if that is not 0, and a checkpoint is written. Samples do not change training. `should_stop` is called
-    before every step. When it returns true, a checkpoint is written, and the stream ends with `Done`.
+    `sample_tokens` tokens, if that is not 0, and a checkpoint is written, before the evaluation and after it. Samples do not change
+    training. `should_stop` is called before every step. When it returns true, a checkpoint is written, and the stream ends with `Done`.
 
     `model` may be a GPT of the user's own: a subclass, or one with own blocks or layers. It is trained in place; its weights count
     until the run has a checkpoint. Of several `ranks`, all call this with the same arguments, and only rank 0 reads and writes the

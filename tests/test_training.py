@@ -404,7 +404,7 @@ def test_the_stream_has_every_evaluation_and_checkpoint_and_the_end():
     assert [event.iteration for event in progress] == [10, 20]
     assert all(0 < event.loss < 10 and event.tokens_per_second > 0 for event in progress)
     rest = [(type(event), event.iteration) for event in events if not isinstance(event, gpt.Progress)]
-    stages = (gpt.Evaluating, gpt.Evaluation, gpt.Saved)
+    stages = (gpt.Saved, gpt.Evaluating, gpt.Evaluation, gpt.Saved)
     rest = [event for event, _ in groupby(rest)]  # a slow evaluation reports its progress more than once
     assert rest == [*((stage, at) for at in (10, 20, 25) for stage in stages), (gpt.Done, 25)]
 

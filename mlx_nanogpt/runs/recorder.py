@@ -25,7 +25,7 @@ from ..machine.volume import check_lock
 from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
-from ..records import Diverged, Done, Evaluation, Progress, Record, Sample, Saved, State, since_best
+from ..records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved, State, since_best
 from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, open_arrays, read_arrays, write_arrays
 from .log import Line, is_logged, to_text
 from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
@@ -98,6 +98,9 @@ class Recorder:
                 match record:
                     case Progress() if is_logged(record.iteration):
                         self.log.append(record)
+                        yield record
+                    case Evaluating(windows=0) if self.saved != state.iteration:
+                        yield self.save(state)  # a long evaluation may be killed
                         yield record
                     case Evaluation():
                         written: list[Record] = [*self._sample(state), self.save(state)]

@@ -129,10 +129,11 @@ def test_a_directory_that_cannot_be_made_is_refused(path):
 
 
 def train_until_saved(run: gpt.Run):
-    """The records after the first checkpoint."""
+    """The records after the checkpoint of the first evaluation."""
     records = gpt.train(run, DATA)
-    while not isinstance(next(records), gpt.Saved):
+    while not isinstance(next(records), gpt.Evaluation):
         pass
+    assert isinstance(next(records), gpt.Saved)
     return records
 
 
@@ -252,7 +253,7 @@ def write_to_a_full_disk(*arguments):  # no file may grow beyond 4 KiB, not even
 run, write = gpt.open_run(Path(sys.argv[1])), recorder.write_arrays
 try:
     for event in gpt.train(run, gpt.tokenize(gpt.load_corpus("play.txt"))):
-        if isinstance(event, gpt.Saved):
+        if isinstance(event, gpt.Evaluation):
             recorder.write_arrays = write_to_a_full_disk
 except gpt.UserError as error:
     print(error)
@@ -286,11 +287,24 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
         assert process.returncode == -signal.SIGKILL, errors
         run = open_run(Path("killed"))
         reached = run.position().iteration
-        assert iterations(run) == list(range(1, reached + 1))
+        evaluated = iterations(run)  # the last checkpoint may come before its evaluation
+        assert evaluated == list(range(1, len(evaluated) + 1)) and reached - len(evaluated) in (0, 1)
         run.load_model()
     finish(run.extended(num_iter=reached + 1))
     whole = trained_run(n_layer=1, num_iter=reached + 1, eval_interval=1000, eval_iters=1, seed=1337, dropout=0.1)
     assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
+
+
+def test_a_kill_in_an_evaluation_loses_no_step_and_changes_nothing():
+    run = tiny_run(dropout=0.1)
+    records = gpt.train(run, DATA)
+    while not isinstance(next(records), gpt.Evaluating):
+        pass
+    records.close()  # as a kill would end it: nothing more is written
+    assert run.position().iteration == 4 and iterations(run) == []
+    finish(run)
+    assert iterations(run) == [4, 8]
+    assert same(checkpoint_arrays(run), checkpoint_arrays(trained_run(dropout=0.1)))
 
 
 def test_a_history_line_that_a_crash_left_without_its_checkpoint_is_dropped():
