@@ -1,5 +1,6 @@
 """`mlx-gpt generate`: writes text with a run. Standard output carries the text alone; all else goes to standard error."""
 
+import secrets
 import sys
 import time
 from typing import Annotated
@@ -14,10 +15,13 @@ from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption
 from ..screen.consoles import errors
 from ..screen.describe import describe_weights
 
+NEW_SEEDS = 10**6  # short to type again
+
 # The setting `seed`, for the random draws of a text; here typer checks it.
 SEED = setting_option(
     SETTINGS["seed"],
     help="Start of the random draws: the same seed writes the same text.",
+    show_default="another each time",
     rich_help_panel=None,
     min=SETTINGS["seed"].metadata["setting"].least,
     max=SETTINGS["seed"].metadata["setting"].most,
@@ -37,7 +41,7 @@ def generate(
         typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all"),
     ] = None,
     num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
-    seed: Annotated[int, SEED] = gpt.TrainConfig.seed,
+    seed: Annotated[int | None, SEED] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Write text with a trained run, and print each token as it is drawn.
@@ -53,9 +57,10 @@ def generate(
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
     errors.print(origin, style="dim")
+    seed = secrets.randbelow(NEW_SEEDS) if seed is None else seed
     for i in range(num_samples):
-        if num_samples > 1:
-            errors.print(f"sample {i + 1} of {num_samples}, seed {seed + i}", style="dim")
+        which = f"sample {i + 1} of {num_samples}, " if num_samples > 1 else ""
+        errors.print(f"{which}seed {seed + i}", style="dim")
         sys.stdout.write(prompt)
         started = time.perf_counter()
         for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):

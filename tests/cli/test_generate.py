@@ -1,5 +1,6 @@
 """The promises of `mlx-gpt generate`: standard output carries the text alone, and a seed repeats it."""
 
+import re
 import shlex
 import signal
 import subprocess
@@ -20,11 +21,19 @@ def test_a_seed_and_every_option_has_an_effect_and_the_same_seed_writes_the_same
     def write(*options: str) -> str:
         return mlx_gpt("generate", "--tokens=60", *options).out
 
-    plain = write()
-    assert plain == write("--seed=1337") and write("--num-samples=2") == f"{plain}\n{write('--seed=1338')}"
-    for option in ("--seed=1", "--temperature=0.3", "--top-k=2", "--top-p=0.3", "--prompt=or"):
-        assert write(option) != plain, option
+    plain, second = write("--seed=7"), write("--seed=8")
+    assert plain == write("--seed=7") != second and write("--seed=7", "--num-samples=2") == f"{plain}\n{second}"
+    for option in ("--temperature=0.3", "--top-k=2", "--top-p=0.3", "--prompt=or"):
+        assert write("--seed=7", option) != plain, option
     assert len({write("--temperature=0", f"--seed={seed}") for seed in range(3)}) == 1
+
+
+def test_each_text_is_another_and_its_seed_writes_it_again(mlx_gpt, run):
+    first, second = (mlx_gpt("generate", "--tokens=60") for _ in range(2))
+    assert first.out != second.out
+    for result in (first, second):
+        seed = re.search(r"^seed (\d+)$", result.err, re.MULTILINE)[1]
+        assert mlx_gpt("generate", "--tokens=60", f"--seed={seed}").out == result.out
 
 
 def test_a_prompt_may_be_longer_than_the_context(mlx_gpt, run):
