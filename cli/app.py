@@ -31,6 +31,8 @@ from .commands.train import train
 from .options.settings import with_options
 from .screen.consoles import errors
 
+UsageError = typer.BadParameter.__mro__[1]  # typer does not name it
+
 app = typer.Typer(
     help="NanoGPT native to Apple silicon: train a small GPT on a text, let it write, measure the machine.",
     no_args_is_help=True,
@@ -50,9 +52,13 @@ class Command(TyperCommand):
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        args = super().parse_args(ctx, args)
+        try:
+            args = super().parse_args(ctx, args)
+        except UsageError as error:
+            error.message = printable(error.message)  # it may hold words that a terminal would obey
+            raise
         if ctx.args:
-            word, names = shlex.quote(" ".join(ctx.args)), {parameter.name for parameter in self.params}
+            word, names = printable(shlex.quote(" ".join(ctx.args))), {parameter.name for parameter in self.params}
             order = (*(["preset"] if word in PRESETS else []), "prompt", "run", "data")
             meant = [f"did you mean --{name} {word}?" for name in order if name in names]
             ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")

@@ -47,6 +47,11 @@ def rate_at(config: TrainConfig, step: int) -> float:
     return rate(mx.array(step)).item() if callable(rate) else rate
 
 
+def end_of_learning(config: TrainConfig) -> float:
+    """The iteration from which on the rate is 0; infinity if it never is."""
+    return config.lr_decay_iters if config.lr_decay_iters > 0 == config.min_lr else math.inf
+
+
 class DecayedMatrices(optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019) that decays matrices only, not biases and norms, as nanoGPT does."""
 

@@ -12,7 +12,7 @@ from mlx_nanogpt.exchange.pretrained import find_model
 
 from ..options.settings import setting_option
 from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
-from ..screen.consoles import errors
+from ..screen.consoles import ESCAPES, errors
 from ..screen.describe import describe_weights
 
 NEW_SEEDS = 10**6  # short to type again
@@ -57,14 +57,16 @@ def generate(
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
     errors.print(origin, style="dim")
+    # a terminal would obey control characters; a file gets them as they are
+    shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str
     seed = secrets.randbelow(NEW_SEEDS) if seed is None else seed
     for i in range(num_samples):
         which = f"sample {i + 1} of {num_samples}, " if num_samples > 1 else ""
         errors.print(f"{which}seed {seed + i}", style="dim")
-        sys.stdout.write(prompt)
+        sys.stdout.write(shown(prompt))
         started = time.perf_counter()
         for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
-            sys.stdout.write(text)
+            sys.stdout.write(shown(text))
             sys.stdout.flush()
         sys.stdout.write("\n")
         if i < num_samples - 1:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Evaluation, Run, UserError
+from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.runs.find import run_folders
 from mlx_nanogpt.runs.run import RUNS
 from mlx_nanogpt.training import reason_to_end
@@ -97,8 +98,10 @@ def _print_commands(listed: ListedRun) -> None:
         "out of patience": " --patience 0",
         "at the target": " --target-loss 0",
     }.get(listed.end, "")
-    console.print(
-        f"\nResume the newest, let it write, measure it:\n  mlx-gpt train --resume {name}{more}", soft_wrap=True
-    )
+    if listed.iteration < end_of_learning(listed.run.train_config):
+        what, option = "Resume the newest", f"--resume {name}{more}"
+    else:  # its rate is 0
+        what, option = "Start a new run from the newest", f"--init-from {name}"
+    console.print(f"\n{what}, let it write, measure it:\n  mlx-gpt train {option}", soft_wrap=True)
     if listed.history:
         console.print(f"  mlx-gpt generate --run {name}\n  mlx-gpt eval --run {name}", soft_wrap=True)

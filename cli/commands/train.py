@@ -12,6 +12,7 @@ import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
 from mlx_nanogpt.model import adapt
+from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.runs.run import MAY_CHANGE
@@ -249,6 +250,9 @@ def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
         raise UserError(
             f"the run {run.path} is at iteration {iteration} already", f"give a larger `num_iter` than {iteration}"
         )
+    if iteration >= end_of_learning(run.train_config):
+        problem = f"the rate of the run {run.path} is 0 from iteration {end_of_learning(run.train_config):,} on, so it would learn nothing"
+        raise UserError(problem, f"start a new run from its weights, with `init_from` {shlex.quote(str(run.path))}")
     return run.extended(**{name: given[name] for name in MAY_CHANGE if name in given}), dataset
 
 

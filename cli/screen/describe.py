@@ -9,6 +9,7 @@ from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.exchange.layouts import GPT2, best_layout
 from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, package_versions
+from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, folder_files
 
@@ -58,8 +59,8 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     lines["Training"] = describe_training(gpt_config, train_config)
     if settings := [*_other_settings(gpt_config, IN_HEADER), *_other_settings(train_config, IN_HEADER)]:
         lines["Settings"] = ", ".join(settings)
-    if 0 < train_config.lr_decay_iters < train_config.num_iter and train_config.min_lr == 0:
-        lines["Rate"] = f"0 from iteration {train_config.lr_decay_iters:,} on, so nothing is learned after it"
+    if (end := end_of_learning(train_config)) < train_config.num_iter:
+        lines["Rate"] = f"0 from iteration {end:,} on, so nothing is learned after it"
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"
     lines["Export"] = describe_export(run)

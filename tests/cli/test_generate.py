@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 
+import mlx_nanogpt as gpt
+import mlx_nanogpt_cli
 import pytest
-from conftest import TEXT, WAIT, in_a_process
+from conftest import TEXT, WAIT, in_a_process, tiny_gpt
 from helpers import is_a_sentence
 
 
@@ -69,3 +71,18 @@ def test_ctrl_c_while_writing_is_130_without_a_traceback(run):
 def test_a_bad_wish_is_a_sentence(mlx_gpt, run, option, reason):
     result = mlx_gpt("generate", option)
     assert is_a_sentence(result) and reason in result.err and result.out == ""
+
+
+OSC52 = "\x1b]52;c;eA=="  # a terminal would put it into the clipboard
+
+
+def test_a_terminal_is_shown_control_characters_and_a_file_gets_them(mlx_gpt, run, monkeypatch):
+    command = sys.modules["mlx_nanogpt_cli.commands.generate"]
+    odd = gpt.CharTokenizer("".join(sorted(set(TEXT + OSC52 + "\x9b"))))
+    monkeypatch.setattr(command, "find_model", lambda *_: (gpt.GPT(tiny_gpt(vocab_size=odd.vocab_size)), odd, run))
+    options = "generate", "--tokens=200", "--temperature=9", "--seed=1", f"--prompt={OSC52}"
+    piped = mlx_gpt(*options).out
+    monkeypatch.setattr(mlx_nanogpt_cli, "_open_standard_streams", lambda: None)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    shown = mlx_gpt(*options).out
+    assert "\x1b" in piped and "\x1b" not in shown and "\\u001B]52;c;eA==" in shown

@@ -96,3 +96,11 @@ def test_a_warning_of_the_library_is_a_sentence(mlx_gpt, monkeypatch):
     assert (
         result.status == 0 and "Warning: the disk of runs/1 has no locks (No locks available); let no two" in result.err
     )
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "\x1b]52;c;eA==\x07"], ["train", "--\x1b[31m"], ["train", "--n-layer=\x9b31m"]], ids=ascii
+)
+def test_a_usage_error_shows_the_users_words_and_a_terminal_obeys_none(mlx_gpt, words):
+    result = mlx_gpt(*words)
+    assert result.status == 2 and not set("\x1b\x07\x9b") & set(result.err)

@@ -147,3 +147,12 @@ def test_a_resumed_run_that_is_stopped_is_resumed_with_its_options(mlx_gpt, run,
     monkeypatch.setattr(train, "follow", lambda run, *_: (run, Done(4, "interrupted")))
     out = mlx_gpt(*RESUME, "--num-iter=9", "--data=the play.txt", "--device=cpu").out
     assert "  mlx-gpt train --resume runs/1 --data 'the play.txt' --device cpu\n" in out
+
+
+def test_a_run_whose_rate_is_0_is_not_resumed_and_no_command_recommends_it(mlx_gpt):
+    trained_run(schedule="cosine", lr_decay_iters=8)
+    result = mlx_gpt("train", "--resume=runs/1", "--num-iter=16")
+    assert is_a_sentence(result) and "is 0 from iteration 8 on, so it would learn nothing" in result.err
+    assert "start a new run from its weights, with --init-from runs/1" in result.err
+    listed = mlx_gpt("runs").out
+    assert "--resume" not in listed and "mlx-gpt train --init-from runs/1\n" in listed
