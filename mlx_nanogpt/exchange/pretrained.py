@@ -22,6 +22,17 @@ from ..text.tokenizer_files import DAMAGED, MERGES, TOKENIZER, VOCAB, tokenizer_
 from .layouts import CONFIG, DTYPES, INDEX, LAYOUTS, PREFIXES, WEIGHTS, Layout, OtherModel
 
 HEAD = "lm_head.weight"
+LAYOUT_FOLDER = "name a folder in the layout of GPT-2 or Qwen3"
+OF_PYTORCH = (
+    "it holds a pickle of PyTorch, and nothing of a pickle is run",
+    "save it with save_pretrained, as safetensors",
+)
+FILE_KINDS = {  # by suffix: what a file is, and the way out
+    ".gguf": ("it is a GGUF file, which only other programs read", f"{LAYOUT_FOLDER}, from which it was converted"),
+    ".safetensors": ("it holds weights alone", f"name its folder, with {CONFIG} and {TOKENIZER} beside it"),
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".pkl"), OF_PYTORCH),
+    ".npz": ("it holds arrays alone", LAYOUT_FOLDER),
+}
 HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
 
 
@@ -81,6 +92,9 @@ def load_exported(source: str) -> tuple[GPT, Tokenizer]:
 
 
 def _download(source: str) -> Path:
+    if os.path.lexists(source):  # nothing that is here is looked up on the hub
+        reason, remedy = FILE_KINDS.get(Path(source).suffix.lower(), ("it is a file", LAYOUT_FOLDER))
+        raise UserError(f"{source} is no folder of a model: {reason}", remedy)
     if source == "resume":  # as in nanoGPT
         raise UserError("`init_from` resume is `resume` RUN here", "name the run")
     name = source if "/" in source else f"openai-community/{source}"
@@ -93,6 +107,8 @@ def _download(source: str) -> Path:
 
 def _read_config(folder: Path) -> tuple[Layout, GPTConfig]:
     given = json.loads(read_text(folder / CONFIG))
+    if given.get("quantization") or given.get("quantization_config"):
+        raise _refusal(folder, "its weights are quantised")
     kind = given.get("model_type")
     layout = next((layout for layout in LAYOUTS if layout.model_type == kind), None)
     if layout is None:
@@ -157,6 +173,11 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
+        if any(folder.glob("pytorch_model*.bin")):
+            raise UserError(f"{folder} is no folder of a model here: {OF_PYTORCH[0]}", OF_PYTORCH[1])
+        if any(folder.glob("adapter*.safetensors")):
+            problem = f"{folder} holds an adapter, the changes to a model and not the model"
+            raise UserError(problem, "fuse both, as with mlx_lm.fuse, and name the fused folder")
         problem = f"{folder} holds no model in the layout of GPT-2 or Qwen3 (neither {WEIGHTS} nor {INDEX})"
         raise UserError(problem, "name one that does; a run may be exported as such a folder")
     files = json.loads(read_text(folder / INDEX))["weight_map"]

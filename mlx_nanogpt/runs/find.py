@@ -1,9 +1,10 @@
 """Find the run that the user named, and the text that a run learned from."""
 
+import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..text.corpus import check_readable_again, read_data
+from ..text.corpus import BUILT_IN, check_readable_again, read_data
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
 from .run import CHECKPOINT, FILES, RUNS, Run, newest_files, open_run
@@ -63,18 +64,26 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
 
 def _read_again(run: Run) -> Corpus | Dataset:
     check_readable_again(run.corpus.sources)
+    piped = STANDARD_INPUT in run.corpus.sources
     try:
-        data = read_data(run.corpus.sources)
-        if is_own(run, data) or STANDARD_INPUT in run.corpus.sources:
+        sources = [_find_source(run, source) for source in run.corpus.sources]
+        data = read_data(sources)
+        if is_own(run, data) or piped:
             return data
-        return read_data(run.corpus.sources, separate=False)  # as older runs read several texts
+        return read_data(sources, separate=False)  # as older runs read several texts
     except UserError as error:
-        piped = STANDARD_INPUT in run.corpus.sources
         remedy = (
             "pipe the same text in, or name its file with `data`" if piped else "name it with `data` where it is now"
         )
         problem = f"the text of the run {run.path} is not where it was: {error.problem}"
         raise UserError(problem, remedy) from error
+
+
+def _find_source(run: Run, source: str) -> str:
+    """`source`, or its path from the folder in which the run was started, if that is the one above `runs/`."""
+    from_there = run.path.resolve().parent.parent / source
+    is_path = source not in (*BUILT_IN, STANDARD_INPUT)
+    return str(from_there) if is_path and not os.path.exists(source) and from_there.exists() else source
 
 
 def _identity(data: Corpus | Dataset) -> CorpusIdentity:

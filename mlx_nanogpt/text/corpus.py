@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ BUILT_IN = {
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
 NEW_LINE = b"\n"
+PREPARE, NOTES = "prepare.py", {"readme.md"}  # what a folder of nanoGPT's data holds at first
 
 
 def load_corpus(*sources: str, separate: bool = True) -> Corpus:
@@ -127,6 +129,8 @@ def _files(path: str) -> Sequence[Path]:
     """The text files at `path`, a file or a folder."""
     if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # it may be endless, or a keyboard
         raise UserError(f"{path} is a device", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
+    if re.match(r"\w+://", path):
+        raise UserError(f"{path} is an address, not a file", f"download it, as with curl -LO {path}, and name the file")
     if not os.path.isdir(path):
         return [Path(path)]
     if holds_tokens(path):
@@ -136,6 +140,9 @@ def _files(path: str) -> Sequence[Path]:
     if not files.taken:
         held = f"nothing but {count_kinds(files.left)}" if files.left else "no file"
         raise UserError(f"{path} holds no text ({held})", "name a text file, or a folder of some, with `data`")
+    if {file.relative_to(path).as_posix().lower() for file in files.taken} - NOTES == {PREPARE}:
+        problem = f"{path} is a folder of nanoGPT that is not prepared yet"
+        raise UserError(problem, f"run its {PREPARE}, which writes {' and '.join(TOKEN_FILES)}, or name a text")
     return files.taken
 
 

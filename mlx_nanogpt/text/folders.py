@@ -27,19 +27,20 @@ class FolderFiles:
 def folder_files(path: str) -> FolderFiles:
     """The files below the folder `path`. A file is a text if its first `PIECE` bytes are UTF-8.
 
-    Ignores hidden files, and folders of tokens, runs and exported models. Raises `UserError` if something cannot be read, for a
+    Ignores hidden files, folders of tokens, runs and exported models. Leaves linked folders out. Raises `UserError` if something cannot be read, for a
     pipe, socket or device, and for a `*.txt` file that is not UTF-8.
     """
 
     def refuse(error: OSError) -> None:
         raise _unreadable(Path(error.filename), error)
 
-    found = []
+    found, links = [], []
     for folder, below, names in os.walk(path, onerror=refuse):
+        links += [link for name in below if not name.startswith(".") and (link := Path(folder, name)).is_symlink()]
         # hidden files are copies of an editor or, on external disks of a Mac, binary "._" files
         below[:] = [name for name in below if not (name.startswith(".") or _is_ours(Path(folder, name)))]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
-    files = FolderFiles([], [])
+    files = FolderFiles([], sorted(links))  # a linked folder may lead anywhere
     for file in sorted(found):
         (files.taken if _is_text(file) else files.left).append(file)
     return files
@@ -47,12 +48,17 @@ def folder_files(path: str) -> FolderFiles:
 
 def count_kinds(files: Sequence[Path]) -> str:
     """The number of files of each kind, the most frequent first: "12 .md, 2 .py"."""
-    kinds = ("empty" if file.stat().st_size == 0 else file.suffix.lower() or "without a suffix" for file in files)
-    counts = Counter(kinds).most_common()
+    counts = Counter(map(_kind, files)).most_common()
     listed = [f"{count} {kind}" for kind, count in counts[:MOST_KINDS]]
     if rest := sum(count for _, count in counts[MOST_KINDS:]):
         listed.append(f"{rest} of other kinds")
     return ", ".join(listed)
+
+
+def _kind(file: Path) -> str:
+    if file.is_dir():
+        return "linked folder"
+    return "empty" if file.stat().st_size == 0 else file.suffix.lower() or "without a suffix"
 
 
 def _is_ours(folder: Path) -> bool:

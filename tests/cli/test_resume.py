@@ -156,3 +156,11 @@ def test_a_run_whose_rate_is_0_is_not_resumed_and_no_command_recommends_it(mlx_g
     assert "start a new run from its weights, with --init-from runs/1" in result.err
     listed = mlx_gpt("runs").out
     assert "--resume" not in listed and "mlx-gpt train --init-from runs/1\n" in listed
+
+
+def test_a_run_is_resumed_from_another_folder(mlx_gpt, monkeypatch):
+    mlx_gpt("train", *TINY)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    result = mlx_gpt("train", "--resume=../runs/1", "--num-iter=8")
+    assert result.status == 0 and "resumed at iteration 4" in result.out

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlx_nanogpt as gpt
@@ -13,6 +14,7 @@ from mlx_nanogpt import UserError
 from conftest import MODERN, TEXT, TOKENIZER, arrays, byte_pairs, keep_as_gpt2s, same
 from exports import FOLDER, GPT2, comes_back_as, edit, exported, rewrite, shard
 from mlx.utils import tree_flatten
+from mlx_nanogpt.exchange import pretrained
 from mlx_nanogpt.exchange.layouts import GPT2_REQUIRED, QWEN3_REQUIRED
 from mlx_nanogpt.exchange.pretrained import load_exported
 from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer, tokenizer_of_folder
@@ -271,3 +273,38 @@ def test_a_missing_package_is_a_sentence_with_the_command(monkeypatch, package, 
 def test_a_path_that_is_not_a_folder_is_not_looked_for_on_the_hub(source):
     with pytest.raises(UserError, match=f"{source} is not a folder"):
         load_exported(source)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("model.gguf", "it is a GGUF file"),
+        ("ckpt.pt", "nothing of a pickle is run"),
+        ("model.safetensors", "it holds weights alone; name its folder"),
+        ("notes.txt", "it is a file"),
+    ],
+)
+def test_a_file_is_named_for_what_it_is_and_not_looked_up(monkeypatch, name, reason):
+    monkeypatch.setattr(pretrained, "fetch", lambda *_: pytest.fail("looked up"))
+    Path(name).write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=f"{name} is no folder of a model: .*{reason}"):
+        load_exported(name)
+
+
+@pytest.mark.parametrize(
+    "name, reason",
+    [("pytorch_model.bin", "a pickle of PyTorch"), ("adapters.safetensors", "holds an adapter, .*; fuse both")],
+)
+def test_a_folder_without_a_whole_model_is_named_for_what_it_is(name, reason):
+    Path("folder").mkdir()
+    (Path("folder") / name).touch()
+    with pytest.raises(UserError, match=reason):
+        load_exported("folder")
+
+
+def test_a_quantised_model_is_named():
+    Path("folder").mkdir()
+    mx.save_safetensors("folder/model.safetensors", {"wte.weight": mx.zeros((1, 1))})
+    Path("folder/config.json").write_text('{"model_type": "qwen3", "quantization": {"bits": 4}}')
+    with pytest.raises(UserError, match="its weights are quantised"):
+        load_exported("folder")

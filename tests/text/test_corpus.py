@@ -321,3 +321,28 @@ def test_standard_input_is_not_waited_for_at_a_keyboard_and_is_read_once(monkeyp
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     with pytest.raises(UserError, match="standard input is not a file or a pipe; pipe a text into it"):
         load_corpus("-")
+
+
+def test_an_address_is_no_file():
+    with pytest.raises(UserError, match="https://example.org/a.txt is an address, not a file; download it"):
+        load_corpus("https://example.org/a.txt")
+
+
+def test_a_folder_of_nanogpt_that_is_not_prepared_is_no_text():
+    Path("shakespeare").mkdir()
+    for name in ("prepare.py", "readme.md"):
+        (Path("shakespeare") / name).write_text("import numpy\n")
+    with pytest.raises(
+        UserError, match="shakespeare is a folder of nanoGPT that is not prepared yet; run its prepare.py"
+    ):
+        load_corpus("shakespeare")
+    Path("shakespeare/more.txt").write_text("to be")
+    assert "to be" in load_corpus("shakespeare").text
+
+
+def test_a_linked_folder_is_counted_as_left_out(folder):
+    Path("elsewhere").mkdir()
+    Path("elsewhere/secret.txt").write_text("secret")
+    (folder / "link").symlink_to(Path("elsewhere").resolve())
+    files = folder_files("texts")
+    assert "secret" not in load_corpus("texts").text and count_kinds(files.left) == "1 linked folder"
