@@ -9,6 +9,8 @@ from mlx_nanogpt.runs.run import RUNS
 
 from .consoles import console
 
+NOTHING_LEARNED = 0.95  # of the loss of a uniform guess, on the training split
+BY_HEART = 0.1  # nats that the validation loss rises while the training loss falls
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 
 
@@ -27,13 +29,8 @@ def conclude(run: Run, dataset: Dataset) -> None:
             f"No model can get below {dataset.floor:.4f} nats per character on {run.corpus.name}'s validation split, the entropy "
             f"of its grammar; this model is {last.valid_loss - dataset.floor:.4f} above."
         )
-    guess = math.log(run.gpt_config.vocab_size)
-    if last.valid_loss > guess:
-        console.print(
-            f"The validation loss, {last.valid_loss:.3g}, is above that of a uniform guess, {guess:.3g}; try a lower "
-            f"--learning-rate than {run.train_config.learning_rate:g}, or more --num-iter than {run.train_config.num_iter}.",
-            style="yellow",
-        )
+    if advice := _advise(history, math.log(run.gpt_config.vocab_size), run):
+        console.print(advice, style="yellow")
     if best is not last:
         console.print(
             f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; --best uses its weights."
@@ -43,6 +40,30 @@ def conclude(run: Run, dataset: Dataset) -> None:
     # the newest run in runs/ is the default
     named = "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"
     console.print(f"\nNext: mlx-gpt generate --tokens 500{option}{named}", soft_wrap=True)
+
+
+def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:
+    """A sentence on losses that are bad, with the way; `guess` is the loss of a uniform guess."""
+    last, best = history[-1], min(history, key=lambda evaluation: evaluation.valid_loss)
+    if last.valid_loss > guess and last.train_loss > NOTHING_LEARNED * guess:
+        return (
+            f"The losses, {last.train_loss:.3g} and {last.valid_loss:.3g}, are no better than that of a uniform guess, {guess:.3g}: the model "
+            f"learned nothing. Try a lower --learning-rate than {run.train_config.learning_rate:g}, or more --num-iter than "
+            f"{run.train_config.num_iter}."
+        )
+    if last.valid_loss - best.valid_loss > BY_HEART and last.train_loss < best.train_loss:
+        return (
+            f"Since iteration {best.iteration:,} the model has learned its text by heart: its loss on the validation split rose from "
+            f"{best.valid_loss:.3g} to {last.valid_loss:.3g}. More text, --dropout or a smaller model would help, and --patience 5 stops in "
+            "time."
+        )
+    if last.valid_loss > guess:
+        return (
+            f"The loss on the training split, {last.train_loss:.3g}, is good, and that on the validation split, {last.valid_loss:.3g}, is "
+            f"above that of a uniform guess, {guess:.3g}: the end of the text, which validates, differs from its beginning. Mix the text, "
+            "or leave out what is different at its end."
+        )
+    return None
 
 
 def _print_sample(run: Run) -> None:

@@ -15,6 +15,7 @@ from mlx_nanogpt import GPTConfig, TrainConfig, open_run
 from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.text.identity import CorpusIdentity
+from mlx_nanogpt_cli.screen import conclusion
 from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import IN_HEADER, describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import shorten_sample
@@ -179,9 +180,9 @@ def test_the_end_names_better_weights_before_it(mlx_gpt):
 @pytest.mark.parametrize("rate, iterations", [("1", 40), ("1e-09", 4)])
 def test_a_run_that_ends_above_a_uniform_guess_has_a_warning(mlx_gpt, rate, iterations):
     result = mlx_gpt("train", *TINY, f"--learning-rate={rate}", f"--num-iter={iterations}", "--eval-interval=40")
-    above = rf"The validation loss, [\d.]+, is above that of a uniform guess, {math.log(TOKENIZER.vocab_size):.3g}"
-    remedy = rf"try a lower --learning-rate than {rate}, or more --num-iter than {iterations}\."
-    assert result.status == 0 and re.search(f"^{above}; {remedy}$", result.out, re.M)
+    above = rf"The losses, [\d.]+ and [\d.]+, are no better than that of a uniform guess, {math.log(TOKENIZER.vocab_size):.3g}"
+    remedy = rf"Try a lower --learning-rate than {rate}, or more --num-iter than {iterations}\."
+    assert result.status == 0 and re.search(f"^{above}: the model learned nothing. {remedy}$", result.out, re.M)
 
 
 def test_a_run_that_learned_has_no_warning_and_no_better_weights(mlx_gpt):
@@ -247,3 +248,19 @@ def test_a_mistake_of_a_nanogpt_user_is_answered(mlx_gpt, halves, command, reaso
         Path("nanogpts", name).write_bytes(bytes(100))
     result = mlx_gpt(*command)
     assert is_a_sentence(result) and reason in result.err and not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "losses, words",
+    [
+        ([(3.0, 3.1), (2.0, 2.1)], None),
+        ([(3.0, 3.1), (2.9, 3.15)], None),  # the rise is small
+        ([(8.1, 8.0)], "the model learned nothing. Try a lower --learning-rate than 0.001"),
+        ([(3.0, 3.1), (1.0, 4.0)], "Since iteration 1 the model has learned its text by heart"),
+        ([(2.5, 8.3), (2.04, 8.1)], "the end of the text, which validates, differs from its beginning"),
+    ],
+)
+def test_the_advice_at_the_end_looks_at_both_losses(losses, words):
+    history = [gpt.Evaluation(i, *pair, 1, 1.0, 1, 1.0, "play.txt", "cpu") for i, pair in enumerate(losses, 1)]
+    advice = conclusion._advise(history, 4.17, tiny_run())
+    assert advice is None if words is None else words in advice
