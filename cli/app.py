@@ -129,7 +129,7 @@ def _warn(message: Warning | str, *place: object) -> None:
     with errors.capture() as text:
         errors.print(Text.assemble(("Warning: ", "yellow"), printable(str(message))), soft_wrap=True)
     with suppress(OSError):
-        sys.stderr.write(text.get())  # which a progress bar puts above itself; a console does not
+        sys.stderr.write(text.get())  # appears above a progress bar; what a console prints would tear the bar
 
 
 def _fail(sentence: str) -> NoReturn:

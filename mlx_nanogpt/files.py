@@ -137,8 +137,7 @@ class Folder:
     def sweep(self, *names: str) -> None:
         """Remove the half-written files `names` of killed processes. Hold the lock: other processes may be writing."""
         left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
-        for name in filter(left.fullmatch, os.listdir(self.descriptor)):
-            os.unlink(name, dir_fd=self.descriptor)
+        self.remove(*filter(left.fullmatch, os.listdir(self.descriptor)))
 
     def _open(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666, dir_fd=self.descriptor)
@@ -227,7 +226,7 @@ def create_folder(path: Path) -> Iterator[Path]:
     here = f".{path.name}.{platform.node()}"  # another machine may have the same process numbers
     left = re.compile(rf"{re.escape(here)}\.(\d+)\.part")
     for folder in path.parent.iterdir():
-        if (name := left.fullmatch(folder.name)) and not _is_another(int(name[1])):
+        if (match := left.fullmatch(folder.name)) and not _is_another(int(match[1])):
             shutil.rmtree(folder, ignore_errors=True)
     aside = path.with_name(f"{here}.{os.getpid()}.part")
     aside.mkdir()

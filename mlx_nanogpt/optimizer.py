@@ -49,7 +49,7 @@ def rate_at(config: TrainConfig, step: int) -> float:
 
 def end_of_learning(config: TrainConfig) -> float:
     """The iteration from which on the rate is 0; infinity if it never is."""
-    return config.lr_decay_iters if config.lr_decay_iters > 0 == config.min_lr else math.inf
+    return config.lr_decay_iters if config.lr_decay_iters > 0 and config.min_lr == 0 else math.inf
 
 
 class DecayedMatrices(optim.AdamW):

@@ -157,7 +157,7 @@ def train(
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
         options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
-            share_run(ranks, run, ["--resume", str(run.path), *options])
+            share_run(ranks, run, options)
         _print_header(run, dataset, ranks, given, sleep)
         run, done = _train(run, dataset, ranks, report_to, options)
     if done.end == "interrupted":
@@ -309,7 +309,7 @@ def _print_failure(name: str, reason: str) -> None:
 def _print_how_to_resume(run: Run, iteration: int, given: dict) -> None:
     piped = ", pipe in the same text" if STANDARD_INPUT in run.corpus.sources else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. To resume{piped}:")
-    console.print(f"  {resume_command(['--resume', str(run.path), *_options_to_resume(given)])}", soft_wrap=True)
+    console.print(f"  {resume_command(run.path, _options_to_resume(given))}", soft_wrap=True)
 
 
 def _changes(given: dict) -> list[str]:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 from mlx_nanogpt import Dataset, Run, UserError
@@ -70,29 +71,29 @@ def describe_ranks(ranks: Ranks) -> str:
     return f"{ranks.size}, connected by MLX's {ranks.backend}: {hosts}"
 
 
-def resume_command(options: Sequence[str]) -> str:
-    """Return the command that resumes a run as it was started, with the `options` of mlx-gpt train."""
+def resume_command(run: Path | str, options: Sequence[str]) -> str:
+    """Return the command that resumes `run` as it was started, with the other `options` of mlx-gpt train."""
     launcher = [os.environ[LAUNCH_WORDS]] if LAUNCH_WORDS in os.environ else []
-    return " ".join(["mlx-gpt", *launcher, "train", shlex.join(options)])
+    return " ".join(["mlx-gpt", *launcher, "train", shlex.join(["--resume", str(run), *options])])
 
 
 def share_run(ranks: Ranks, run: Run, options: list[str]) -> None:
-    """Broadcast the run from rank 0; `options` of mlx-gpt train resume it."""
-    _name_resume(ranks, options)
+    """Broadcast the run from rank 0; --resume and `options` of mlx-gpt train resume it."""
+    _name_resume(ranks, run, options)
     ranks.broadcast([run.description(), options])
     _compare_texts(ranks, run.corpus.sha256)
 
 
-def _name_resume(ranks: Ranks, options: Sequence[str]) -> None:
+def _name_resume(ranks: Ranks, run: Run, options: Sequence[str]) -> None:
     """Let the sentence about a lost rank name the command that resumes."""
-    ranks.watchdog.on_lost = partial(end_process, remedy=f"resume with {resume_command(options)}")
+    ranks.watchdog.on_lost = partial(end_process, remedy=f"resume with {resume_command(run.path, options)}")
 
 
 def receive_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
     """Return rank 0's run, and this rank's own copy of the text."""
     description, options = ranks.broadcast(None)
-    _name_resume(ranks, options)
     run = run_of(description)
+    _name_resume(ranks, run, options)
     names = given.get("data", run.corpus.sources)
     try:
         if TINYSHAKESPEARE in names and not tinyshakespeare.cache_file().is_file():
@@ -167,5 +168,6 @@ def _start_killer() -> subprocess.Popen:
         f"Error: MLX did not connect rank {os.environ['MLX_RANK']} to its neighbours within {JOIN_SECONDS:g} s; start all ranks, "
         "and see that each machine reaches the addresses of the others and that no firewall blocks the ports\n"
     )
-    command = [sys.executable, "-c", KILL, str(JOIN_SECONDS), sentence, str(os.getpid())]
+    # -I: no file of the user's is imported
+    command = [sys.executable, "-I", "-c", KILL, str(JOIN_SECONDS), sentence, str(os.getpid())]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=sys.stderr)

@@ -12,14 +12,14 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import BinaryIO
 
-import mlx.core as mx
 import typer
 from mlx_nanogpt import Record, Run, Saved, UserError, open_run
 from mlx_nanogpt.errors import DeviceFailed
 from mlx_nanogpt.files import open_folder
-from mlx_nanogpt.machine import shorten_buffers
+from mlx_nanogpt.machine import Metal, machine, shorten_buffers
 from mlx_nanogpt.machine.failures import REMEDY, explain_failure
 from mlx_nanogpt.ranks import is_rank
 from mlx_nanogpt.training import reason_to_end
@@ -39,8 +39,7 @@ def count_retries(given: int | None) -> int:
         raise UserError("several ranks cannot use `retries`: all of them would have to start again", "leave it out")
     if is_child() or is_rank():
         return 0
-    on_a_mac = mx.default_device() == mx.gpu and mx.metal.is_available()
-    return given if given is not None else MAC_RETRIES * on_a_mac
+    return given if given is not None else MAC_RETRIES * isinstance(machine(), Metal)
 
 
 def is_child() -> bool:
@@ -48,9 +47,9 @@ def is_child() -> bool:
     return PARENT in os.environ
 
 
-def name_command(failure: DeviceFailed, options: Sequence[str]) -> UserError:
-    """Return `failure` with the command that resumes, of the `options` of mlx-gpt train."""
-    return UserError(failure.problem, f"resume with {resume_command(options)}; {failure.remedy}")
+def name_command(failure: DeviceFailed, run: Path | str, options: Sequence[str]) -> UserError:
+    """Return `failure` with the command that resumes `run`, with the other `options` of mlx-gpt train."""
+    return UserError(failure.problem, f"resume with {resume_command(run, options)}; {failure.remedy}")
 
 
 # ---- the parent
@@ -68,21 +67,21 @@ def train_with_retries(retries: int, words: Sequence[str], reads_input: bool) ->
                 _print_signal(-status, notes)
             return 128 - status if status < 0 else status  # as a shell counts signals
         failure = DeviceFailed(notes["problem"], notes["remedy"]) if "problem" in notes else ABORTED
-        options, iteration = ["--resume", notes["run"], *notes["options"]], notes["iteration"]
+        options, iteration = notes["options"], notes["iteration"]
         if reason_to_end((run := open_run(notes["run"])).history(), run.train_config):
             problem = f"{failure.problem}; the run {run.path} is complete and saved all the same"
             raise UserError(problem, "write with it, or resume it with a larger `num_iter`")
         left, before = retries if before not in (None, iteration) else left, iteration
         if stop_signals or left == 0:
-            raise name_command(failure, options)
+            raise name_command(failure, run.path, options)
         left -= 1
         shorten_buffers()
-        _print_retry(failure, notes["run"], iteration, left)
-        words = ["train", *options]
+        _print_retry(failure, run, iteration, left)
+        words = ["train", "--resume", str(run.path), *options]
 
 
-def _print_retry(failure: DeviceFailed, run: str, iteration: int, left: int) -> None:
-    again = f"Resuming {run} from iteration {iteration:,} in a new process; retries left: {left}.\n"
+def _print_retry(failure: DeviceFailed, run: Run, iteration: int, left: int) -> None:
+    again = f"Resuming {run.path} from iteration {iteration:,} in a new process; retries left: {left}.\n"
     with suppress(OSError):  # a full disk behind standard error must not end the run
         errors.print(f"{failure.problem[0].upper()}{failure.problem[1:]}. {again}", style="yellow", soft_wrap=True)
 
@@ -91,7 +90,7 @@ def _print_signal(number: int, notes: dict) -> None:
     """Print what a shell would of a process that was killed, and the command that resumes."""
     name = signal.Signals(number).name
     reason = " (perhaps the system lacked memory)" if number == signal.SIGKILL else ""
-    resume = f"; resume with {resume_command(['--resume', notes['run'], *notes['options']])}" if "run" in notes else ""
+    resume = f"; resume with {resume_command(notes['run'], notes['options'])}" if "run" in notes else ""
     errors.print(f"Error: {name} ended the process that trained{reason}{resume}", soft_wrap=True)
 
 
@@ -152,10 +151,10 @@ def report_failures(run: Run, options: Sequence[str]) -> Iterator[None]:
             failure = error if isinstance(error, DeviceFailed) else explain_failure(error)
             if not isinstance(failure, DeviceFailed):
                 raise
-            path = str(folder.current_path())  # it may have been moved
+            path = folder.current_path()  # it may have been moved
             if not is_child():
-                raise name_command(failure, ["--resume", path, *options]) from error
-            _note(run=path, problem=failure.problem, remedy=failure.remedy)
+                raise name_command(failure, path, options) from error
+            _note(run=str(path), problem=failure.problem, remedy=failure.remedy)
             raise typer.Exit(LOST) from error
 
 

@@ -45,7 +45,8 @@ def memory_warning(gpt: GPTConfig, config: TrainConfig) -> str | None:
 
 def memory_limit() -> int:
     """Bytes that training may take on this machine."""
-    return round(machine().memory() * machine().most_memory)
+    this_machine = machine()
+    return round(this_machine.memory() * this_machine.most_memory)
 
 
 def _sizes(gpt: GPTConfig, config: TrainConfig) -> str:

@@ -46,5 +46,5 @@ def check_lock(folder: Folder) -> None:
 
 def keeps_others_out(locked_folder: Path) -> bool:
     """Whether another process is refused the lock. Within a process the answer would differ: SMB on a Mac locks for a process."""
-    command = [sys.executable, "-c", PROBE, str(locked_folder / LOCK)]
+    command = [sys.executable, "-I", "-c", PROBE, str(locked_folder / LOCK)]  # -I: no file of the user's is imported
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,12 +25,12 @@ LONGEST_RUN = 1000  # characters without a gap that pairs are learned from at on
 LONG_RUN = re.compile(rf"\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}")
 BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # GPT-2's tokens have whitespace at their beginning only
 
-# Reads a JSON string a line, prints the description of the tokenizer.
+# Reads a JSON string a line, writes the description of the tokenizer.
 LEARN = """
-import json, signal, sys
+import sys
+sys.path[:] = filter(None, sys.path)  # first, so that no file of the user's is imported
+import json, signal, tokenizers
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-sys.path[:] = filter(None, sys.path)  # no file of the user's is imported
-import tokenizers
 byte_level = tokenizers.pre_tokenizers.ByteLevel
 library = tokenizers.Tokenizer(tokenizers.models.BPE())
 library.pre_tokenizer = byte_level(add_prefix_space=False)
@@ -41,7 +42,7 @@ trainer = tokenizers.trainers.BpeTrainer(
     show_progress=False,
 )
 library.train_from_iterator(map(json.loads, sys.stdin), trainer)
-print(library.to_str())
+sys.stdout.buffer.write(library.to_str().encode())
 """
 
 BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
@@ -69,14 +70,17 @@ class BPETokenizer:
         import_extra("tokenizers", "gpt2")
         command = [sys.executable, "-c", LEARN, str(vocab_size), END_OF_TEXT]
         # the library answers no Ctrl-C, so a process of its own learns, which can be killed
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, encoding="utf-8") as process:
+            assert process.stdin is not None  # a pipe
             try:
-                assert process.stdin is not None
-                for part in cut_between_tokens(texts):
-                    process.stdin.writelines(f"{json.dumps(run)}\n" for run in cut_long_runs(part))
+                with suppress(BrokenPipeError):  # it ended, and its status is read below
+                    for part in cut_between_tokens(texts):
+                        process.stdin.writelines(f"{json.dumps(run)}\n" for run in cut_long_runs(part))
                 description, _ = process.communicate()
             except BaseException:
                 process.kill()
+                process.communicate()  # closes the pipes; a write to them would be another error
                 raise
         if process.returncode:
             raise MemoryError(f"the process that learns byte pairs ended with status {process.returncode}")

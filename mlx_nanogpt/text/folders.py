@@ -27,8 +27,8 @@ class FolderFiles:
 def folder_files(path: str) -> FolderFiles:
     """The files below the folder `path`. A file is a text if its first `PIECE` bytes are UTF-8.
 
-    Ignores hidden files, folders of tokens, runs and exported models. Leaves linked folders out. Raises `UserError` if something cannot be read, for a
-    pipe, socket or device, and for a `*.txt` file that is not UTF-8.
+    Ignores hidden files, folders of tokens, runs and exported models. Leaves linked folders out. Raises `UserError` if something
+    cannot be read, for a pipe, socket or device, and for a `*.txt` file that is not UTF-8.
     """
 
     def refuse(error: OSError) -> None:

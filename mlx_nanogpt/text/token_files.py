@@ -104,8 +104,8 @@ def _inspect(file: Path, vocab_size: int, is_foreign: bool) -> tuple[int, bytes]
             digest.update(chunk)
             ids = np.frombuffer(chunk, ID, len(chunk) // ID.itemsize)
             largest = max(largest, int(ids.max(initial=0)))
-            for place in range(WIDEST):
-                is_zero[place] &= not ids[place::WIDEST].any()
+            for place in np.flatnonzero(is_zero):  # none after the first chunk of most files
+                is_zero[place] = not ids[place::WIDEST].any()
     if count != size:
         raise _damage(file, "it changed while it was read")
     if is_foreign and is_zero[1] and is_zero[3] and not is_zero[0] and size >= WIDEST * ID.itemsize:

@@ -205,13 +205,13 @@ def test_a_run_that_was_moved_is_resumed_where_it_is(monkeypatch):
 
 
 def test_only_the_gpu_of_a_mac_retries_unasked(monkeypatch):
-    monkeypatch.setattr(retries.mx, "default_device", lambda: mx.cpu)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.cpu)
     assert [retries.count_retries(given) for given in (None, 0, 2)] == [0, 0, 2]
     monkeypatch.setattr(retries, "MAC_RETRIES", 3)
-    monkeypatch.setattr(retries.mx, "default_device", lambda: mx.gpu)
-    monkeypatch.setattr(retries.mx.metal, "is_available", lambda: False)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.gpu)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: False)
     assert retries.count_retries(None) == 0  # CUDA
-    monkeypatch.setattr(retries.mx.metal, "is_available", lambda: True)
+    monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     assert [retries.count_retries(given) for given in (None, 0, 2)] == [3, 0, 2]
     monkeypatch.setenv(retries.PARENT, "5")
     assert retries.count_retries(None) == 0

@@ -5,6 +5,7 @@ import json
 import random
 import re
 import signal
+from pathlib import Path
 
 import mlx_nanogpt as gpt
 import numpy as np
@@ -308,3 +309,15 @@ def test_an_error_in_the_text_ends_the_learning_of_pairs():
 
     with pytest.raises(Exception, match="the text changed"):
         BPETokenizer.learn(pieces(), 300)
+
+
+@pytest.mark.parametrize("name", ["json.py", "signal.py", "tokenizers.py"])
+def test_no_file_of_the_users_is_imported_where_pairs_are_learned(name):
+    Path(name).write_text("raise SystemExit('imported')")
+    assert BPETokenizer.learn([TEXT], 300).vocab_size == 300
+
+
+def test_a_process_that_ends_while_it_learns_is_an_error(monkeypatch):
+    monkeypatch.setattr(byte_pairs_module, "LEARN", "raise SystemExit(9)")
+    with pytest.raises(MemoryError, match="ended with status 9"):
+        BPETokenizer.learn([TEXT] * 1000, 300)
