@@ -11,6 +11,7 @@ from .config import SETTINGS, TEXT, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
 from .presets import PRESETS
 from .text.byte_pairs import check_vocab_size
+from .text.documents import Documents
 from .text.tokenizer import TokenizerName
 
 if sys.version_info >= (3, 11):
@@ -19,7 +20,7 @@ else:
     import tomli as tomllib
 
 # the keys of a file in order, under the comment above them
-GROUPS = {TEXT: ["data", "tokenizer", "vocab_size", "init_from"]}
+GROUPS = {TEXT: ["data", "valid_data", "documents", "tokenizer", "vocab_size", "init_from"]}
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
@@ -60,8 +61,10 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
             check_vocab_size(settings["vocab_size"])
         if not isinstance(settings.get("init_from", ""), str):
             raise UserError(f"init_from {settings['init_from']!r} is not a name", "give a name in quotes")
-        if "data" in settings:
-            settings["data"] = _texts(settings["data"])
+        if "documents" in settings:
+            check_choice("documents", settings["documents"], Documents)
+        for name in {"data", "valid_data"} & settings.keys():
+            settings[name] = _texts(name, settings[name])
     except UserError as error:
         raise UserError(f"{path}: {error.problem}", error.remedy) from error
     return settings
@@ -113,10 +116,10 @@ def _line_of(key: str, text: str) -> str:
     return f", line {lines[0]}" if len(lines) == 1 else ""
 
 
-def _texts(data: object) -> list[str]:
+def _texts(name: str, data: object) -> list[str]:
     texts: list[Any] = data if isinstance(data, list) else [data]
     if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
-        raise UserError(f"data {data!r} does not name a text", "give a name in quotes, or several in [brackets]")
+        raise UserError(f"{name} {data!r} does not name a text", "give a name in quotes, or several in [brackets]")
     return texts
 
 

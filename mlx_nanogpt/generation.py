@@ -5,7 +5,7 @@ last `block_size` tokens, all read again, as in the lecture: positions are absol
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -51,9 +51,10 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
 
 
 def generate(
-    model: GPT, prompt: Sequence[int], num_tokens: int, seed: int, sample: Sampler | None = None
+    model: GPT, prompt: Sequence[int], num_tokens: int, seed: int, sample: Sampler | None = None, end: int | None = None
 ) -> Iterator[int]:
-    """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`.
+    """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`; fewer if the token `end`
+    is drawn, which is not yielded.
 
     The model stays in evaluation mode. Its weights must not change before the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
@@ -69,9 +70,24 @@ def generate(
     while True:
         with computing():  # not across the yield: the caller needs its cores then
             token = next(tokens, None)
-        if token is None:
+        if token is None or token == end:
             return
         yield token
+
+
+def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """Yield the text of `texts` as it comes, up to the first of the strings `stops`, none of them empty. Waits where one may begin."""
+    waiting = ""
+    for text in texts:
+        waiting += text
+        found = [place for stop in stops if (place := waiting.find(stop)) >= 0]
+        if found:
+            yield waiting[: min(found)]
+            return
+        kept = max((n for stop in stops for n in range(len(stop)) if waiting.endswith(stop[:n])), default=0)
+        yield waiting[: len(waiting) - kept]
+        waiting = waiting[len(waiting) - kept :]
+    yield waiting
 
 
 def _read(drawn: Iterator[mx.array]) -> Iterator[int]:

@@ -46,7 +46,7 @@ def bench(
     """
     use_device(device)
     check_replaceable(json_file, "json", force)  # before the measurement, which takes long
-    corpus = load_corpus([data], explicit="data" in given_options(ctx))
+    corpus = load_corpus([data], "data" in given_options(ctx), documents="none")
     print_header(
         "mlx-gpt bench", {"Device": describe_device(), "Versions": describe_versions(), "Corpus": corpus.identity.name}
     )

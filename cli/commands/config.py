@@ -9,7 +9,8 @@ import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.config_file import preset_settings, write_config_file
 from mlx_nanogpt.runs.find import find_run
-from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
+from mlx_nanogpt.text.identity import Texts
 
 from ..options.shared import RunOption
 from ..screen.describe import describe_packages, describe_versions
@@ -30,11 +31,11 @@ def config(
     if preset:
         settings = preset_settings(preset)
         gpt_config, train_config = gpt.configurations(settings)
-        sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
+        texts, about = Texts((TINYSHAKESPEARE,)), f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {describe_versions()}"]
     else:
         source = find_run(run)
-        gpt_config, train_config, sources = source.gpt_config, source.train_config, source.corpus.sources
+        gpt_config, train_config, texts = source.gpt_config, source.train_config, source.corpus
         made_by = describe_packages(source.versions())
         about = f"The settings of {source.path}"
         origin = [f"Text: {source.corpus.name} (sha256 {source.corpus.sha256})", f"Versions: {made_by}"]
@@ -42,7 +43,10 @@ def config(
             settings = {"init_from": source.init_from}
         else:
             settings = {"tokenizer": source.tokenizer.kind}
-    settings |= {"data": sources} | asdict(gpt_config) | asdict(train_config)
+    settings |= {"data": texts.sources} | ({"valid_data": texts.valid} if texts.valid else {})
+    if not is_token_folder(texts.sources):
+        settings["documents"] = texts.documents
+    settings |= asdict(gpt_config) | asdict(train_config)
     if settings.get("tokenizer") != "bpe":
         del settings["vocab_size"]  # the text or the tokenizer determines it
     text = write_config_file(settings, [about, *origin, "Train with them: mlx-gpt train --config THIS_FILE"])

@@ -17,7 +17,17 @@ from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
 
 from ..options.settings import with_options, with_settings
-from ..options.shared import NAME, TEXTS, DeviceOption, TokenizerOption, VocabSizeOption, given_options, use_device
+from ..options.shared import (
+    NAME,
+    TEXTS,
+    DeviceOption,
+    DocumentsOption,
+    TokenizerOption,
+    ValidDataOption,
+    VocabSizeOption,
+    given_options,
+    use_device,
+)
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
@@ -38,6 +48,8 @@ def plan(
     data: TextOption = None,
     tokenizer: TokenizerOption = "char",
     vocab_size: VocabSizeOption = None,
+    documents: DocumentsOption = None,
+    valid_data: ValidDataOption = [],
     device: DeviceOption = "auto",
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -47,7 +59,8 @@ def plan(
     use_device(device)
     given = given_options(ctx)
     chosen = starting_settings(preset, config, given) | given
-    values = settings | {"data": data, "tokenizer": tokenizer} | chosen
+    texts = {"data": data, "valid_data": valid_data, "documents": documents}
+    values = settings | texts | {"tokenizer": tokenizer} | chosen
     gpt_config, train_config, text_tokens = _make_configurations(values, chosen)
     lines = {
         "Device": describe_device(),
@@ -75,7 +88,8 @@ def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, T
     # the tokenizer determines vocab_size
     gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
     if values["data"]:
-        dataset = load_dataset(read_data(values["data"]), train_config.train_fraction, values["tokenizer"], chosen)
+        text = read_data(values["data"], True, values["valid_data"], values["documents"])
+        dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen)
         check_splits(dataset, gpt_config.block_size)
         return replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size), train_config, len(dataset.train_tokens)
     size = choose_size(values["tokenizer"], values.get("vocab_size"))

@@ -14,10 +14,10 @@ from mlx_nanogpt.text.prepare import Preparing
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..options.settings import setting_option
-from ..options.shared import NAME, PATH, TEXTS, TokenizerOption, VocabSizeOption
+from ..options.shared import NAME, PATH, TEXTS, DocumentsOption, TokenizerOption, ValidDataOption, VocabSizeOption
 from ..options.texts import choose_tokens
 from ..screen.consoles import console, make_progress
-from ..screen.describe import describe_files
+from ..screen.describe import describe_documents, describe_files
 
 
 def prepare(
@@ -26,10 +26,12 @@ def prepare(
     train_fraction: Annotated[float, setting_option(SETTINGS["train_fraction"])] = TrainConfig.train_fraction,
     tokenizer: TokenizerOption = "char",
     vocab_size: VocabSizeOption = None,
+    documents: DocumentsOption = None,
+    valid_data: ValidDataOption = [],
 ) -> None:
     """Turn a text of any size into tokens in nanoGPT's format; mlx-gpt train then reads them from the disk.
 
-    The text is read in pieces, twice, and once more to learn byte pairs.
+    The text is read in pieces, three times, and once more to learn byte pairs.
 
     Training on the folder is the same as training on the text with the same --train-fraction.
     """
@@ -41,7 +43,8 @@ def prepare(
         TimeRemainingColumn(),
     )
     # `closing`: Ctrl-C leaves nothing behind
-    preparing = closing(gpt.prepare(data, out, train_fraction, **choose_tokens(tokenizer, vocab_size)))
+    tokens = choose_tokens(tokenizer, vocab_size)
+    preparing = closing(gpt.prepare(data, out, train_fraction, **tokens, valid=valid_data, documents=documents))
     with preparing as events, make_progress(*columns) as bar:
         task = bar.add_task("Counting", total=None)
         for event in events:
@@ -52,6 +55,8 @@ def prepare(
         f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "
         f"{done.vocab_size:,}"
     )
+    if done.documents:
+        console.print(f"Documents: {describe_documents(done.documents)}")
     if files := describe_files(data):
         console.print(f"Files: {files}")
     console.print(f"\nNext: mlx-gpt train --data {shlex.quote(str(done.path))}", soft_wrap=True)

@@ -14,10 +14,10 @@ from mlx_nanogpt.config import MACHINE, TEXT
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.find import own_dataset
+from mlx_nanogpt.runs.find import own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
-from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits
@@ -28,13 +28,15 @@ from ..options.shared import (
     PATH,
     TEXTS,
     DeviceOption,
+    DocumentsOption,
     TokenizerOption,
+    ValidDataOption,
     VocabSizeOption,
     given_options,
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import check_tokens, choose_tokens, read_data
+from ..options.texts import check_tokens, choose_tokens, default_documents, read_data
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
@@ -44,7 +46,7 @@ from ..screen.describe import describe_run
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
-MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "device", "report_to", "caffeinate", "retries"}
+MAY_CHANGE_ON_RESUME = {*MAY_CHANGE, "resume", "data", "valid_data", "device", "report_to", "caffeinate", "retries"}
 ENDS = {
     "out of patience": "no better validation loss in {patience} evaluations",
     "at the target": "the validation loss is no higher than {target_loss:g}",
@@ -120,6 +122,8 @@ def train(
     data: DataOption = [TINYSHAKESPEARE],
     tokenizer: TokenizerOption = "char",
     vocab_size: VocabSizeOption = None,
+    documents: DocumentsOption = None,
+    valid_data: ValidDataOption = [],
     device: DeviceOption = "auto",
     preset: PresetOption = None,
     config: ConfigOption = None,
@@ -153,7 +157,8 @@ def train(
             run, dataset = _resume_run(resume, given)
         else:
             chosen = _choose_settings(preset, config, given)
-            defaults = {"data": data, "tokenizer": tokenizer, "init_from": init_from} | settings
+            texts = {"data": data, "valid_data": valid_data, "documents": documents}
+            defaults = texts | {"tokenizer": tokenizer, "init_from": init_from} | settings
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
         options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
@@ -188,7 +193,10 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     # the tokenizer determines vocab_size
     gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
     model, tokenizer = _load_start(values["init_from"], chosen)
-    text = read_data(values["data"], explicit="data" in chosen)
+    documents = values["documents"]
+    if tokenizer and documents is None and not is_token_folder(values["data"]):
+        documents = default_documents(values["init_from"], tokenizer)
+    text = read_data(values["data"], "data" in chosen, values["valid_data"], documents)
     if isinstance(text, Dataset) and "train_fraction" in given:  # that of a preset or a file does not count here
         raise UserError(
             f"{text.corpus.name} holds tokens, split already",
@@ -242,7 +250,7 @@ def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
     run = gpt.open_run(path)
     run.check_model(None)
     _check_unchanged(run, given)
-    dataset = own_dataset(run, read_data(given["data"]) if "data" in given else None)
+    dataset = own_dataset(run, read_for(run, given.get("data"), given.get("valid_data", ())))
     iteration = run.position().iteration
     num_iter = given.get("num_iter", run.train_config.num_iter)
     finished = any(evaluation.iteration == num_iter for evaluation in run.history())
@@ -320,7 +328,8 @@ def _changes(given: dict) -> list[str]:
 
 def _options_to_resume(given: dict) -> list[str]:
     """The options of mlx-gpt train that, with --resume, resume a run as it was started."""
-    again = [("data", text) for text in given.get("data", ()) if "resume" in given]  # else the run names its text
+    names = ("data", "valid_data") if "resume" in given else ()  # else the run names its text
+    again = [(name.replace("_", "-"), text) for name in names for text in given.get(name, ())]
     again += [(name, str(given[name])) for name in ("device", "retries") if name in given]
     again += [("report-to", name) for name in given.get("report_to", ())]
     return [word for name, value in again for word in (f"--{name}", value)]

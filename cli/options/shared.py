@@ -7,6 +7,7 @@ import mlx.core as mx
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.text.corpus import BUILT_IN
+from mlx_nanogpt.text.documents import Documents
 from mlx_nanogpt.text.tokenizer import TokenizerName
 
 
@@ -40,6 +41,23 @@ VocabSizeOption = Annotated[
         show_default=str(VOCAB_SIZE),
         metavar="<tokens>",
         rich_help_panel="Text",
+    ),
+]
+DocumentsOption = Annotated[
+    Documents | None,
+    typer.Option(
+        help="What begins and ends: each line (names, sums), each file (notes, code), or none of it. Whole documents validate.",
+        show_default="files for a folder, lines for JSON Lines, else none",
+        rich_help_panel="Text",
+    ),
+]
+ValidDataOption = Annotated[
+    list[str],
+    typer.Option(
+        help="A text to validate on, in the place of a part of --data; give it again to add another.",
+        show_default="what a folder names valid, else a part of --data",
+        rich_help_panel="Text",
+        **NAME,
     ),
 ]
 DeviceOption = Annotated[

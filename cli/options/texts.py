@@ -1,22 +1,27 @@
 """Read the text that an option names, and choose its tokens."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Corpus, Dataset, UserError
 from mlx_nanogpt.text import corpus, tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
+from mlx_nanogpt.text.documents import Documents
+from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer
 
 from ..screen.consoles import console
 from .shared import VOCAB_SIZE
 
 
-def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
+def load_corpus(
+    names: Sequence[str], explicit: bool, valid: Sequence[str] = (), documents: Documents | None = None
+) -> Corpus:
     """The texts `names`. If tiny Shakespeare cannot be downloaded and the user did not name it, pastiche, with a notice."""
     try:
-        return gpt.load_corpus(*names)
+        return gpt.load_corpus(*names, valid=valid, documents=documents)
     except tinyshakespeare.CorpusUnavailable as error:
         if explicit:
             raise
@@ -25,12 +30,23 @@ def load_corpus(names: Sequence[str], explicit: bool) -> Corpus:
             f"Shakespeare's. Your own text: --data FILE, or put tiny Shakespeare at {tinyshakespeare.cache_file()}.\n",
             style="yellow",
         )
-        return gpt.load_corpus(corpus.PASTICHE)
+        return gpt.load_corpus(corpus.PASTICHE, valid=valid, documents=documents)
 
 
-def read_data(names: Sequence[str], explicit: bool = True) -> Corpus | Dataset:
+def read_data(
+    names: Sequence[str], explicit: bool = True, valid: Sequence[str] = (), documents: Documents | None = None
+) -> Corpus | Dataset:
     """The texts `names`, as in `load_corpus`, or the tokens of the only one."""
-    return corpus.read_data(names) if corpus.is_token_folder(names) else load_corpus(names, explicit)
+    read = corpus.read_data if corpus.is_token_folder(names) else partial(load_corpus, explicit=explicit)
+    return read(names, valid=valid, documents=documents)
+
+
+def default_documents(init_from: str, tokenizer: Tokenizer) -> Documents | None:
+    """The documents of a text for the model of `init_from`: those of the run that it is, or none if its tokens have no mark."""
+    try:
+        return gpt.open_run(init_from).corpus.documents
+    except UserError:  # a model of another program
+        return None if tokenizer.end_token is not None else "none"
 
 
 def choose_tokens(name: str, vocab_size: int | None) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 
 from ..options.settings import with_options
-from ..options.texts import read_data
 from ..screen.consoles import console, errors
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
@@ -101,7 +100,7 @@ def receive_run(ranks: Ranks, given: Mapping) -> tuple[Run, Dataset]:
                 "this machine has no copy of tiny Shakespeare, and only rank 0 downloads it",
                 f"copy {tinyshakespeare.cache_file()} from there to the same place",
             )
-        data = read_data(names)
+        data = find.read_for(run, given.get("data"), given.get("valid_data", ()))
     except UserError as error:
         raise UserError(f"{ranks.name_of(ranks.rank)}: {error.problem}", error.remedy) from error
     _compare_texts(ranks, run.corpus.sha256 if find.is_own(run, data) else "another")

@@ -12,9 +12,11 @@ from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, p
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, folder_files
+from mlx_nanogpt.text.identity import source_name
 
 from ..options.settings import with_options
 
+DOCUMENTS = {"lines": "a line is one", "files": "a file is one"}
 # The settings that other lines of a header show.
 IN_HEADER = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
 IN_HEADER |= set("gradient_accumulation_steps learning_rate seed backend".split())
@@ -30,10 +32,14 @@ def describe_packages(packages: dict[str, str]) -> str:
 
 def describe_data(data: Dataset) -> str:
     tokens, vocabulary = len(data.train_tokens) + len(data.valid_tokens), data.tokenizer.vocab_size
-    if tokens == data.corpus.characters:  # each character is a token
-        return f"{data.corpus.name}: {tokens:,} characters, {vocabulary:,} different"
+    if isinstance(data.tokenizer, gpt.CharTokenizer) and data.corpus.characters:
+        return f"{data.corpus.name}: {data.corpus.characters:,} characters, {vocabulary:,} different"
     characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
     return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
+
+
+def describe_documents(counts: tuple[int, int]) -> str:
+    return f"{counts[0]:,} to train on, {counts[1]:,} to validate"
 
 
 def describe_files(sources: Sequence[str]) -> str:
@@ -53,7 +59,11 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     if train_config.backend == "compiled" and not can_compile():
         lines["Backend"] += f" (but run uncompiled: on the CPU MLX needs g++ for it; {compiler_source()} brings it)"
     lines["Corpus"] = describe_data(data)
-    if files := describe_files(data.corpus.sources):
+    if data.documents:
+        lines["Documents"] = f"{describe_documents(data.documents)} ({DOCUMENTS[data.corpus.documents]})"
+    if data.corpus.valid:
+        lines["Validated"] = f"on {', '.join(map(source_name, data.corpus.valid))}"
+    if files := describe_files([*data.corpus.sources, *data.corpus.valid]):
         lines["Files"] = files
     lines["Model"] = describe_model(gpt_config)
     lines["Training"] = describe_training(gpt_config, train_config)

@@ -97,7 +97,7 @@ def _add_tokens(writer, stored: StoredModel) -> None:
     # llama.cpp needs a merge; this one never happens, because no bytes spell the token
     merges = model["merges"] or [[END_OF_TEXT, END_OF_TEXT]]
     writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(tokens.marks)
     writer.add_bos_token_id(tokens.start)
     writer.add_eos_token_id(tokens.end)
 

@@ -1,12 +1,14 @@
 """Find the run that the user named, and the text that a run learned from."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
-from ..text.corpus import BUILT_IN, check_readable_again, read_data
+from ..text.corpus import BUILT_IN, check_readable_again, choose_texts, is_token_folder, read_corpus, read_data
 from ..text.dataset import Dataset, tokenize
-from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity
+from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity, Texts
+from ..text.token_files import open_token_folder
 from .run import CHECKPOINT, FILES, RUNS, Run, newest_files, open_run
 
 
@@ -43,7 +45,7 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     Raises `UserError` if it cannot be read, is another text, or has other tokens or splits.
     """
     if data is None:
-        data = _read_again(run)
+        data = read_for(run)
     name, fraction = _identity(data).name, run.train_config.train_fraction
     if not is_own(run, data):
         piped = STANDARD_INPUT in _identity(data).sources
@@ -62,15 +64,28 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     return data
 
 
+def read_for(run: Run, sources: Sequence[str] | None = None, valid: Sequence[str] = ()) -> Corpus | Dataset:
+    """Read the text that `run` learned from, with its documents, or what is at `sources` and `valid` instead. Raises `UserError` if
+    it cannot be read."""
+    if sources is None:
+        return _read_again(run)
+    if is_token_folder(sources):
+        return read_data(sources, valid)
+    texts = choose_texts(sources, valid, run.corpus.documents)
+    return read_corpus(texts._replace(valid=texts.valid or _find_sources(run, run.corpus.valid)))
+
+
 def _read_again(run: Run) -> Corpus | Dataset:
-    check_readable_again(run.corpus.sources)
-    piped = STANDARD_INPUT in run.corpus.sources
+    own = run.corpus
+    check_readable_again([*own.sources, *own.valid])
+    piped = STANDARD_INPUT in (*own.sources, *own.valid)
     try:
-        sources = [_find_source(run, source) for source in run.corpus.sources]
-        data = read_data(sources)
-        if is_own(run, data) or piped:
-            return data
-        return read_data(sources, separate=False)  # as older runs read several texts
+        sources = _find_sources(run, own.sources)
+        if is_token_folder(sources):
+            return open_token_folder(sources[0])
+        texts = Texts(sources, own.documents, _find_sources(run, own.valid))
+        data = read_corpus(texts)
+        return data if is_own(run, data) or piped else read_corpus(texts, separate=False)  # as older runs read several
     except UserError as error:
         remedy = (
             "pipe the same text in, or name its file with `data`" if piped else "name it with `data` where it is now"
@@ -79,11 +94,15 @@ def _read_again(run: Run) -> Corpus | Dataset:
         raise UserError(problem, remedy) from error
 
 
-def _find_source(run: Run, source: str) -> str:
-    """`source`, or its path from the folder in which the run was started, if that is the one above `runs/`."""
-    from_there = run.path.resolve().parent.parent / source
-    is_path = source not in (*BUILT_IN, STANDARD_INPUT)
-    return str(from_there) if is_path and not os.path.exists(source) and from_there.exists() else source
+def _find_sources(run: Run, sources: Sequence[str]) -> tuple[str, ...]:
+    """`sources`, or their paths from the folder in which the run was started, if that is the one above `runs/`."""
+
+    def find(source: str) -> str:
+        from_there = run.path.resolve().parent.parent / source
+        is_path = source not in (*BUILT_IN, STANDARD_INPUT)
+        return str(from_there) if is_path and not os.path.exists(source) and from_there.exists() else source
+
+    return tuple(map(find, sources))
 
 
 def _identity(data: Corpus | Dataset) -> CorpusIdentity:

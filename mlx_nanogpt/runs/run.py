@@ -208,7 +208,7 @@ class Run:
             "id": self.id,
             "gpt": asdict(self.gpt_config),
             "train": asdict(self.train_config),
-            "corpus": asdict(self.corpus) | {"sources": list(self.corpus.sources)},
+            "corpus": asdict(self.corpus) | {name: list(getattr(self.corpus, name)) for name in ("sources", "valid")},
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
             "model_class": model_class,

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..config import MOST_TOKENS
 from ..errors import UserError, import_extra
-from .characters import id_type, quote_some
+from .characters import MARK, id_type, quote_some
 
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's, between two documents
 GPT2_SIZE = 50_257  # tokens of GPT-2
@@ -23,7 +23,9 @@ FEWEST = 257  # the bytes, and the end of a text
 PART = 2**18  # characters that the library encodes at once, with 170 bytes of memory for each
 LONGEST_RUN = 1000  # characters without a gap that pairs are learned from at once: the time grows with the square of it
 LONG_RUN = re.compile(rf"\S{{{LONGEST_RUN}}}|\s{{{LONGEST_RUN}}}")
-BETWEEN_TOKENS = re.compile(r"(?<=\S)[ \n]")  # GPT-2's tokens have whitespace at their beginning only
+BETWEEN_TOKENS = re.compile(
+    rf"(?<=\S)[ \n]|(?<=.){MARK}", re.DOTALL
+)  # GPT-2's tokens have whitespace at their beginning only
 
 # Reads a JSON string a line, writes the description of the tokenizer.
 LEARN = """
@@ -76,7 +78,8 @@ class BPETokenizer:
             try:
                 with suppress(BrokenPipeError):  # it ended, and its status is read below
                     for part in cut_between_tokens(texts):
-                        process.stdin.writelines(f"{json.dumps(run)}\n" for run in cut_long_runs(part))
+                        runs = (run for text in part.split(MARK) for run in cut_long_runs(text))
+                        process.stdin.writelines(f"{json.dumps(run)}\n" for run in runs)
                 description, _ = process.communicate()
             except BaseException:
                 process.kill()
@@ -118,16 +121,34 @@ class BPETokenizer:
         return max(self._pieces) + 1
 
     @cached_property
+    def marks(self) -> bool:
+        """Whether its texts are documents, between marks."""
+        return json.loads(self.json)["post_processor"] is not None
+
+    def with_marks(self) -> "BPETokenizer":
+        """The same tokens for texts of documents, whose mark is END_OF_TEXT. Raises `UserError` if there is no such token."""
+        end = self.token_id(END_OF_TEXT)
+        if end is None:
+            problem = f"the tokenizer has no {END_OF_TEXT}, which stands between documents"
+            raise UserError(problem, "give `documents` none")
+        return BPETokenizer(json.dumps(json.loads(self.json) | {"post_processor": begin_with_mark(end)}))
+
+    @cached_property
     def start_token(self) -> int:
-        """The token of an empty prompt: the end of the text before, as in GPT-2; a new line for learned byte pairs."""
-        return self.token_id(END_OF_TEXT) or self.token_id(spell("\n")) or 0
+        """The token of an empty prompt: the end of the text before; a new line for byte pairs that were learned without documents."""
+        return self.token_id(spell("\n")) or 0 if self.end_token is None else self.end_token
+
+    @cached_property
+    def end_token(self) -> int | None:
+        """The token that ends a text: that of GPT-2, or the mark after a document."""
+        return self.token_id(END_OF_TEXT) if self.marks or self.kind == "gpt2" else None
 
     def token_id(self, token: str) -> int | None:
         """The id of a token in the library's spelling, or None."""
         return self._library.token_to_id(token)
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. No special tokens are added.
+        """The ids of `text`, (N,): uint16, or uint32 where the vocabulary needs it. A mark is END_OF_TEXT; nothing is added.
 
         Raises `UserError` for characters of unknown bytes, and names them; GPT-2's tokenizer knows all bytes.
         """
@@ -137,8 +158,8 @@ class BPETokenizer:
         )
         if strangers:  # the library would leave them out silently
             raise UserError(f"the model has never seen {quote_some(strangers)}", "remove them from the text")
-        dtype = id_type(self.vocab_size)
-        parts = cut_between_tokens(pieces_of(text))
+        dtype, mark = id_type(self.vocab_size), END_OF_TEXT if self.marks else MARK
+        parts = (part.replace(MARK, mark) for part in cut_between_tokens(pieces_of(text)))
         return np.concatenate(
             [np.array(self._library.encode(part, add_special_tokens=False).ids, dtype) for part in parts]
         )
@@ -167,7 +188,8 @@ class BPETokenizer:
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
         """The bytes that an id stands for."""
-        return {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
+        pieces = {token: _bytes_of(piece) for piece, token in self._library.get_vocab().items()}
+        return pieces | ({self.start_token: MARK.encode()} if self.marks else {})
 
 
 def _load(text: str):
@@ -184,11 +206,28 @@ def _load(text: str):
 
 def _describe(library) -> str:
     """The description of a tokenizer of the library, the same for all equal ones."""
-    described = json.loads(library.to_str()) | SAME_PARTS
+    described = json.loads(library.to_str())
+    end = library.token_to_id(END_OF_TEXT)
+    marks = end is not None and described["post_processor"] == begin_with_mark(end)
+    described |= SAME_PARTS | ({"post_processor": begin_with_mark(end)} if marks else {})
     described["model"] |= SAME_MODEL
     for token in described["added_tokens"]:
         token["normalized"] = False  # nothing is normalized
     return json.dumps(described)
+
+
+def begin_with_mark(end: int) -> dict:
+    """The part of a tokenizer.json by which other programs begin a text with END_OF_TEXT, whose id is `end`."""
+    mark, text, other = (
+        {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}},
+        *({"Sequence": {"id": name, "type_id": 0}} for name in "AB"),
+    )
+    return {
+        "type": "TemplateProcessing",
+        "single": [mark, text],
+        "pair": [mark, text, other],
+        "special_tokens": {END_OF_TEXT: {"id": END_OF_TEXT, "ids": [end], "tokens": [END_OF_TEXT]}},
+    }
 
 
 def check_vocab_size(vocab_size: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import UserError
 
 LISTED = 10  # characters in a message
+MARK = "\0"  # before and after a document; a text has none
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,28 @@ class CharTokenizer:
         return len(self.symbols)
 
     @property
+    def marks(self) -> bool:
+        """Whether its texts are documents, between marks."""
+        return MARK in self.symbols
+
+    def with_marks(self) -> "CharTokenizer":
+        """The tokenizer itself, if it has the mark. Raises `UserError` if it has none."""
+        if not self.marks:
+            raise UserError(
+                "the model learned from a text without documents, and knows no mark", "give `documents` none"
+            )
+        return self
+
+    @property
     def start_token(self) -> int:
-        """The token of an empty prompt: a new line, or in a text without one its first character by code point."""
-        return max(self.symbols.find("\n"), 0)
+        """The token of an empty prompt: the mark before a document; or a new line, or in a text without one its first character by
+        code point."""
+        return max(self.symbols.find(MARK if self.marks else "\n"), 0)
+
+    @property
+    def end_token(self) -> int | None:
+        """The token that ends a text: the mark after a document."""
+        return self.start_token if self.marks else None
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of `text`, (len(text),): uint16, or uint32 where the vocabulary needs it.

@@ -12,9 +12,11 @@ from typing import BinaryIO, NamedTuple
 
 from ..errors import UserError
 from . import pastiche
+from .characters import MARK
 from .dataset import Dataset
-from .folders import count_kinds, folder_files
-from .identity import STANDARD_INPUT, Corpus, source_name
+from .documents import JSON_LINES, Documents, mark, squeeze
+from .folders import count_kinds, find_splits, folder_files
+from .identity import STANDARD_INPUT, Corpus, Texts, source_name
 from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
@@ -38,44 +40,99 @@ NEW_LINE = b"\n"
 PREPARE, NOTES = "prepare.py", {"readme.md"}  # what a folder of nanoGPT's data holds at first
 
 
-def load_corpus(*sources: str, separate: bool = True) -> Corpus:
-    """The texts of `sources`, one after the other, without byte order marks. A text begins on a line of its own, unless `separate` is
-    false, as for older runs.
+def choose_texts(sources: Sequence[str], valid: Sequence[str] = (), documents: Documents | None = None) -> Texts:
+    """What `sources` mean together. Of a folder whose names tell splits (`find_splits`), the files to train on count, and without a
+    `valid` those that validate; a test file is left out.
+
+    Without a choice of `documents`, JSON Lines hold one in each line, and each file of a folder is one; other texts are none.
+    """
+    train: list[str] = []
+    found: list[str] = []
+    for source in sources:
+        splits = find_splits(source, folder_files(source).taken) if holds_texts(source) else None
+        train += splits.train if splits else [source]
+        found += splits.valid if splits else []
+    if documents is None:
+        files = [folder_files(source).taken if holds_texts(source) else [Path(source)] for source in train]
+        if all(file.suffix.lower() in JSON_LINES for taken in files for file in taken) and any(files):
+            documents = "lines"
+        else:
+            documents = "files" if any(len(taken) > 1 for taken in files) else "none"
+    return Texts(tuple(train), documents, tuple(valid or found))
+
+
+def load_corpus(*sources: str, valid: Sequence[str] = (), documents: Documents | None = None) -> Corpus:
+    """The texts of `sources`, one after the other, without byte order marks, as `choose_texts` understands them. A text that is no
+    document begins on a line of its own. `valid` are texts to validate on, in the place of a part of the others.
 
     A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
-    floor = pastiche.write().floor if sources == (PASTICHE,) else None
-    return Corpus(sources, "".join(read_pieces(sources, separate=separate)), floor)
+    return read_corpus(choose_texts(sources, valid, documents))
 
 
-def read_data(sources: Sequence[str], separate: bool = True) -> Corpus | Dataset:
-    """The text of all `sources`, or the tokens of the only one. Raises the same errors as `load_corpus`, whose `separate` it has."""
-    return open_token_folder(sources[0]) if is_token_folder(sources) else load_corpus(*sources, separate=separate)
+def read_corpus(texts: Texts, separate: bool = True) -> Corpus:
+    """The text of `texts`. Raises the same errors as `load_corpus`. Without `separate`, texts do not begin on lines of their own, as in
+    older runs."""
+    parts: tuple[list[str], list[str]] = [], []
+    for split, piece in read_pieces(texts, separate=separate):
+        parts[split].append(piece)
+    text, valid_text = map("".join, parts)
+    floor = pastiche.write().floor if texts == Texts((PASTICHE,)) else None
+    return Corpus(texts.sources, text, floor, texts.documents, texts.valid, valid_text)
+
+
+def read_data(
+    sources: Sequence[str], valid: Sequence[str] = (), documents: Documents | None = None
+) -> Corpus | Dataset:
+    """The text of `load_corpus`, or the tokens in a folder, if `sources` is one. Raises the same errors, and `UserError` for choices
+    that tokens do not leave."""
+    if not is_token_folder(sources):
+        return load_corpus(*sources, valid=valid, documents=documents)
+    if valid or documents:
+        problem = f"{source_name(sources[0])} holds tokens, split already"
+        raise UserError(
+            problem, f"leave out `{'valid_data' if valid else 'documents'}`, or prepare the text again with it"
+        )
+    return open_token_folder(sources[0])
 
 
 def is_token_folder(sources: Sequence[str]) -> bool:
-    """Whether `sources` is one folder of tokens. `read_data` then takes a second or two per GB to check it."""
+    """Whether `sources` is one folder of tokens. `open_token_folder` then takes a second or two per GB to check it."""
     return len(sources) == 1 and holds_tokens(sources[0])
 
 
-def read_pieces(sources: Sequence[str], standard_input: BinaryIO | None = None, separate: bool = True) -> Iterator[str]:
-    """Yield the texts of `sources` in pieces of at most `PIECE` bytes, so that they need not fit in memory; a built-in text is
-    one piece. `standard_input` replaces that of the process. Raises the same errors as `load_corpus`, whose `separate` it has.
+def read_pieces(
+    texts: Texts, standard_input: BinaryIO | None = None, separate: bool = True
+) -> Iterator[tuple[int, str]]:
+    """Yield the text of `texts` in pieces of at most `PIECE` bytes, so that it need not fit in memory; a built-in text is one piece.
+    Each has the number 0, or 1 in a validation text of its own. `standard_input` replaces that of the process. Raises the same
+    errors as `load_corpus`; `separate` is that of `read_corpus`.
     """
-    if sources.count(STANDARD_INPUT) > 1:
-        raise UserError("standard input can be read only once", f"give `data` {STANDARD_INPUT} once")
+    if [*texts.sources, *texts.valid].count(STANDARD_INPUT) > 1:
+        raise UserError("standard input can be read only once", f"give {STANDARD_INPUT} once")
+    for split, sources in enumerate((texts.sources, texts.valid)):
+        pieces = _read(sources, texts.documents, standard_input, separate)
+        for piece in pieces if texts.documents == "none" else squeeze(pieces):
+            yield split, piece
+
+
+def _read(
+    sources: Sequence[str], documents: Documents, standard_input: BinaryIO | None, separate: bool
+) -> Iterator[str]:
     last = "\n"  # character so far
     for source in sources:
         empty = True
         with _explaining(source):
-            for text in _texts(source, standard_input):
-                for i, piece in enumerate(text):
-                    if i == 0 and separate and last != "\n":
-                        yield "\n"
+            for name, text in _texts(source, standard_input):
+                if documents != "none":
+                    text = mark(text, documents, name)
+                elif separate and last != "\n":
+                    yield "\n"
+                for piece in filter(None, text):
                     yield piece
-                    empty, last = False, piece[-1]
+                    empty, last = empty and not piece.strip(MARK), piece[-1]
         if empty:
             remedy = PIPE if source == STANDARD_INPUT else "`data` needs a text to learn from"
             raise UserError(f"{source_name(source)} is empty", remedy)
@@ -113,16 +170,17 @@ def _mode(path: str) -> int:
         return 0
 
 
-def _texts(source: str, standard_input: BinaryIO | None) -> Iterator[Iterator[str]]:
-    """Yield the texts of one source, each in pieces, of which none is empty."""
+def _texts(source: str, standard_input: BinaryIO | None) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the names and the texts of one source, each text in pieces, of which none is empty."""
     if source in BUILT_IN:
-        yield iter([BUILT_IN[source].text()])
+        yield source, iter([BUILT_IN[source].text()])
     elif source == STANDARD_INPUT:
-        yield _decode(standard_input or _open_standard_input(), source_name(source))
+        name = source_name(source)
+        yield name, _decode(standard_input or _open_standard_input(), name)
     else:
         for path in _files(source):
             with path.open("rb") as file:
-                yield _decode(file, str(path))
+                yield str(path), _decode(file, str(path))
 
 
 def _files(path: str) -> Sequence[Path]:

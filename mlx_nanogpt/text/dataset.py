@@ -8,6 +8,7 @@ from ..config import TrainConfig
 from ..errors import UserError
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
+from .documents import DocumentSizes, count_documents, shuffle, split_documents
 from .identity import Corpus, CorpusIdentity
 from .tokenizer import Tokenizer
 
@@ -15,7 +16,8 @@ from .tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Dataset:
     """The tokens of the two splits, (N,) each, their tokenizer, and the identity of the text. `floor` is the lowest loss that a
-    model can reach on the validation split, in nats per character, if that is known; for byte pairs it is not."""
+    model can reach on the validation split, in nats per character, if that is known; for byte pairs it is not. `documents` are the
+    numbers of documents in the splits, if the text is made of some."""
 
     corpus: CorpusIdentity
     tokenizer: Tokenizer
@@ -23,6 +25,7 @@ class Dataset:
     valid_tokens: np.ndarray
     train_fraction: float
     floor: float | None = None
+    documents: tuple[int, int] | None = None
 
 
 def tokenize(
@@ -31,20 +34,45 @@ def tokenize(
     train_fraction: float = TrainConfig.train_fraction,
     vocab_size: int | None = None,
 ) -> Dataset:
-    """Split `corpus`, its first `train_fraction` for training and the rest for validation, then encode both parts.
+    """Split `corpus` as `split_text` does, then encode both parts; documents are shuffled.
 
     The default `tokenizer` has one token for each character of the corpus; or, with a `vocab_size`, that many byte pairs
-    learned from the part for training. Raises `UserError` if both are given, or if a given tokenizer lacks a character.
+    learned from the part for training. Raises `UserError` if both are given, if a given tokenizer lacks a character or the mark
+    of documents, or if there are too few documents.
     """
-    boundary = int(train_fraction * len(corpus.text))
     check_one_kind(tokenizer, vocab_size)
+    marked = corpus.documents != "none"
+    texts = split_text(corpus, train_fraction)
     if vocab_size is not None:
-        tokenizer = BPETokenizer.learn(pieces_of(corpus.text[:boundary]), vocab_size)
-    tokenizer = tokenizer or CharTokenizer.of(corpus.text)
-    train, valid = (tokenizer.encode(part) for part in (corpus.text[:boundary], corpus.text[boundary:]))
+        tokenizer = BPETokenizer.learn(pieces_of(texts[0]), vocab_size)
+    tokenizer = tokenizer or CharTokenizer.of("".join(texts))
+    tokenizer = tokenizer.with_marks() if marked else tokenizer
+    train, valid = map(tokenizer.encode, texts)
+    counts = None
+    if marked:
+        mark = tokenizer.start_token
+        train, valid = (np.concatenate([*shuffle(tokens, mark)]) for tokens in (train, valid))
+        counts = count_documents(train, mark), count_documents(valid, mark)
     by_character = isinstance(tokenizer, CharTokenizer)
-    floor = corpus.floor(boundary, len(corpus.text)) if corpus.floor and by_character else None
-    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
+    floor = corpus.floor(len(texts[0]), len(corpus.text)) if corpus.floor and by_character else None
+    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor, counts)
+
+
+def split_text(corpus: Corpus, train_fraction: float) -> tuple[str, str]:
+    """The texts to train on and to validate: the validation text is one of its own, if there is one; or whole documents; or the end of
+    the text, after its first `train_fraction`."""
+    text = corpus.text
+    if corpus.valid:
+        return text, corpus.valid_text
+    if corpus.documents == "none":
+        boundary = int(train_fraction * len(text))
+        return text[:boundary], text[boundary:]
+    sizes = DocumentSizes()
+    sizes.read(text)
+    parts: tuple[list[str], list[str]] = [], []
+    for split, piece in split_documents([text], sizes.choose_validation(train_fraction)):
+        parts[split].append(piece)
+    return "".join(parts[0]), "".join(parts[1])
 
 
 def check_one_kind(tokenizer: Tokenizer | None, vocab_size: int | None) -> None:

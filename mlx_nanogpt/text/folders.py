@@ -2,17 +2,21 @@
 
 import codecs
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import UserError
 from .token_files import holds_tokens
 
 MODEL_FILES = ("config.json", "tokenizer.json")  # of a run or of an exported model
 MOST_KINDS = 5  # listed by name
+NOTES = re.compile(r"(readme|licen[cs]e)\b.*", re.IGNORECASE)  # files on the others
+SPLIT = re.compile(r"(?<![^\W_])(train|valid|validation|val|dev|test)(?![^\W_])", re.IGNORECASE)  # a word in a name
 PIECE = 2**20  # bytes of a file that are checked
 
 
@@ -44,6 +48,31 @@ def folder_files(path: str) -> FolderFiles:
     for file in sorted(found):
         (files.taken if _is_text(file) else files.left).append(file)
     return files
+
+
+class SplitFolder(NamedTuple):
+    """The files or folders in a folder that hold a split each."""
+
+    train: list[str]
+    valid: list[str]
+    test: list[str]
+
+
+def find_splits(path: str, files: Sequence[Path]) -> SplitFolder | None:
+    """The splits that the names of all texts `files` below the folder `path` tell, such as train.txt and valid.txt, ptb.train.txt and
+    ptb.test.txt, or the folders train and test; None if some are of another kind. Notes (README, LICENSE) do not count."""
+    tops = {file.relative_to(path).parts[0] for file in files if not NOTES.fullmatch(file.name)}
+    found = SplitFolder([], [], [])
+    kinds: dict[str, set[str]] = {"train": set(), "others": set()}  # what is left of a name without the word
+    for name in sorted(tops):
+        words = SPLIT.findall(name)
+        if len(words) != 1:
+            return None
+        word = words[0].lower()
+        part = found.train if word == "train" else found.test if word == "test" else found.valid
+        part.append(os.path.join(path, name))
+        kinds["train" if word == "train" else "others"].add(SPLIT.sub("", name))
+    return found if kinds["others"] and kinds["others"] <= kinds["train"] else None
 
 
 def count_kinds(files: Sequence[Path]) -> str:

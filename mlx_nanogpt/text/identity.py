@@ -5,21 +5,26 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, get_args
 
 from ..errors import printable
+from .documents import Documents
 
 STANDARD_INPUT = "-"
 Floor = Callable[[int, int], float]
+BETWEEN = b"\0\0"  # a text and its validation text; no text has it
 
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """The sources of a text, the SHA-256 of its UTF-8, and its length if that is known. The text of nanoGPT's tokens is not
-    known, so their `sha256` is that of the files."""
+    """The sources of a text, the SHA-256 of its UTF-8, its length if that is known, what a document is, and the sources of a
+    validation text of its own. The text of nanoGPT's tokens is not known, so their `sha256` is that of the files."""
 
     sources: tuple[str, ...]
     sha256: str
     characters: int | None
+    documents: Documents = "none"
+    valid: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -30,27 +35,65 @@ class CorpusIdentity:
         """The identity that `dataclasses.asdict` turned into `content`. Raises `ValueError`, `KeyError` or `TypeError` for anything
         else."""
         sources, sha256, characters = content["sources"], content["sha256"], content["characters"]
-        if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
-            raise ValueError(f"{sources!r} does not name texts")
+        documents, valid = content.get("documents", "none"), content.get("valid", ())  # older runs have neither
+        names = [*sources, *valid]
+        if not (sources and all(isinstance(name, str) and name and "\0" not in name for name in names)):
+            raise ValueError(f"{names!r} does not name texts")
+        if documents not in get_args(Documents):
+            raise ValueError(f"{documents!r} are no documents")
         if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
             raise ValueError(f"{sha256!r} is not a sha256")
         if characters is not None and not (type(characters) is int and characters > 0):
             raise ValueError(f"{characters!r} is not a number of characters")
-        return cls(tuple(sources), sha256, characters)
+        return cls(tuple(sources), sha256, characters, documents, tuple(valid))
+
+
+class Texts(NamedTuple):
+    """What to read: texts, what a document is, and the texts that validate; without any, a part of the text does."""
+
+    sources: tuple[str, ...]
+    documents: Documents = "none"
+    valid: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text and its sources. `floor(start, stop)`, if known, is the lowest loss that a model can reach on `text[start:stop]`
-    except by luck, in nats per character."""
+    """A text, a marked one if it is made of documents, and where it is from; also the validation text, if it has one of its own.
+    `floor(start, stop)`, if known, is the lowest loss that a model can reach on `text[start:stop]` except by luck, in nats per
+    character."""
 
     sources: tuple[str, ...]
     text: str
     floor: Floor | None = None
+    documents: Documents = "none"
+    valid: tuple[str, ...] = ()
+    valid_text: str = ""
 
     @cached_property
     def identity(self) -> CorpusIdentity:
-        return CorpusIdentity(tuple(self.sources), hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
+        checksum, texts = TextChecksum(), (self.text, self.valid_text)
+        for split, text in enumerate(texts):
+            checksum.update(split, text)
+        return CorpusIdentity(
+            tuple(self.sources), checksum.hexdigest(), sum(map(len, texts)), self.documents, tuple(self.valid)
+        )
+
+
+class TextChecksum:
+    """The SHA-256 of the UTF-8 of a text, and of the validation text of its own, if there is one."""
+
+    def __init__(self) -> None:
+        self._hash, self._split = hashlib.sha256(), 0
+
+    def update(self, split: int, piece: str) -> None:
+        """Add the next piece of the text, or with `split` 1 of the validation text."""
+        if split != self._split and piece:
+            self._split = split
+            self._hash.update(BETWEEN)
+        self._hash.update(piece.encode())
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
 
 
 def source_name(source: str) -> str:

@@ -1,4 +1,4 @@
-"""Write a text of any size as a folder of tokens. Reads the text twice, in pieces, and once more to learn byte pairs."""
+"""Write a text of any size as a folder of tokens. Reads the text three times, in pieces, and once more to learn byte pairs."""
 
 import hashlib
 import json
@@ -7,22 +7,26 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal
+from typing import BinaryIO, Literal
+
+import numpy as np
 
 from ..config import TrainConfig
 from ..errors import UserError
 from ..files import LOCK, Folder, explaining_write, locked
 from .byte_pairs import BPETokenizer, cut_between_tokens
 from .characters import CharTokenizer
-from .corpus import check_readable_again, read_pieces
+from .corpus import check_readable_again, choose_texts, read_pieces
 from .dataset import check_one_kind
-from .identity import STANDARD_INPUT, CorpusIdentity
+from .documents import Documents, DocumentSizes, shuffle, split_documents
+from .identity import STANDARD_INPUT, CorpusIdentity, TextChecksum, Texts
 from .token_files import ID, META, MOST_IDS, TOKEN_FILES, seal
 from .tokenizer import Tokenizer
+
+Read = Callable[[], Iterator[tuple[int, str]]]  # pieces of the text, as `read_pieces` yields them
+Split = Callable[[Iterator[tuple[int, str]]], Iterator[tuple[int, str]]]  # the same, with the number of their split
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class TokensWritten:
     train_tokens: int
     valid_tokens: int
     vocab_size: int
+    documents: tuple[int, int] | None = None
 
 
 def prepare(
@@ -50,12 +55,14 @@ def prepare(
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
+    valid: Sequence[str] = (),
+    documents: Documents | None = None,
 ) -> Iterator[Preparing | TokensWritten]:
-    """Write the text of `load_corpus(*sources)` into the folder `out` as tokens, its first `train_fraction` (of the characters)
-    for training; yield the progress and, at the end, `TokensWritten`.
+    """Write the text of `load_corpus(*sources, valid=valid, documents=documents)` into the folder `out` as tokens, in the splits of
+    `tokenize`; yield the progress and, at the end, `TokensWritten`.
 
-    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text; standard input is kept in a
-    temporary file, to be read twice. The files are complete or not there. Raises `UserError` if the text cannot be used, has
+    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text, but by 16 bytes a document; standard
+    input is kept in a temporary file, to be read again. The files are complete or not there. Raises `UserError` if the text cannot be used, has
     more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
     """
     out = Path(out)
@@ -66,27 +73,24 @@ def prepare(
         raise UserError(problem, f"give at most {MOST_IDS}, or train on the text itself, with `data`")
     if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in sources):
         raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
-    check_readable_again(sources)
+    texts = choose_texts(sources, valid, documents)
+    named = [*texts.sources, *texts.valid]
+    check_readable_again(named)
     with _new_files_in(out) as folder, TemporaryFile(dir=out) as spool:
-        if STANDARD_INPUT in sources:
-            for piece in read_pieces([STANDARD_INPUT]):
+        if STANDARD_INPUT in named:
+            for _, piece in read_pieces(Texts((STANDARD_INPUT,))):
                 spool.write(piece.encode())
 
-        def read() -> Iterator[str]:
+        def read() -> Iterator[tuple[int, str]]:
             spool.seek(0)
-            return read_pieces(sources, spool)
+            return read_pieces(texts, spool)
 
-        identity, symbols = yield from _count(sources, read)
-        characters = identity.characters or 0
-        boundary = int(train_fraction * characters)
-        if not 0 < boundary < characters:
-            problem = f"a text of {characters:,} characters cannot be split at {train_fraction:g} of it"
-            raise UserError(problem, "use a longer text")
+        identity, symbols, split = yield from _count(texts, read, train_fraction)
         if vocab_size is not None:
-            yield Preparing("Learning", characters)
-            training_pieces = (piece for part, piece in _split(read(), boundary) if part == 0)
-            tokenizer = BPETokenizer.learn(training_pieces, vocab_size)
+            yield Preparing("Learning", identity.characters or 0)
+            tokenizer = BPETokenizer.learn((piece for part, piece in split(read()) if part == 0), vocab_size)
         tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
+        tokenizer = tokenizer if texts.documents == "none" else tokenizer.with_marks()
         if tokenizer.vocab_size > MOST_IDS:
             problem = (
                 f"the text has {tokenizer.vocab_size:,} different tokens, and these files have ids for {MOST_IDS:,}"
@@ -97,52 +101,90 @@ def prepare(
             "corpus": asdict(identity),
             "train_fraction": train_fraction,
         }
-        counts = yield from _encode(folder, _split(read(), boundary), identity, tokenizer, meta)
-    yield TokensWritten(out, *counts, tokenizer.vocab_size)
+        written = yield from _encode(folder, read, split, identity, tokenizer, meta)
+    yield TokensWritten(out, *written)
 
 
 def _count(
-    sources: Sequence[str], read: Callable[[], Iterator[str]]
-) -> Generator[Preparing, None, tuple[CorpusIdentity, set[str]]]:
-    """Return the identity of the text, and its different characters."""
-    characters, checksum = 0, hashlib.sha256()
+    texts: Texts, read: Read, train_fraction: float
+) -> Generator[Preparing, None, tuple[CorpusIdentity, set[str], Split]]:
+    """Return the identity of the text, its different characters, and what splits it."""
+    counts, checksum, sizes = [0, 0], TextChecksum(), DocumentSizes()
     symbols: set[str] = set()
-    for piece in read():
-        characters += len(piece)
+    for part, piece in read():
+        counts[part] += len(piece)
         symbols.update(piece)
-        checksum.update(piece.encode())
-        yield Preparing("Counting", characters)
-    return CorpusIdentity(tuple(sources), checksum.hexdigest(), characters), symbols
+        checksum.update(part, piece)
+        if texts.documents != "none" and not texts.valid:
+            sizes.read(piece)
+        yield Preparing("Counting", sum(counts))
+    identity = CorpusIdentity(texts.sources, checksum.hexdigest(), sum(counts), texts.documents, texts.valid)
+    if texts.valid:
+        return identity, symbols, lambda pieces: pieces
+    if texts.documents != "none":
+        is_valid = sizes.choose_validation(train_fraction)
+        return identity, symbols, lambda pieces: split_documents((piece for _, piece in pieces), is_valid)
+    boundary = int(train_fraction * counts[0])
+    if not 0 < boundary < counts[0]:
+        problem = f"a text of {counts[0]:,} characters cannot be split at {train_fraction:g} of it"
+        raise UserError(problem, "use a longer text")
+    return identity, symbols, lambda pieces: _cut((piece for _, piece in pieces), boundary)
 
 
 def _encode(
-    folder: Folder, pieces: Iterator[tuple[int, str]], identity: CorpusIdentity, tokenizer: Tokenizer, meta: dict
-) -> Generator[Preparing, None, tuple[int, int]]:
-    """Write the files of both splits and `meta`; return the number of tokens of each split. `pieces` come from `_split`."""
-    again, done, counts, digests = hashlib.sha256(), 0, [], []
+    folder: Folder, read: Read, split: Split, identity: CorpusIdentity, tokenizer: Tokenizer, meta: dict
+) -> Generator[Preparing, None, tuple[int, int, int, tuple[int, int] | None]]:
+    """Write the files of both splits and `meta`; return the fields of `TokensWritten` after the folder."""
+    done, splits = 0, []
+    marked, mark = identity.documents != "none", tokenizer.start_token
     train, valid = map(folder.replacing, TOKEN_FILES)
     # train.bin gets its name last: a folder without it is refused. One without meta.json would be read as nanoGPT's
     with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
-        for (_, part), file in zip(groupby(pieces, itemgetter(0)), (train_file, valid_file)):
-            texts: Iterable[str] = (piece for _, piece in part)
+        for number, file in enumerate((train_file, valid_file)):
+            checksum = TextChecksum()
+            splits.append(kept := _Split(file, mark))
+            texts: Iterable[str] = (piece for part, piece in split(_checked(read(), checksum)) if part == number)
             if not isinstance(tokenizer, CharTokenizer):
                 texts = cut_between_tokens(texts)  # a token may reach from one piece into the next
-            count, digest = 0, hashlib.sha256()
-            for text in texts:
-                ids = tokenizer.encode(text).astype(ID)
-                file.write(ids.data)
-                digest.update(ids.data)
-                again.update(text.encode())
-                count += len(ids)
-                done += len(text)
-                yield Preparing("Encoding", done, identity.characters)
+            with TemporaryFile(dir=folder.path) as unshuffled:
+                for text in texts:
+                    ids = tokenizer.encode(text).astype(ID)
+                    unshuffled.write(ids.data) if marked else kept.write(ids)
+                    done += len(text)
+                    yield Preparing("Encoding", done, identity.characters)
+                if marked:
+                    unshuffled.flush()
+                    for ids in shuffle(np.memmap(unshuffled, ID, "r"), mark):
+                        kept.write(ids)
             file.flush()  # on a full disk this fails before any file has its name
-            counts.append(count)
-            digests.append(digest.digest())
-        if again.hexdigest() != identity.sha256:
-            raise UserError(f"{identity.name} changed while it was read", "try again, and do not edit it meanwhile")
-        meta_file.write((json.dumps(meta | {"sha256": seal(meta, digests)}, indent=2) + "\n").encode())
-    return counts[0], counts[1]
+            if checksum.hexdigest() != identity.sha256:
+                raise UserError(f"{identity.name} changed while it was read", "try again, and do not edit it meanwhile")
+        documents = (splits[0].marks - 1, splits[1].marks - 1) if marked else None
+        meta |= {"documents": documents}
+        sealed = seal(meta, [kept.digest.digest() for kept in splits])
+        meta_file.write((json.dumps(meta | {"sha256": sealed}, indent=2) + "\n").encode())
+    return splits[0].tokens, splits[1].tokens, tokenizer.vocab_size, documents
+
+
+class _Split:
+    """The file of a split, with the digest and the numbers of its tokens and of its marks so far."""
+
+    def __init__(self, file: BinaryIO, mark: int):
+        self.file, self.mark = file, mark
+        self.digest, self.tokens, self.marks = hashlib.sha256(), 0, 0
+
+    def write(self, ids: np.ndarray) -> None:
+        self.file.write(ids.data)
+        self.digest.update(ids.data)
+        self.tokens += len(ids)
+        self.marks += int(np.count_nonzero(ids == self.mark))
+
+
+def _checked(pieces: Iterator[tuple[int, str]], checksum: TextChecksum) -> Iterator[tuple[int, str]]:
+    """Yield `pieces`, and add them to `checksum`."""
+    for part, piece in pieces:
+        checksum.update(part, piece)
+        yield part, piece
 
 
 @contextmanager
@@ -169,7 +211,7 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
                     shutil.rmtree(path)
 
 
-def _split(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
+def _cut(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
     """Yield pairs of a number and a piece: 0 for the first `boundary` characters, 1 for the rest."""
     for piece in pieces:
         for part, text in enumerate((piece[:boundary], piece[boundary:])):

@@ -67,17 +67,20 @@ def open_token_folder(path: Path | str) -> Dataset:
         counts, digests = zip(*(_inspect(path / name, tokenizer.vocab_size, meta is None) for name in TOKEN_FILES))
     if meta and meta["sha256"] != seal(meta, digests):
         raise _damage(path, f"{META}, {' and '.join(TOKEN_FILES)} are not as they were written")
+    documents, kind = None, CorpusIdentity.documents
     if meta:
         # the checksum of the text: a run on the text can resume with the folder
-        checksum, characters = meta["corpus"]["sha256"], meta["corpus"]["characters"]
-        train_fraction = meta["train_fraction"]
+        own = CorpusIdentity.from_json(meta["corpus"])
+        checksum, characters, kind, train_fraction = own.sha256, own.characters, own.documents, meta["train_fraction"]
+        if meta.get("documents"):  # older folders have none
+            documents = (meta["documents"][0], meta["documents"][1])
     else:
         checksum = hashlib.sha256(b"".join(digests)).hexdigest()
         characters = sum(counts) if isinstance(tokenizer, CharTokenizer) else None
         train_fraction = counts[0] / sum(counts)
-    identity = CorpusIdentity((str(path),), checksum, characters)
+    identity = CorpusIdentity((str(path),), checksum, characters, kind)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
-    return Dataset(identity, tokenizer, train, valid, train_fraction)
+    return Dataset(identity, tokenizer, train, valid, train_fraction, documents=documents)
 
 
 def _load_gpt2_tokenizer(path: Path) -> Tokenizer:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, explaining_damage, read_text
-from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
-from .characters import CharTokenizer
+from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, begin_with_mark, spell, unspell
+from .characters import MARK, CharTokenizer
 from .hub import fetch
 from .tokenizer import Tokenizer
 
@@ -49,13 +49,14 @@ def gpt2_tokenizer() -> Tokenizer:
 
 @dataclass(frozen=True)
 class StoredTokens:
-    """A tokenizer for other programs: its tokenizer.json, its number of tokens, and the ids that start and end a text. `end` is
-    END_OF_TEXT."""
+    """A tokenizer for other programs: its tokenizer.json, its number of tokens, the ids that start and end a text, and whether every
+    text begins with a mark. `end` is END_OF_TEXT."""
 
     json: str
     size: int
     start: int
     end: int
+    marks: bool
 
 
 def store_tokens(tokenizer: Tokenizer) -> StoredTokens:
@@ -64,27 +65,29 @@ def store_tokens(tokenizer: Tokenizer) -> StoredTokens:
     start = tokenizer.start_token
     if isinstance(tokenizer, CharTokenizer):
         vocab, merges = _as_byte_pairs(tokenizer.symbols)
-        return StoredTokens(_byte_pair_json(vocab, merges, unknown=END_OF_TEXT), len(vocab), start, vocab[END_OF_TEXT])
+        described = _byte_pair_json(vocab, merges, unknown=END_OF_TEXT, marks=tokenizer.marks)
+        return StoredTokens(described, len(vocab), start, vocab[END_OF_TEXT], tokenizer.marks)
     end = tokenizer.token_id(END_OF_TEXT)
     if end is not None:
-        return StoredTokens(tokenizer.to_json(), tokenizer.vocab_size, start, end)
+        return StoredTokens(tokenizer.to_json(), tokenizer.vocab_size, start, end, tokenizer.marks)
     described, end = json.loads(tokenizer.to_json()), tokenizer.vocab_size
     described["added_tokens"].append({"id": end, "content": END_OF_TEXT} | SPECIAL)
-    return StoredTokens(json.dumps(described), end + 1, start, end)
+    return StoredTokens(json.dumps(described), end + 1, start, end, False)
 
 
 def _as_byte_pairs(symbols: str) -> tuple[dict[str, int], list[list[str]]]:
     """The vocabulary and the merges in which each character is a token with its own id. After them come the bytes and parts of
-    characters that merges need, and the end of a text, which also stands for an unknown byte."""
-    vocab = {spell(symbol): i for i, symbol in enumerate(symbols)}
+    characters that merges need, and the end of a text, unless it is the mark, a character; it also stands for an unknown byte."""
+    vocab = {END_OF_TEXT if symbol == MARK else spell(symbol): i for i, symbol in enumerate(symbols)}
     merges: dict[tuple[str, str], None] = {}  # in order, each once
-    for piece in list(vocab):
+    for piece in [piece for piece in vocab if piece != END_OF_TEXT]:
         for end in range(2, len(piece) + 1):
             pair = piece[: end - 1], piece[end - 1]
             for part in pair:
                 vocab.setdefault(part, len(vocab))
             merges[pair] = None
-    return vocab | {END_OF_TEXT: len(vocab)}, [list(pair) for pair in merges]
+    vocab.setdefault(END_OF_TEXT, len(vocab))
+    return vocab, [list(pair) for pair in merges]
 
 
 def _characters_of(text: str) -> CharTokenizer | None:
@@ -96,7 +99,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
     vocab = model["vocab"]
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
-        symbol = unspell(piece)
+        symbol = MARK if piece == END_OF_TEXT else unspell(piece)
         if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
             break
         symbols += symbol
@@ -106,8 +109,8 @@ def _characters_of(text: str) -> CharTokenizer | None:
     return CharTokenizer(symbols) if symbols and same else None
 
 
-def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = None) -> str:
-    """The tokenizer.json of byte pairs; `unknown` is the token of an unknown byte."""
+def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = None, marks: bool = False) -> str:
+    """The tokenizer.json of byte pairs; `unknown` is the token of an unknown byte, `marks` begins a text with END_OF_TEXT."""
     end = [{"id": vocab[END_OF_TEXT], "content": END_OF_TEXT} | SPECIAL] if END_OF_TEXT in vocab else []
     return as_json(
         {
@@ -117,7 +120,7 @@ def _byte_pair_json(vocab: dict[str, int], merges: list, unknown: str | None = N
             "added_tokens": end,
             "normalizer": None,
             "pre_tokenizer": BYTE_LEVEL,
-            "post_processor": None,
+            "post_processor": begin_with_mark(vocab[END_OF_TEXT]) if marks else None,
             "decoder": BYTE_LEVEL,
             "model": {"type": "BPE", "unk_token": unknown, "vocab": vocab, "merges": merges},
         }

@@ -37,9 +37,9 @@ def test_prepare_prints_the_next_command_and_it_works_verbatim(mlx_gpt, out):
 def test_every_option_of_prepare_has_an_effect(mlx_gpt, halves, monkeypatch):
     pipe(monkeypatch, "the end\n")
     options = ["--data=halves", "--data=-", "--train-fraction=0.3", "--tokenizer=char", "--out=tokens"]
-    assert mlx_gpt("prepare", *options).status == 0
+    assert mlx_gpt("prepare", *options, "--documents=none").status == 0
     data = open_token_folder("tokens")
-    text = gpt.load_corpus("halves").text.rstrip("\n") + "\nthe end\n"
+    text = gpt.load_corpus("halves", documents="none").text.rstrip("\n") + "\nthe end\n"
     assert len(data.train_tokens) == int(0.3 * len(text))
     assert "".join(map(data.tokenizer.decode, (data.train_tokens, data.valid_tokens))) == text
     assert mlx_gpt(*TRAIN, "--data=tokens").status == 0 and read_settings()["train_fraction"] == 0.3
@@ -80,7 +80,7 @@ def test_ctrl_c_while_preparing_is_130_and_leaves_nothing_behind():
 @pytest.mark.parametrize("data", [["halves"], ["halves/1.txt", "halves/2/rest.txt"], ["halves/1.txt", "-"]], ids=str)
 def test_a_text_in_parts_is_trained_on_like_the_whole(mlx_gpt, halves, monkeypatch, data):
     pipe(monkeypatch, TEXT[FIRST_HALF:])
-    result = mlx_gpt(*TRAIN, *(f"--data={source}" for source in data))
+    result = mlx_gpt(*TRAIN, *(f"--data={source}" for source in data), "--documents=none")
     name = " + ".join(data).replace("-", "standard input")
     assert result.status == 0 and f"{name}: {len(TEXT):,} characters, " in result.out
     assert read_settings()["sources"] == data

@@ -16,7 +16,9 @@ from conftest import TINY, files_in, trained_run
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text import corpus, folders, tinyshakespeare
+from mlx_nanogpt.text.corpus import read_corpus
 from mlx_nanogpt.text.folders import count_kinds, folder_files
+from mlx_nanogpt.text.identity import Texts
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
 
 CHECKSUM = tinyshakespeare.SHA256  # before the tests put their own in its place
@@ -222,8 +224,9 @@ def test_a_text_begins_on_a_line_of_its_own_and_nothing_else_is_added(monkeypatc
 
 
 def test_a_run_on_texts_that_were_joined_without_a_new_line_resumes(folder):
-    older = tokenize(load_corpus("texts", separate=False))
-    assert "zeddash" in load_corpus("texts", separate=False).text
+    older = read_corpus(Texts(("texts",)), separate=False)
+    assert "zeddash" in older.text
+    older = tokenize(older)
     run = create_run(GPTConfig(older.tokenizer.vocab_size, block_size=2), TrainConfig(num_iter=1), older)
     again = own_dataset(run)
     assert again.corpus.sha256 == run.corpus.sha256 and again.tokenizer == older.tokenizer
@@ -238,7 +241,7 @@ def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
         (folder / name).write_bytes(content)
     (folder / ".checkpoints").mkdir()
     (folder / ".checkpoints" / "b.txt").write_text("a copy")
-    texts, files = load_corpus("texts"), folder_files("texts")
+    texts, files = load_corpus("texts", documents="none"), folder_files("texts")
     assert texts.text == "all:\nzed\ndash 🦓\nbee\r\n# café\n" and texts.sources == ("texts",)
     taken = ["Makefile", "a/z.txt", "a-b.txt", "b.txt", "notes.md"]
     assert [str(file) for file in files.taken] == [f"texts/{name}" for name in taken]
@@ -249,7 +252,7 @@ def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
 def test_a_file_of_a_folder_is_judged_by_its_first_piece(folder, monkeypatch):
     monkeypatch.setattr(folders, "PIECE", 4)
     (folder / "c.md").write_bytes("caf\u00e9s".encode())  # the first piece ends within a character
-    assert load_corpus("texts").text.endswith("cafés")
+    assert load_corpus("texts").text.endswith("cafés\0")
     (folder / "c.md").write_bytes(b"cafes\xff")
     with pytest.raises(UserError, match="texts/c.md is not UTF-8"):
         load_corpus("texts")

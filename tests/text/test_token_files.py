@@ -83,7 +83,10 @@ def test_the_files_are_nanogpts_and_name_their_text():
     meta = json.loads(Path("tokens/meta.json").read_text())
     assert meta["tokenizer"] == {"symbols": "".join(ids)} and meta["train_fraction"] == 0.8
     checksum = hashlib.sha256(TEXT.encode()).hexdigest()
-    assert meta["corpus"] == {"sources": ["text.txt"], "sha256": checksum, "characters": len(TEXT)}
+    assert meta["corpus"] == {"sources": ["text.txt"], "sha256": checksum, "characters": len(TEXT)} | {
+        "documents": "none",
+        "valid": [],
+    }
 
 
 def test_several_sources_and_standard_input_are_prepared_as_they_are_loaded_without_a_trace(monkeypatch):
