@@ -104,4 +104,4 @@ def _print_commands(listed: ListedRun) -> None:
         what, option = "Start a new run from the newest", f"--init-from {name}"
     console.print(f"\n{what}, let it write, measure it:\n  mlx-gpt train {option}", soft_wrap=True)
     if listed.history:
-        console.print(f"  mlx-gpt generate --run {name}\n  mlx-gpt eval --run {name}", soft_wrap=True)
+        console.print(f"  mlx-gpt generate {name}\n  mlx-gpt eval {name}", soft_wrap=True)

@@ -11,10 +11,11 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.find import own_dataset
+from mlx_nanogpt.runs.find import named_run, own_dataset
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
@@ -26,6 +27,7 @@ from ..options.settings import RUN, with_settings
 from ..options.shared import (
     NAME,
     PATH,
+    RUN_PATH,
     TEXTS,
     DeviceOption,
     TokenizerOption,
@@ -40,7 +42,7 @@ from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, errors, make_spinner, print_header
-from ..screen.describe import describe_run
+from ..screen.describe import describe_run, describe_weights
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -61,11 +63,12 @@ DataOption = Annotated[
 StartOption = Annotated[
     str | None,
     typer.Option(
-        help="Start from these weights: a run, a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face hub. "
-        "The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
+        help="Start from these weights: a run (its best), a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face "
+        "hub. The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
         show_default="random numbers",
         rich_help_panel=RUN,
-        **NAME,
+        parser=lambda name: named_run(NAME["parser"](name)),
+        metavar="TEXT",
     ),
 ]
 RunDirOption = Annotated[
@@ -77,7 +80,7 @@ ResumeOption = Annotated[
     typer.Option(
         help="Resume this run; of its settings only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
         rich_help_panel=RUN,
-        **PATH,
+        **RUN_PATH,
     ),
 ]
 
@@ -275,6 +278,8 @@ def _check_unchanged(run: Run, given: dict) -> None:
 def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     lines = describe_run(run, dataset)
+    if "init_from" in given and is_run(given["init_from"]):
+        lines["Start"] = f"from the weights of {describe_weights(gpt.open_run(given['init_from']))}"
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
     if ranks.size > 1:

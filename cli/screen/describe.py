@@ -109,7 +109,10 @@ def describe_export(run: Run) -> str:
     return f"not possible; it would be with {as_gpt2} (a GPT-2), or with --preset modern (a Qwen3)"
 
 
-def describe_weights(run: Run, best: bool) -> str:
-    """The run, and the iteration of its last or `best` weights."""
-    which = ", weights of the lowest validation loss" if best else ""
-    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}{which}"
+def describe_weights(run: Run, last: bool = False) -> str:
+    """The run, and the iteration of its best or its `last` weights, as `Run.load_model` chooses them."""
+    best = run.takes_best(last)
+    which = (
+        "best weights" if best else "last weights" if last else "last weights (no evaluation has chosen the best yet)"
+    )
+    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}, {which}"

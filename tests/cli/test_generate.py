@@ -65,7 +65,7 @@ def test_ctrl_c_while_writing_is_130_without_a_traceback(run):
         ("--temperature=-1", "temperature -1.0 is out of range"),
         ("--top-k=0", "top_k 0 is out of range"),
         ("--top-p=1.5", "top_p 1.5 is out of range"),
-        ("--run=nowhere", "nowhere holds no run"),
+        ("runs/7", "runs/7 holds no run"),
     ],
 )
 def test_a_bad_wish_is_a_sentence(mlx_gpt, run, option, reason):

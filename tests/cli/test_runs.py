@@ -55,7 +55,7 @@ def test_a_damaged_run_is_named_with_its_reason(mlx_gpt, run):
 
 def test_its_commands_work(mlx_gpt, run):
     listed = mlx_gpt("runs").out
-    for words in ("measure it:", r"--num-iter 16\n ", r"generate --run runs/1\n "):
+    for words in ("measure it:", r"--num-iter 16\n ", r"generate runs/1\n "):
         command = command_after(words, listed)
         assert mlx_gpt(*command).status == 0, command
     assert gpt.open_run(Path("runs/1")).position().iteration == 16

@@ -172,9 +172,9 @@ def test_the_end_names_better_weights_before_it(mlx_gpt):
     options = [*TINY, "--learning-rate=0.5", "--eval-interval=1", "--num-iter=8", "--seed=3"]
     out = mlx_gpt("train", *options).out
     best = min(open_run(Path("runs/1")).history(), key=lambda evaluation: evaluation.valid_loss)
-    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; --best uses its" in out
+    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}: the sample and" in out
     result = mlx_gpt(*command_after("Next:", out))
-    assert result.status == 0 and f"iteration {best.iteration} of 8" in result.err
+    assert result.status == 0 and f"iteration {best.iteration} of 8, best weights" in result.err
 
 
 @pytest.mark.parametrize("rate, iterations", [("1", 40), ("1e-09", 4)])

@@ -128,16 +128,20 @@ def test_generate_samples_from_a_folder_as_from_the_run(mlx_gpt):
     assert mlx_gpt("export", "--out=exported").status == 0
     options = ["--tokens=40", "--prompt=to be", "--temperature=0.7", "--top-k=5", "--seed=3"]
     assert mlx_gpt("generate", *options, "--init-from=exported").out == mlx_gpt("generate", *options).out
-    both = mlx_gpt("generate", "--init-from=exported", f"--run={run.path}")
-    assert both.status == 1 and "--run and --init-from exclude each other" in both.err
+    both = mlx_gpt("generate", "--init-from=exported", run.path)
+    assert both.status == 1 and "a run and --init-from exclude each other" in both.err
 
 
 def test_export_writes_the_run_that_is_named_and_prints_how_to_use_it(mlx_gpt):
     trained_run("first", **GPT2)
     trained_run(**GPT2, seed=9)
-    result = mlx_gpt("export", "--run=first", "--best", "--out=some where/exported")
+    result = mlx_gpt("export", "first", "--out=some where/exported")
     assert result.status == 0 and "mlx-gpt generate --init-from 'some where/exported'" in result.out
-    assert comes_back_as(open_run(Path("first")).load_model(best=True), "some where/exported")
+    assert (
+        "Written: some where/exported, a GPT-2 in float32, from first: play.txt, iteration 8 of 8, best weights."
+        in result.out
+    )
+    assert comes_back_as(open_run(Path("first")).load_model(), "some where/exported")
 
 
 @pytest.mark.parametrize(
@@ -149,7 +153,7 @@ def test_export_writes_the_run_that_is_named_and_prints_how_to_use_it(mlx_gpt):
 )
 def test_the_header_states_whether_a_run_can_be_exported(mlx_gpt, options, export, status):
     assert f"Export    {export}\n" in mlx_gpt("train", *TINY, *options).out
-    assert mlx_gpt("export", "--run=runs/1", "--out=exported").status == status
+    assert mlx_gpt("export", "runs/1", "--out=exported").status == status
 
 
 def test_a_run_on_byte_pairs_writes_and_resumes(mlx_gpt):

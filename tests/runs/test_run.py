@@ -289,7 +289,7 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
         reached = run.position().iteration
         evaluated = iterations(run)  # the last checkpoint may come before its evaluation
         assert evaluated == list(range(1, len(evaluated) + 1)) and reached - len(evaluated) in (0, 1)
-        run.load_model()
+        run.load_model(last=True)
     finish(run.extended(num_iter=reached + 1))
     whole = trained_run(n_layer=1, num_iter=reached + 1, eval_interval=1000, eval_iters=1, seed=1337, dropout=0.1)
     assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
@@ -333,7 +333,7 @@ DAMAGED_CHECKPOINTS = {
 def check_refused(run: gpt.Run, match: str) -> None:
     """Assert that generating and resuming refuse the checkpoint and leave it as it is."""
     before = run.checkpoint.read_bytes()
-    for use in (run.load_model, lambda: finish(run)):
+    for use in (lambda: run.load_model(last=True), lambda: finish(run)):
         with pytest.raises(UserError, match=match):
             use()
     assert run.checkpoint.read_bytes() == before
@@ -499,7 +499,7 @@ def damages(raw: bytes, rng: random.Random):
 def everything(run: gpt.Run) -> tuple:
     """The content of all files of a run."""
     found = open_run(run.path)
-    models = found.load_model(), found.load_model(best=True)
+    models = found.load_model(last=True), found.load_model()
     state = State(models[0], gpt.make_optimizer(run.train_config))
     state.optimizer.init(models[0].trainable_parameters())
     load_checkpoint(found, state)
@@ -540,9 +540,9 @@ def test_a_run_that_lost_files_never_begins_again_over_what_is_left(evaluations)
 
 def test_lost_best_weights_are_not_reported_as_still_to_come(run):
     (run.path / "best.safetensors").unlink()
-    for use in (run.load_model, run.position):
+    for use in (run.load_model, lambda: run.position(best=True)):
         with pytest.raises(UserError, match="best.safetensors is missing, and other files of the run show"):
-            use(best=True)
+            use()
 
 
 def test_a_crash_before_the_first_checkpoint_loses_nothing():
@@ -650,7 +650,7 @@ def test_a_tensor_of_a_huge_name_takes_no_memory(run):
     mx.save_safetensors(str(run.checkpoint), found | {"model.h.99999999.x": mx.zeros(1)}, metadata)
     tracemalloc.start()
     with pytest.raises(UserError, match="its model is of another shape"):
-        run.load_model()
+        run.load_model(last=True)
     assert tracemalloc.get_traced_memory()[1] < 10**7
     tracemalloc.stop()
 
@@ -659,4 +659,4 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(run):
     run.checkpoint.unlink()
     run.checkpoint.mkdir()
     with pytest.raises(UserError, match="checkpoint.safetensors cannot be read"):
-        run.load_model()
+        run.load_model(last=True)
