@@ -34,6 +34,14 @@ from .screen.consoles import errors
 UsageError = typer.BadParameter.__mro__[1]  # typer does not name it
 
 
+def hide_types_of_flags(parameters: list) -> list:
+    """`parameters`, of which typer's help shows no <bool>."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
 class Program(TyperGroup):
     """The program, which answers the commands of other programs with what was meant."""
 
@@ -41,6 +49,9 @@ class Program(TyperGroup):
         if args[0] not in self.commands and (meant := meant_command(args[0])):
             ctx.fail(f"No such command {args[0]!r}; {meant}")
         return super().resolve_command(ctx, args)
+
+    def get_params(self, ctx: typer.Context) -> list:
+        return hide_types_of_flags(super().get_params(ctx))
 
 
 app = typer.Typer(
@@ -74,6 +85,9 @@ class Command(TyperCommand):
         if misplaced := misplaced_words(ctx.params.get("run"), ctx.args, names):
             ctx.fail(misplaced)
         return args
+
+    def get_params(self, ctx: typer.Context) -> list:
+        return hide_types_of_flags(super().get_params(ctx))
 
 
 # Options after `train` belong to train.

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.config import MACHINE
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
@@ -18,6 +19,7 @@ from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import named_run, own_dataset
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
+from mlx_nanogpt.text.characters import quote_some
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
@@ -55,10 +57,7 @@ ENDS = {
 
 # The options of mlx-gpt train that are not settings.
 DataOption = Annotated[
-    list[str],
-    typer.Option(
-        help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
-    ),
+    list[str], typer.Option(help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME)
 ]
 StartOption = Annotated[
     str | None,
@@ -66,20 +65,17 @@ StartOption = Annotated[
         help="Start from these weights: a run (its best), a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face "
         "hub. The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
         show_default="random numbers",
-        rich_help_panel=RUN,
         parser=lambda name: named_run(NAME["parser"](name)),
         metavar="TEXT",
     ),
 ]
 RunDirOption = Annotated[
-    Path | None,
-    typer.Option(help="Where to keep the run.", show_default="the next number in runs/", rich_help_panel=RUN, **PATH),
+    Path | None, typer.Option(help="Where to keep the run.", show_default="the next number in runs/", **PATH)
 ]
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
         help="Resume this run; of its settings only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
-        rich_help_panel=RUN,
         **RUN_PATH,
     ),
 ]
@@ -233,6 +229,13 @@ def load_dataset(
     if isinstance(data, Dataset):
         check_tokens(data, chosen)
         return data
+    if tokenizer and (unknown := tokenizer.unknown(data.text)):
+        counts = Counter(data.text)
+        raise UserError(
+            f"the model has never seen {quote_some(unknown)}, {sum(counts[c] for c in unknown):,} of the {len(data.text):,} characters of "
+            f"{data.identity.name}",
+            "leave them out of the text, or train a new model with `tokenizer` bpe, which knows all characters",
+        )
     wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
     with make_spinner() as bar:
         if size := wanted.get("vocab_size"):

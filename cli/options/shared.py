@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import mlx.core as mx
 import typer
 from mlx_nanogpt import UserError
-from mlx_nanogpt.runs.find import named_run
+from mlx_nanogpt.runs.find import named_run, run_folders
 from mlx_nanogpt.text.corpus import BUILT_IN
 from mlx_nanogpt.text.tokenizer import TokenizerName
 
@@ -17,9 +17,14 @@ def _not_empty(name: str) -> str:
     return name
 
 
+def _complete_run(incomplete: str) -> list[str]:
+    names = [name for path in run_folders() for name in (path.name, str(path)) if named_run(name) == str(path)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 # For an option that names a file or a folder. Path("") would be the current folder.
 PATH = {"parser": lambda name: Path(_not_empty(name)), "metavar": "PATH"}
-RUN_PATH = {"parser": lambda name: Path(named_run(_not_empty(name))), "metavar": "RUN"}
+RUN_PATH = {"parser": lambda name: Path(named_run(_not_empty(name))), "metavar": "RUN", "autocompletion": _complete_run}
 NAME = {"parser": _not_empty, "metavar": "TEXT"}
 
 TEXTS = (

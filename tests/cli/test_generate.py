@@ -64,6 +64,7 @@ def test_ctrl_c_while_writing_is_130_without_a_traceback(run):
         ("--prompt=to b€", "never seen '€'; remove them from the text: it knows"),
         ("--temperature=-1", "temperature -1.0 is out of range"),
         ("--top-k=0", "top_k 0 is out of range"),
+        ("--seed=99999999999999999999", "seed 99999999999999999999 is out of range"),
         ("--top-p=1.5", "top_p 1.5 is out of range"),
         ("runs/7", "runs/7 holds no run"),
     ],
