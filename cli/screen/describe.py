@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
@@ -14,6 +14,7 @@ from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, folder_files
 
 from ..options.settings import with_options
+from ..options.start import starting_settings
 
 # The settings that other lines of a header show.
 IN_HEADER = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
@@ -86,10 +87,22 @@ def describe_training(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
 
 
 def list_settings(run: Run) -> list[str]:
-    """The settings of `run` that differ from the defaults, but for its length and size of vocabulary."""
-    left_out = {"num_iter", "vocab_size"}
-    tokens = [] if isinstance(run.tokenizer, gpt.CharTokenizer) else [f"tokenizer {run.tokenizer.kind}"]
-    return [*tokens, *_other_settings(run.gpt_config, left_out), *_other_settings(run.train_config, left_out)]
+    """The preset that `run` is nearest to, unless that is the defaults, and the settings that differ from it, but for its length and
+    size of vocabulary."""
+    length = run.train_config.num_iter
+    own = {"tokenizer": run.tokenizer.kind} | asdict(run.gpt_config) | asdict(run.train_config)
+    found = {}
+    for preset in (None, *gpt.PRESETS):
+        start = starting_settings(preset, None, {"num_iter": length}) | {
+            "num_iter": length,
+            "vocab_size": own["vocab_size"],
+        }
+        gpt_config, train_config = gpt.configurations(start)
+        theirs = {"tokenizer": "char"} | start | asdict(gpt_config) | asdict(train_config)
+        differing = [name for name, value in own.items() if value != theirs[name]]
+        found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]
+    nearest = min(found, key=lambda preset: len(found[preset]))
+    return [*([f"preset {nearest}"] if nearest else []), *found[nearest]]
 
 
 def _other_settings(config: GPTConfig | TrainConfig, left_out: Collection[str]) -> Iterator[str]:

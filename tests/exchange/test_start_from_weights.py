@@ -104,7 +104,7 @@ def test_a_cropped_model_computes_the_same_as_the_whole_one():
         ("--resume=runs/1", "--init-from and --resume exclude each other"),
         (
             "--data=other.txt",
-            "the model has never seen 'X', 1 of the 4,199 characters of other.txt; leave them out of the text, or train a new model with --tokenizer bpe",
+            "the model has never seen 'X', 1 of the 8,398 characters of play.txt + other.txt; leave them out of the text, or train a new model with --tokenizer bpe",
         ),
     ],
 )
