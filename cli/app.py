@@ -27,31 +27,30 @@ from .commands.presets import presets
 from .commands.report import report
 from .commands.runs import runs
 from .commands.train import train
-from .meant import meant_command, meant_option, misplaced_words
+from .meant import COMMANDS, OPTIONS, meant, misplaced_words
 from .options.settings import with_options
 from .screen.consoles import errors
 
 UsageError = typer.BadParameter.__mro__[1]  # typer does not name it
 
 
-def hide_types_of_flags(parameters: list) -> list:
-    """`parameters`, of which typer's help shows no <bool>."""
-    for parameter in parameters:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""
-    return parameters
+class WithFlags:
+    """A command whose help shows no <bool>, the type of a flag."""
+
+    def get_params(self, ctx: typer.Context) -> list:
+        for parameter in (parameters := super().get_params(ctx)):
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
 
 
-class Program(TyperGroup):
+class Program(WithFlags, TyperGroup):
     """The program, which answers the commands of other programs with what was meant."""
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
-        if args[0] not in self.commands and (meant := meant_command(args[0])):
-            ctx.fail(f"No such command {args[0]!r}; {meant}")
+        if sentence := meant(args[0], COMMANDS, COMMANDS):
+            ctx.fail(f"No such command {args[0]!r}; {sentence}")
         return super().resolve_command(ctx, args)
-
-    def get_params(self, ctx: typer.Context) -> list:
-        return hide_types_of_flags(super().get_params(ctx))
 
 
 app = typer.Typer(
@@ -67,7 +66,7 @@ app = typer.Typer(
 )
 
 
-class Command(TyperCommand):
+class Command(WithFlags, TyperCommand):
     """A command that answers a word without an option, as in `mlx-gpt train my.txt`, and the options of other programs, with what
     was meant."""
 
@@ -79,15 +78,12 @@ class Command(TyperCommand):
             args = super().parse_args(ctx, args)
         except UsageError as error:
             error.message = printable(error.message)  # it may hold words that a terminal would obey
-            if meant := meant_option(getattr(error, "option_name", ""), names):
-                error.message, error.possibilities = f"{error.message}; {meant}", None
+            if sentence := meant(getattr(error, "option_name", ""), OPTIONS, names):
+                error.message, error.possibilities = f"{error.message}; {sentence}", None
             raise
         if misplaced := misplaced_words(ctx.params.get("run"), ctx.args, names):
             ctx.fail(misplaced)
         return args
-
-    def get_params(self, ctx: typer.Context) -> list:
-        return hide_types_of_flags(super().get_params(ctx))
 
 
 # Options after `train` belong to train.

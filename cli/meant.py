@@ -1,16 +1,16 @@
 """What a person means by a word that mlx-gpt does not take: a name from other programs, or a text without its option."""
 
+import os
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mlx_nanogpt import PRESETS
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.runs.run import RUNS
 
-RUN = "run"  # the argument
-OPTIONS = {  # what is meant: the words
-    RUN: "--run --model",
+OPTIONS = {  # what is meant, an option or an argument: the words
+    "run": "--run --model",
     "--last": "--best",
     "--learning-rate": "--lr --rate",
     "--num-iter": "--epochs --steps --iters --max-iters --max-steps",
@@ -24,50 +24,35 @@ OPTIONS = {  # what is meant: the words
     "--out": "--out-dir --output",
 }
 COMMANDS = {
-    "generate": "sample write chat",
-    "eval": "test evaluate valid",
-    "runs": "list ls",
-    "report": "info show",
-    "train --init-from": "finetune",
-    "train --resume": "resume",
+    "mlx-gpt generate": "sample write chat",
+    "mlx-gpt eval": "test evaluate valid",
+    "mlx-gpt runs": "list ls",
+    "mlx-gpt report": "info show",
+    "mlx-gpt train --init-from": "finetune",
+    "mlx-gpt train --resume": "resume",
 }
 NOTES = {  # instead of the question
-    RUN: "name the run without an option, by its number or its folder",
+    "run": "name the run without an option, by its number or its folder",
     "--last": "the best weights are taken without an option, and the last with --last",
-    "--n-head": "did you mean --head-size? --n-embd divided by it is the number of heads",
+    "--head-size": "did you mean --head-size? --n-embd divided by it is the number of heads",
     "chat": "did you mean mlx-gpt generate? It continues a text, and does not chat",
 }
 
 
-def meant_command(word: str) -> str | None:
-    """The sentence that answers the unknown command `word`, if its meaning is known."""
-    for meant, words in COMMANDS.items():
-        if word in words.split():
-            return NOTES.get(word, f"did you mean mlx-gpt {meant}?")
-    return None
+def meant(word: str, table: Mapping[str, str], names: Collection[str]) -> str:
+    """The sentence that answers `word` by `table`, if something of `names` is meant; or an empty one."""
+    found = [name for name, words in table.items() if name in names and word in words.split()]
+    return NOTES.get(word) or NOTES.get(found[0], f"did you mean {found[0]}?") if found else ""
 
 
-def meant_option(word: str, names: Collection[str]) -> str | None:
-    """The sentence that answers the unknown option `word` of a command with the options and arguments `names`, if its meaning is
-    known."""
-    for meant, words in OPTIONS.items():
-        if meant in names and word in words.split():
-            return NOTES.get(word) or NOTES.get(meant, f"did you mean {meant}?")
-    return None
-
-
-def misplaced_words(run: Path | None, words: Sequence[str], names: Collection[str]) -> str | None:
-    """The sentence that answers `words` that belong to no option, or a `run` that is a text or a file; None if nothing is wrong."""
-    is_run = run is None or run.is_dir() or run.parent == RUNS
-    order = ["--prompt", "--data"] if words or is_run else ["--prompt"]
-    if not is_run and run.is_file():
-        order = ["--prompt-file", "--data"]
+def misplaced_words(run: Path | None, words: Sequence[str], names: Collection[str]) -> str:
+    """The sentence that answers `words` of no option, or a text in the place of `run`, in a command with the options `names`; or an
+    empty one."""
+    is_run = run is None or os.path.isdir(run) or run.parent == RUNS
     word = " ".join([*([] if is_run else [str(run)]), *words])
-    if word in PRESETS:
-        order = ["--preset", *order]
-    meant = [option for option in order if option in names]
-    if not words and (is_run or not meant):
-        return None
-    shown = printable(shlex.quote(word))
+    order = ["--preset"] * (word in PRESETS) + ["--prompt-file"] * os.path.isfile(word) + ["--prompt", "--data"]
+    possible, shown = [name for name in order if name in names], printable(shlex.quote(word))
+    if not word or not (words or possible):
+        return ""
     problem = f"{shown} belongs to no option" if words else f"there is no run {shown}"
-    return f"{problem}; {f'did you mean {meant[0]} {shown}?' if meant else 'leave it out'}"
+    return f"{problem}; {f'did you mean {possible[0]} {shown}?' if possible else 'leave it out'}"

@@ -12,17 +12,14 @@ from mlx_nanogpt.runs.find import find_run
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 
 from ..options.shared import RunArgument
-from ..options.start import complete_preset
+from ..options.start import PRESET_NAME
 from ..screen.describe import describe_packages, describe_versions
 
 
 def config(
     run: RunArgument = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Print this preset instead of a run: mlx-gpt presets lists them.", autocompletion=complete_preset
-        ),
+        str | None, typer.Option(help="Print this preset instead of a run: mlx-gpt presets lists them.", **PRESET_NAME)
     ] = None,
 ) -> None:
     """Print all settings of a run as TOML, to repeat it or to start another: mlx-gpt train --config FILE.

@@ -50,8 +50,7 @@ def evaluate(
 
     The bigram and the unigram learn from the run's training split, and xz first reads its last 64 MiB.
 
-    A folder of tokens of another text has its own splits: --split chooses one, and the simple methods learn from its
-    training split.
+    A folder of tokens has its own splits: --split chooses one, and the simple methods learn from its training split.
     """
     use_device(device)
     if init_from and not data:

@@ -20,7 +20,7 @@ from ..screen.consoles import console, fold
 from ..screen.describe import list_settings
 
 TITLES = ("Run", "Written", "Text", "Params", "Steps", "Loss", "Bits", "Tokens/s")
-LEGEND = "Loss: the lowest on the validation split, in nats a token. Bits: a character; mlx-gpt eval measures those of byte pairs."
+LEGEND = "Loss: the lowest validation loss, in nats per token. Bits: per character."
 NAMES = 3  # columns that hold names, and are aligned to the left
 LONGEST_TEXT = 15  # characters of the name of a text, so that a row fits 80 columns
 INDENT = "     "
@@ -55,10 +55,10 @@ class ListedRun:
 
 
 ORDERS = {  # of --sort
-    "written": lambda listed: -listed.written,
-    "loss": lambda listed: listed.loss,
-    "steps": lambda listed: -listed.iteration,
-    "speed": lambda listed: -listed.speed,
+    "written": lambda run: -run.written,
+    "loss": lambda run: run.loss,
+    "steps": lambda run: -run.iteration,
+    "speed": lambda run: -run.speed,
 }
 
 
@@ -69,7 +69,7 @@ def runs(
         typer.Option(help="What comes first: the newest, the lowest loss, the most steps or the fastest."),
     ] = "written",
 ) -> None:
-    """List the runs in runs/, newest first, with the preset each is nearest to and the settings that differ from it."""
+    """List runs, the newest first, with the preset each is nearest to and the settings that differ from it."""
     listed: list[ListedRun] = []
     damaged = []
     for path, written in run_folders(folder).items():
@@ -82,7 +82,7 @@ def runs(
         raise UserError(f"there is no run in {folder.resolve()}", "train one first, with mlx-gpt train")
     if listed:
         _print_table(sorted(listed, key=ORDERS[sort]))
-        console.print(fold(LEGEND, "", ""), style="dim")
+        console.print(LEGEND, style="dim")
     for sentence in damaged:
         console.print(fold(sentence, "", INDENT), style="yellow")
     if listed and listed[0].model_class is None:  # the commands refuse a model of the user's own

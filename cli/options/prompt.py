@@ -39,5 +39,5 @@ def read_prompt(tokenizer: Tokenizer, prompt: str | None, file: Path | None, unk
     try:
         tokenizer.encode(prompt)
     except UserError as error:
-        raise UserError(error.problem, f"{error.remedy}; or `unknown` skip or replace does it") from error
+        raise UserError(error.problem, f"give `unknown` skip or replace, or {error.remedy}") from error
     return prompt

@@ -10,16 +10,9 @@ from mlx_nanogpt.config_file import preset_settings, read_config_file
 from .settings import RUN
 from .shared import NAME, PATH
 
-
-def complete_preset(incomplete: str) -> list[str]:
-    return [name for name in PRESETS if name.startswith(incomplete)]
-
-
+PRESET_NAME = NAME | {"autocompletion": lambda incomplete: [name for name in PRESETS if name.startswith(incomplete)]}
 PresetOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Settings to start from, by name: mlx-gpt presets lists them.", autocompletion=complete_preset, **NAME
-    ),
+    str | None, typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", **PRESET_NAME)
 ]
 ConfigOption = Annotated[
     Path | None,

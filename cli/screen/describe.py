@@ -1,8 +1,8 @@
 """One line of text on the device, the versions, the text, the run and its weights."""
 
 import platform
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
@@ -15,10 +15,6 @@ from mlx_nanogpt.text.folders import count_kinds, folder_files
 
 from ..options.settings import with_options
 from ..options.start import starting_settings
-
-# The settings that other lines of a header show.
-IN_HEADER = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
-IN_HEADER |= set("gradient_accumulation_steps learning_rate seed backend".split())
 
 
 def describe_versions() -> str:
@@ -58,7 +54,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         lines["Files"] = files
     lines["Model"] = describe_model(gpt_config)
     lines["Training"] = describe_training(gpt_config, train_config)
-    if settings := [*_other_settings(gpt_config, IN_HEADER), *_other_settings(train_config, IN_HEADER)]:
+    if settings := list_settings(run):
         lines["Settings"] = ", ".join(settings)
     if (end := end_of_learning(train_config)) < train_config.num_iter:
         lines["Rate"] = f"0 from iteration {end:,} on, so nothing is learned after it"
@@ -103,14 +99,6 @@ def list_settings(run: Run) -> list[str]:
         found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]
     nearest = min(found, key=lambda preset: len(found[preset]))
     return [*([f"preset {nearest}"] if nearest else []), *found[nearest]]
-
-
-def _other_settings(config: GPTConfig | TrainConfig, left_out: Collection[str]) -> Iterator[str]:
-    """The settings that differ from the defaults, without those that are `left_out`."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in left_out:
-            yield field.name if value is True else f"{field.name} {value}"
 
 
 def describe_export(run: Run) -> str:

@@ -91,7 +91,7 @@ def test_the_runs_own_text_keeps_its_splits_wherever_it_lies(mlx_gpt, run):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["nowhere"], "nowhere holds no run"),
+        (["runs/7"], "runs/7 holds no run"),
         (["--data=missing.txt"], "missing.txt cannot be read"),
         (["--data=strange.txt"], "never seen '€'; remove them from the text"),
         (["--data=short.txt"], "the text has too few tokens (1)"),

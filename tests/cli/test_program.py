@@ -151,7 +151,7 @@ def test_every_word_that_is_answered_is_unknown_and_its_meaning_exists():
     program = typer.main.get_command(app)
     options = {name for command in program.commands.values() for option in command.params for name in option.opts}
     assert {*OPTIONS} <= options and not {word for words in OPTIONS.values() for word in words.split()} & options
-    assert {meant.split()[0] for meant in COMMANDS} <= {*program.commands}
+    assert {meaning.split()[1] for meaning in COMMANDS} <= {*program.commands}
     assert not {word for words in COMMANDS.values() for word in words.split()} & {*program.commands}
 
 

@@ -148,6 +148,24 @@ def test_export_writes_the_run_that_is_named_and_prints_how_to_use_it(mlx_gpt):
     assert comes_back_as(open_run(Path("first")).load_model(), "some where/exported")
 
 
+def test_export_checks_its_target_before_it_loads_anything(mlx_gpt, monkeypatch):
+    trained_run(**GPT2)
+    monkeypatch.setattr(gpt.Run, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    for out, reason in (
+        ("play.txt", "play.txt exists already"),
+        ("play.txt/x", "play.txt is no folder, or is read-only"),
+    ):
+        for kind in ([], ["--gguf"]):
+            result = mlx_gpt("export", f"--out={out}", *kind)
+            assert result.status == 1 and reason in result.err
+
+
+def test_an_export_in_the_place_of_a_run_is_answered_with_the_option(mlx_gpt):
+    exported()
+    result = mlx_gpt("generate", "exported")
+    assert result.status == 1 and "exported holds an exported model and no run; name it with --init-from" in result.err
+
+
 @pytest.mark.parametrize(
     "options, export, status",
     [

@@ -42,6 +42,7 @@ from conftest import (
 from mlx_nanogpt.records import State
 from mlx_nanogpt.runs import recorder as recorder_module
 from mlx_nanogpt.runs import run as run_module
+from mlx_nanogpt.runs.find import named_run
 from mlx_nanogpt.runs.recorder import Recorder, load_checkpoint
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "log.jsonl", "tokenizer.json"]
@@ -411,6 +412,20 @@ def test_a_run_that_does_not_exist_is_answered_with_those_that_do():
     tiny_run(), tiny_run()
     with pytest.raises(UserError, match="runs/7 holds no run .*; name one that does: runs/2, runs/1"):
         open_run(Path("runs/7"))
+
+
+def test_a_number_names_a_run_in_runs_unless_a_folder_of_that_name_is_one(run):
+    Path("2").mkdir()
+    assert [named_run(name) for name in ("1", "2", "3", "mine", "./1")] == ["runs/1", "runs/2", "runs/3", "mine", "./1"]
+    shutil.copytree("runs/1", "1")
+    assert named_run("1") == "1"
+
+
+def test_a_run_that_chose_no_best_weights_yet_has_its_last():
+    run = tiny_run()
+    finish(run, asked(3))
+    assert not run.takes_best() and iterations(run) == []
+    assert same(arrays(run.load_model().parameters()), arrays(run.load_model(last=True).parameters()))
 
 
 def test_a_run_without_a_checkpoint_is_a_sentence_with_the_way_to_get_one():
