@@ -1,7 +1,7 @@
 """The cost of quantisation: the loss of exported models in mlx_lm, on the validation split of their run.
 
     pip install mlx-lm
-    mlx-gpt export --run runs/1 --out my-gpt
+    mlx-gpt export 1 --out my-gpt
     mlx_lm.convert --hf-path my-gpt --mlx-path my-gpt-8bit -q --q-bits 8
     python benchmarks/quantised.py runs/1 my-gpt my-gpt-8bit
 

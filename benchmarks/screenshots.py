@@ -67,7 +67,7 @@ def terminal_page(shown: str) -> str:
 def main(run: str, folder: Path) -> None:
     with TemporaryDirectory() as work:
         pages = {name: Path(work, f"{name}.html") for name in PAGES}
-        inspect = [*MLX_GPT, "inspect", "--best", "--run", run, "--html", pages["inside"]]
+        inspect = [*MLX_GPT, "inspect", run, "--html", pages["inside"]]
         subprocess.run(inspect, check=True, stdout=subprocess.DEVNULL)
         subprocess.run([*MLX_GPT, "report", run, "--out", pages["report"]], check=True)
         for name, height in PAGES.items():

@@ -1,6 +1,5 @@
 """The program: its commands, one file each, and its error messages."""
 
-import shlex
 import sys
 import warnings
 from contextlib import suppress
@@ -8,11 +7,11 @@ from importlib.metadata import version
 from typing import Annotated, NoReturn
 
 import typer
-from mlx_nanogpt import PRESETS, UserError
+from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.machine import machine
 from rich.text import Text
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from .commands.bench import bench
 from .commands.config import config
@@ -28,15 +27,36 @@ from .commands.presets import presets
 from .commands.report import report
 from .commands.runs import runs
 from .commands.train import train
+from .meant import COMMANDS, OPTIONS, meant, misplaced_words
 from .options.settings import with_options
 from .screen.consoles import errors
 
 UsageError = typer.BadParameter.__mro__[1]  # typer does not name it
 
+
+class WithFlags:
+    """A command whose help shows no <bool>, the type of a flag."""
+
+    def get_params(self, ctx: typer.Context) -> list:
+        for parameter in (parameters := super().get_params(ctx)):
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+        return parameters
+
+
+class Program(WithFlags, TyperGroup):
+    """The program, which answers the commands of other programs with what was meant."""
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
+        if sentence := meant(args[0], COMMANDS, COMMANDS):
+            ctx.fail(f"No such command {args[0]!r}; {sentence}")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=Program,
     help="NanoGPT native to Apple silicon: train a small GPT on a text, let it write, measure the machine.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     # NanoLux spells its options with underscores: --num_iter is --num-iter
     context_settings={
@@ -46,22 +66,23 @@ app = typer.Typer(
 )
 
 
-class Command(TyperCommand):
-    """A command that answers a word without an option, as in `mlx-gpt train my.txt`, with the option that was meant."""
+class Command(WithFlags, TyperCommand):
+    """A command that answers a word without an option, as in `mlx-gpt train my.txt`, and the options of other programs, with what
+    was meant."""
 
     allow_extra_args = True
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        names = {name for parameter in self.params for name in (parameter.name, *parameter.opts)}
         try:
             args = super().parse_args(ctx, args)
         except UsageError as error:
             error.message = printable(error.message)  # it may hold words that a terminal would obey
+            if sentence := meant(getattr(error, "option_name", ""), OPTIONS, names):
+                error.message, error.possibilities = f"{error.message}; {sentence}", None
             raise
-        if ctx.args:
-            word, names = printable(shlex.quote(" ".join(ctx.args))), {parameter.name for parameter in self.params}
-            order = (*(["preset"] if word in PRESETS else []), "prompt", "run", "data")
-            meant = [f"did you mean --{name} {word}?" for name in order if name in names]
-            ctx.fail(f"{word} belongs to no option; {[*meant, 'leave it out'][0]}")
+        if misplaced := misplaced_words(ctx.params.get("run"), ctx.args, names):
+            ctx.fail(misplaced)
         return args
 
 

@@ -212,6 +212,16 @@ def check_name(path: Path, remedy: str) -> None:
         raise UserError(f"the name {str(path)!r} is not UTF-8, so MLX cannot open files there", remedy) from error
 
 
+def check_free(path: Path) -> None:
+    """Raise `UserError` if `path` exists, if nothing can be written there, or if MLX cannot write to a path of its name."""
+    if os.path.lexists(path):
+        raise UserError(f"{path} exists already", "choose another name")
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"{path} cannot be written ({above} is no folder, or is read-only)", "choose another name")
+    check_name(path, "choose another")
+
+
 @contextmanager
 def create_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to write files into. Once they are on the disk, it is renamed to `path`.
@@ -219,9 +229,7 @@ def create_folder(path: Path) -> Iterator[Path]:
     If the body raises, or the machine stops, there is no `path`. The next call removes the files of a killed process. Raises
     `UserError` if `path` exists, or if MLX cannot write to a path of its name.
     """
-    if os.path.lexists(path):
-        raise UserError(f"{path} exists already", "choose another name")
-    check_name(path, "choose another")
+    check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     here = f".{path.name}.{platform.node()}"  # another machine may have the same process numbers
     left = re.compile(rf"{re.escape(here)}\.(\d+)\.part")

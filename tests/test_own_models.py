@@ -218,7 +218,7 @@ def test_nothing_rebuilds_a_model_of_ones_own_as_a_plain_gpt(make, name, mlx_gpt
     for action in (run.load_model, lambda: finish(run.extended(num_iter=12))):
         with pytest.raises(gpt.UserError, match=refused):
             action()
-    for command in (["generate", "--run=run"], ["train", "--resume=run", "--num-iter=12"], ["eval", "--run=run"]):
+    for command in (["generate", "run"], ["train", "--resume=run", "--num-iter=12"], ["eval", "run"]):
         result = mlx_gpt(*command)
         assert result.status == 1 and f"{name}, not with the GPT of this library" in result.err, command
 
@@ -232,7 +232,7 @@ def test_the_list_of_runs_names_a_model_of_ones_own_and_recommends_nothing_that_
 def test_a_model_of_ones_own_is_not_exported_as_a_gpt_2(mlx_gpt):
     shape = {"tied": True, "activation": "gelu"}
     finish(tiny_run("run", **shape), model=OwnGPT(tiny_gpt(**shape)))
-    result = mlx_gpt("export", "--run=run", "--out=exported")
+    result = mlx_gpt("export", "run", "--out=exported")
     assert result.status == 1 and "OwnGPT, not with the GPT of this library" in result.err
     assert not Path("exported").exists()
 

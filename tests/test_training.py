@@ -618,8 +618,8 @@ def test_the_best_weights_are_kept_beside_the_last(validation_losses):
     for trained in (run, best):
         validation_losses([3.0, 1.0, 2.0])
         finish(trained)
-    assert same(arrays(run.load_model(best=True).parameters()), arrays(best.load_model().parameters()))
-    assert not same(arrays(run.load_model().parameters()), arrays(run.load_model(best=True).parameters()))
+    assert same(arrays(run.load_model().parameters()), arrays(best.load_model(last=True).parameters()))
+    assert not same(arrays(run.load_model(last=True).parameters()), arrays(run.load_model().parameters()))
 
 
 def test_training_ends_at_the_target(validation_losses):

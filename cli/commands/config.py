@@ -12,14 +12,15 @@ from mlx_nanogpt.runs.find import find_run
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
 from mlx_nanogpt.text.identity import Texts
 
-from ..options.shared import RunOption
+from ..options.shared import RunArgument
+from ..options.start import PRESET_NAME
 from ..screen.describe import describe_packages, describe_versions
 
 
 def config(
-    run: RunOption = None,
+    run: RunArgument = None,
     preset: Annotated[
-        str | None, typer.Option(help="Print this preset instead of a run: mlx-gpt presets lists them.")
+        str | None, typer.Option(help="Print this preset instead of a run: mlx-gpt presets lists them.", **PRESET_NAME)
     ] = None,
 ) -> None:
     """Print all settings of a run as TOML, to repeat it or to start another: mlx-gpt train --config FILE.
@@ -27,7 +28,7 @@ def config(
     On the same machine, with the same versions and text, the new run has the same weights bit for bit.
     """
     if run and preset:
-        raise UserError("`run` and `preset` exclude each other", "leave out one of them")
+        raise UserError("a run and `preset` exclude each other", "leave out one of them")
     if preset:
         settings = preset_settings(preset)
         gpt_config, train_config = gpt.configurations(settings)

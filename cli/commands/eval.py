@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from ..options.settings import with_options
-from ..options.shared import NAME, BestOption, DeviceOption, InitFromOption, RunOption, given_options, use_device
+from ..options.shared import NAME, DeviceOption, InitFromOption, LastOption, RunArgument, given_options, use_device
 from ..options.texts import read_data
 from ..screen.consoles import console, make_progress, print_header
 from ..screen.describe import describe_weights
@@ -27,8 +27,8 @@ SPLITS = {"train": "training split", "valid": "validation split"}
 
 def evaluate(
     ctx: typer.Context,
-    run: RunOption = None,
-    best: BestOption = False,
+    run: RunArgument = None,
+    last: LastOption = False,
     init_from: InitFromOption = None,
     split: Annotated[
         Literal["train", "valid", "both"], typer.Option(help="The part of the run's own text to measure.")
@@ -50,13 +50,12 @@ def evaluate(
 
     The bigram and the unigram learn from the run's training split, and xz first reads its last 64 MiB.
 
-    A folder of tokens of another text has its own splits: --split chooses one, and the simple methods learn from its
-    training split.
+    A folder of tokens has its own splits: --split chooses one, and the simple methods learn from its training split.
     """
     use_device(device)
     if init_from and not data:
         raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
-    model, tokenizer, source = find_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, last, init_from)
     text = _load_text(source, data)
     if isinstance(text, Dataset):
         parts = _choose_splits(text, tokenizer, split)
@@ -68,7 +67,7 @@ def evaluate(
     else:
         parts = {text.identity.name: tokenizer.encode(text.text)}
     if source:
-        origin = {"Run": describe_weights(source, best)}
+        origin = {"Run": describe_weights(source, last)}
     else:
         origin = {"Model": f"{init_from}: {model.num_parameters():,} parameters"}
     print_header("mlx-gpt eval", {"Device": describe_device()} | origin)

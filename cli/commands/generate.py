@@ -10,30 +10,32 @@ import typer
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
 
+from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
 from ..options.settings import setting_option
-from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgument, use_device
 from ..screen.consoles import ESCAPES, errors
 from ..screen.describe import describe_weights
 
 NEW_SEEDS = 10**6  # short to type again
 
-# The setting `seed`, for the random draws of a text; here typer checks it.
+# The setting `seed`, for the random draws of a text.
 SEED = setting_option(
     SETTINGS["seed"],
     help="Start of the random draws: the same seed writes the same text.",
     show_default="another each time",
     rich_help_panel=None,
-    min=SETTINGS["seed"].metadata["setting"].least,
-    max=SETTINGS["seed"].metadata["setting"].most,
+    min=0,
 )
 
 
 def generate(
+    run: RunArgument = None,
+    prompt: PromptOption = None,
+    prompt_file: PromptFileOption = None,
+    unknown: UnknownOption = "refuse",
     tokens: Annotated[int, typer.Option(help="Tokens to write, after the prompt.", min=1)] = 500,
-    run: RunOption = None,
-    best: BestOption = False,
+    last: LastOption = False,
     init_from: InitFromOption = None,
-    prompt: Annotated[str, typer.Option(help="The text to continue; the model must know its characters.")] = "",
     temperature: Annotated[float, typer.Option(help="Higher is bolder; 0 always takes the likeliest token.")] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest tokens.", show_default="all")] = None,
     top_p: Annotated[
@@ -50,12 +52,13 @@ def generate(
     """
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
-    model, tokenizer, source = find_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, last, init_from)
     if source:
-        origin = describe_weights(source, best)
+        origin = describe_weights(source, last)
     else:
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
-    ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
+    begun = read_prompt(tokenizer, prompt, prompt_file, unknown) or ""
+    ids = tokenizer.encode(begun).tolist() or [tokenizer.start_token]
     errors.print(origin, style="dim")
     # a terminal would obey control characters; a file gets them as they are
     shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str
@@ -63,7 +66,7 @@ def generate(
     for i in range(num_samples):
         which = f"sample {i + 1} of {num_samples}, " if num_samples > 1 else ""
         errors.print(f"{which}seed {seed + i}", style="dim")
-        sys.stdout.write(shown(prompt))
+        sys.stdout.write(shown(begun))
         started = time.perf_counter()
         for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
             sys.stdout.write(shown(text))

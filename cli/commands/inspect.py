@@ -15,7 +15,8 @@ from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text
 
-from ..options.shared import PATH, BestOption, DeviceOption, InitFromOption, RunOption, use_device
+from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
+from ..options.shared import PATH, DeviceOption, InitFromOption, LastOption, RunArgument, use_device
 from ..screen.consoles import ESCAPES, console
 from ..screen.describe import describe_weights
 from ..screen.output_file import ForceOption, check_replaceable, write_file
@@ -28,12 +29,11 @@ COLOURS = {1: "black on #fff7bc", 2: "black on #fec44f", 4: "white on #cc4c02", 
 
 
 def inspect_text(
-    text: Annotated[
-        str | None,
-        typer.Argument(help="The text; without one, the beginning of the run's validation split.", show_default=False),
-    ] = None,
-    run: RunOption = None,
-    best: BestOption = False,
+    run: RunArgument = None,
+    prompt: PromptOption = None,
+    prompt_file: PromptFileOption = None,
+    unknown: UnknownOption = "refuse",
+    last: LastOption = False,
     init_from: InitFromOption = None,
     surprises: Annotated[int, typer.Option(help="How many of the greatest surprises to list.", min=0)] = 10,
     html: Annotated[
@@ -49,20 +49,23 @@ def inspect_text(
 ) -> None:
     """Show what surprises a trained model in a text, and what it expected there.
 
+    Without a --prompt it takes the beginning of the run's validation split.
+
     A surprise is the cost of a token in bits: 1 for a token of probability 1/2, 2 for 1/4, and so on.
     """
     use_device(device)
     check_replaceable(html, "html", force)
-    model, tokenizer, source = find_model(run, best, init_from)
+    model, tokenizer, source = find_model(run, last, init_from)
+    text = read_prompt(tokenizer, prompt, prompt_file, unknown)
     if text is not None:
         ids = tokenizer.encode(text)
     elif source:
         ids = own_dataset(source).valid_tokens[:EXCERPT]
     else:
-        raise UserError("an exported model has no text of its own", "give one after mlx-gpt inspect")
+        raise UserError("an exported model has no text of its own", "give one with `prompt`")
     found = inspect(model, ids, tokenizer.start_token)
     pieces = token_pieces(tokenizer, ids)
-    about = describe_weights(source, best) if source else init_from
+    about = describe_weights(source, last) if source else init_from
     console.print(about, style="dim")
     console.print(_colour(pieces, found), soft_wrap=True)
     console.print()

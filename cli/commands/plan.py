@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig
-from mlx_nanogpt.config import TEXT, tokens_per_step
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
@@ -36,10 +36,7 @@ from .train import load_dataset
 
 UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
 
-TextOption = Annotated[
-    list[str] | None,
-    typer.Option(help=TEXTS, show_default="the size of tiny Shakespeare", rich_help_panel=TEXT, **NAME),
-]
+TextOption = Annotated[list[str] | None, typer.Option(help=TEXTS, show_default="the size of tiny Shakespeare", **NAME)]
 
 
 @with_settings

@@ -11,7 +11,7 @@ from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import Entry, report_page
 from mlx_nanogpt.runs.find import find_run, own_dataset
 
-from ..options.shared import PATH, DeviceOption, use_device
+from ..options.shared import PATH, RUN_PATH, DeviceOption, use_device
 from ..screen.consoles import console
 from ..screen.describe import describe_model, describe_packages, describe_training, describe_weights, list_settings
 from ..screen.output_file import ForceOption, check_replaceable, write_file
@@ -21,7 +21,11 @@ from .inspect import EXCERPT
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Run directories; the first one's model is shown from inside.", show_default="the newest"),
+        typer.Argument(
+            help="Numbers of runs in runs/, or folders of runs; the first one's model is shown from inside.",
+            show_default="the newest in runs/",
+            **RUN_PATH,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
     force: ForceOption = False,
@@ -49,9 +53,8 @@ def _make_inside(run: Run) -> str:
         ids = own_dataset(run).valid_tokens[:EXCERPT]
     except UserError as error:
         return _explain(f"The inside takes the text of the first run: {error.problem}.")
-    best = bool(run.history())
-    about = f"{describe_weights(run, best)}, on the beginning of the validation text of {run.corpus.name}."
-    return inside_page(run.load_model(best), run.tokenizer, ids, about)
+    about = f"{describe_weights(run)}, on the beginning of the validation text of {run.corpus.name}."
+    return inside_page(run.load_model(), run.tokenizer, ids, about)
 
 
 def _explain(reason: str) -> str:

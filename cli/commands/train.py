@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import MACHINE, TEXT
+from mlx_nanogpt.config import MACHINE
+from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.find import own_dataset, read_for
+from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
+from mlx_nanogpt.text.characters import quote_some
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
@@ -26,6 +29,7 @@ from ..options.settings import RUN, with_settings
 from ..options.shared import (
     NAME,
     PATH,
+    RUN_PATH,
     TEXTS,
     DeviceOption,
     DocumentsOption,
@@ -42,7 +46,7 @@ from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, errors, make_spinner, print_header
-from ..screen.describe import describe_run
+from ..screen.describe import describe_run, describe_weights
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -55,31 +59,26 @@ ENDS = {
 
 # The options of mlx-gpt train that are not settings.
 DataOption = Annotated[
-    list[str],
-    typer.Option(
-        help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", rich_help_panel=TEXT, **NAME
-    ),
+    list[str], typer.Option(help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME)
 ]
 StartOption = Annotated[
     str | None,
     typer.Option(
-        help="Start from these weights: a run, a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face hub. "
-        "The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
+        help="Start from these weights: a run (its best), a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face "
+        "hub. The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
         show_default="random numbers",
-        rich_help_panel=RUN,
-        **NAME,
+        parser=lambda name: named_run(NAME["parser"](name)),
+        metavar="TEXT",
     ),
 ]
 RunDirOption = Annotated[
-    Path | None,
-    typer.Option(help="Where to keep the run.", show_default="the next number in runs/", rich_help_panel=RUN, **PATH),
+    Path | None, typer.Option(help="Where to keep the run.", show_default="the next number in runs/", **PATH)
 ]
 ResumeOption = Annotated[
     Path | None,
     typer.Option(
         help="Resume this run; of its settings only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
-        rich_help_panel=RUN,
-        **PATH,
+        **RUN_PATH,
     ),
 ]
 
@@ -238,6 +237,13 @@ def load_dataset(
     if isinstance(data, Dataset):
         check_tokens(data, chosen)
         return data
+    if tokenizer and (unknown := tokenizer.unknown(data.text)):
+        counts = Counter(data.text)
+        raise UserError(
+            f"the model has never seen {quote_some(unknown)}, {sum(counts[c] for c in unknown):,} of the {len(data.text):,} characters of "
+            f"{data.identity.name}",
+            "leave them out of the text, or train a new model with `tokenizer` bpe, which knows all characters",
+        )
     wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
     with make_spinner() as bar:
         if size := wanted.get("vocab_size"):
@@ -283,6 +289,8 @@ def _check_unchanged(run: Run, given: dict) -> None:
 def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     lines = describe_run(run, dataset)
+    if "init_from" in given and is_run(given["init_from"]):
+        lines["Start"] = f"from the weights of {describe_weights(gpt.open_run(given['init_from']))}"
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
     if ranks.size > 1:

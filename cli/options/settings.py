@@ -11,6 +11,7 @@ from mlx_nanogpt.config import EVALUATION, MACHINE, MODEL, OPTIMIZER, SETTINGS, 
 
 RUN = "Run"
 PANELS = [TEXT, MODEL, TRAINING, OPTIMIZER, EVALUATION, MACHINE, RUN]  # of the help, in its order
+FIRST = ["data", "num_iter", "preset", "resume", "init_from", "run_dir"]  # options before all panels
 LONGEST_BOUND = 5  # characters of a bound that the help shows
 
 
@@ -48,7 +49,7 @@ def with_settings(command: Callable, settings: Mapping[str, Field] = SETTINGS) -
     """
     own = inspect.signature(command).parameters.values()
     named = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-    parameters = sorted([*named, *map(_parameter, settings.values())], key=_panel_number)
+    parameters = sorted([*named, *map(_parameter, settings.values())], key=_place)
     command.__signature__ = inspect.Signature(
         [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
     )
@@ -57,13 +58,16 @@ def with_settings(command: Callable, settings: Mapping[str, Field] = SETTINGS) -
 
 
 def _parameter(field: Field) -> inspect.Parameter:
-    annotation = Annotated[field.type, setting_option(field)]
+    option = setting_option(field, **{"rich_help_panel": None} if field.name in FIRST else {})
+    annotation = Annotated[field.type, option]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
 
 
-def _panel_number(parameter: inspect.Parameter) -> int:
-    """The place of an option's panel in the help; -1 for a parameter that is not an option."""
+def _place(parameter: inspect.Parameter) -> int:
+    """The place of an option in `FIRST`, or else that of its panel, in the help; -1 for a parameter that is not an option."""
+    if parameter.name in FIRST:
+        return FIRST.index(parameter.name)
     for option in get_args(parameter.annotation):
         if isinstance(option, typer.models.OptionInfo):
-            return PANELS.index(option.rich_help_panel)
+            return len(FIRST) + PANELS.index(option.rich_help_panel)
     return -1

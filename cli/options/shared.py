@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import mlx.core as mx
 import typer
 from mlx_nanogpt import UserError
+from mlx_nanogpt.runs.find import named_run, run_folders
 from mlx_nanogpt.text.corpus import BUILT_IN
 from mlx_nanogpt.text.documents import Documents
 from mlx_nanogpt.text.tokenizer import TokenizerName
@@ -17,8 +18,14 @@ def _not_empty(name: str) -> str:
     return name
 
 
+def _complete_run(incomplete: str) -> list[str]:
+    names = [name for path in run_folders() for name in (path.name, str(path)) if named_run(name) == str(path)]
+    return [name for name in names if name.startswith(incomplete)]
+
+
 # For an option that names a file or a folder. Path("") would be the current folder.
 PATH = {"parser": lambda name: Path(_not_empty(name)), "metavar": "PATH"}
+RUN_PATH = {"parser": lambda name: Path(named_run(_not_empty(name))), "metavar": "RUN", "autocompletion": _complete_run}
 NAME = {"parser": _not_empty, "metavar": "TEXT"}
 
 TEXTS = (
@@ -63,9 +70,14 @@ ValidDataOption = Annotated[
 DeviceOption = Annotated[
     Literal["auto", "cpu", "gpu"], typer.Option(help="auto: the GPU if there is one.", rich_help_panel="Machine")
 ]
-RunOption = Annotated[Path | None, typer.Option(help="The run directory.", show_default="the newest in runs/", **PATH)]
-BestOption = Annotated[
-    bool, typer.Option("--best", help="Use the weights of the lowest validation loss, not the latest.")
+RunArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The number of a run in runs/, or the folder of any run.", show_default="the newest in runs/", **RUN_PATH
+    ),
+]
+LastOption = Annotated[
+    bool, typer.Option("--last", help="Use the last weights, and not the best: those of the lowest validation loss.")
 ]
 InitFromOption = Annotated[
     str | None,

@@ -4,14 +4,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from mlx_nanogpt import UserError
+from mlx_nanogpt import PRESETS, UserError
 from mlx_nanogpt.config_file import preset_settings, read_config_file
 
 from .settings import RUN
-from .shared import PATH
+from .shared import NAME, PATH
 
+PRESET_NAME = NAME | {"autocompletion": lambda incomplete: [name for name in PRESETS if name.startswith(incomplete)]}
 PresetOption = Annotated[
-    str | None, typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", rich_help_panel=RUN)
+    str | None, typer.Option(help="Settings to start from, by name: mlx-gpt presets lists them.", **PRESET_NAME)
 ]
 ConfigOption = Annotated[
     Path | None,

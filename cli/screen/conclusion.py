@@ -27,19 +27,19 @@ def conclude(run: Run, dataset: Dataset) -> None:
     if dataset.floor is not None:
         console.print(
             f"No model can get below {dataset.floor:.4f} nats per character on {run.corpus.name}'s validation split, the entropy "
-            f"of its grammar; this model is {last.valid_loss - dataset.floor:.4f} above."
+            f"of its grammar; this model is {best.valid_loss - dataset.floor:.4f} above."
         )
     if advice := _advise(history, math.log(run.gpt_config.vocab_size), run):
         console.print(advice, style="yellow")
     if best is not last:
         console.print(
-            f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; --best uses its weights."
+            f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration:,}: the sample and mlx-gpt generate use "
+            "these weights, and not the last."
         )
     _print_sample(run)
-    option = "" if best is last else " --best"
     # the newest run in runs/ is the default
-    named = "" if run.path.parent == RUNS else f" --run {shlex.quote(str(run.path))}"
-    console.print(f"\nNext: mlx-gpt generate --tokens 500{option}{named}", soft_wrap=True)
+    named = "" if run.path.parent == RUNS else f"{shlex.quote(str(run.path))} "
+    console.print(f"\nNext: mlx-gpt generate {named}--tokens 500", soft_wrap=True)
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:

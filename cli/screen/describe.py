@@ -1,8 +1,8 @@
 """One line of text on the device, the versions, the text, the run and its weights."""
 
 import platform
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
@@ -15,11 +15,9 @@ from mlx_nanogpt.text.folders import count_kinds, folder_files
 from mlx_nanogpt.text.identity import source_name
 
 from ..options.settings import with_options
+from ..options.start import starting_settings
 
 DOCUMENTS = {"lines": "a line is one", "files": "a file is one"}
-# The settings that other lines of a header show.
-IN_HEADER = set("vocab_size n_layer n_embd head_size block_size dropout num_iter batch_size".split())
-IN_HEADER |= set("gradient_accumulation_steps learning_rate seed backend".split())
 
 
 def describe_versions() -> str:
@@ -67,7 +65,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         lines["Files"] = files
     lines["Model"] = describe_model(gpt_config)
     lines["Training"] = describe_training(gpt_config, train_config)
-    if settings := [*_other_settings(gpt_config, IN_HEADER), *_other_settings(train_config, IN_HEADER)]:
+    if settings := list_settings(run):
         lines["Settings"] = ", ".join(settings)
     if (end := end_of_learning(train_config)) < train_config.num_iter:
         lines["Rate"] = f"0 from iteration {end:,} on, so nothing is learned after it"
@@ -96,18 +94,22 @@ def describe_training(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
 
 
 def list_settings(run: Run) -> list[str]:
-    """The settings of `run` that differ from the defaults, but for its length and size of vocabulary."""
-    left_out = {"num_iter", "vocab_size"}
-    tokens = [] if isinstance(run.tokenizer, gpt.CharTokenizer) else [f"tokenizer {run.tokenizer.kind}"]
-    return [*tokens, *_other_settings(run.gpt_config, left_out), *_other_settings(run.train_config, left_out)]
-
-
-def _other_settings(config: GPTConfig | TrainConfig, left_out: Collection[str]) -> Iterator[str]:
-    """The settings that differ from the defaults, without those that are `left_out`."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in left_out:
-            yield field.name if value is True else f"{field.name} {value}"
+    """The preset that `run` is nearest to, unless that is the defaults, and the settings that differ from it, but for its length and
+    size of vocabulary."""
+    length = run.train_config.num_iter
+    own = {"tokenizer": run.tokenizer.kind} | asdict(run.gpt_config) | asdict(run.train_config)
+    found = {}
+    for preset in (None, *gpt.PRESETS):
+        start = starting_settings(preset, None, {"num_iter": length}) | {
+            "num_iter": length,
+            "vocab_size": own["vocab_size"],
+        }
+        gpt_config, train_config = gpt.configurations(start)
+        theirs = {"tokenizer": "char"} | start | asdict(gpt_config) | asdict(train_config)
+        differing = [name for name, value in own.items() if value != theirs[name]]
+        found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]
+    nearest = min(found, key=lambda preset: len(found[preset]))
+    return [*([f"preset {nearest}"] if nearest else []), *found[nearest]]
 
 
 def describe_export(run: Run) -> str:
@@ -119,7 +121,10 @@ def describe_export(run: Run) -> str:
     return f"not possible; it would be with {as_gpt2} (a GPT-2), or with --preset modern (a Qwen3)"
 
 
-def describe_weights(run: Run, best: bool) -> str:
-    """The run, and the iteration of its last or `best` weights."""
-    which = ", weights of the lowest validation loss" if best else ""
-    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}{which}"
+def describe_weights(run: Run, last: bool = False) -> str:
+    """The run, and the iteration of its best or its `last` weights, as `Run.load_model` chooses them."""
+    best = run.takes_best(last)
+    which = (
+        "best weights" if best else "last weights" if last else "last weights (no evaluation has chosen the best yet)"
+    )
+    return f"{run.path}: {run.corpus.name}, iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}, {which}"

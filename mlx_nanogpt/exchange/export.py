@@ -8,12 +8,12 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..errors import UserError
-from ..files import create_folder, explaining_write
+from ..files import check_free, create_folder, explaining_write
 from ..model import GPT
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from ..text.tokenizer_files import TOKENIZER, StoredTokens, as_json, store_tokens
-from .layouts import CARD, CONFIG, GENERATION_CONFIG, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
+from .layouts import CARD, CONFIG, GENERATION_CONFIG, QWEN3, TOKENIZER_CONFIG, WEIGHTS, Layout, best_layout
 from .model_card import model_card
 from .unseen import add_unseen_rows
 
@@ -30,32 +30,36 @@ class StoredModel:
     tokens: StoredTokens
 
 
-def export_run(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run`, with its newest or its `best` weights, into the new folder `out`, in the layout that fits. The
+def export_run(run: Run, out: Path, last: bool = False) -> None:
+    """Write the model of `run`, with its best or its `last` weights, into the new folder `out`, in the layout that fits. The
     folder appears complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
-    stored = store_model(run, best)
+    check_free(out)
+    stored = store_model(run, last)
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
         checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()
         texts = {name: as_json(content) for name, content in _descriptions(stored).items()}
         texts |= {TOKENIZER: stored.tokens.json}
-        texts |= {CARD: model_card(run, stored.layout, stored.model, out.name, best, checksum)}
+        texts |= {CARD: model_card(run, stored.layout, stored.model, out.name, last, checksum)}
         for name, text in texts.items():
             # names of texts may hold bytes that are not UTF-8
             (aside / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def store_model(run: Run, best: bool) -> StoredModel:
-    """Convert the model of `run`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
+def store_model(run: Run, last: bool = False) -> StoredModel:
+    """Convert the model of `run`, as in `Run.load_model`. Raises `UserError` if no layout can hold it, or if there is no checkpoint."""
     run.check_model(None)
     layout, obstacles = best_layout(run.gpt_config)
     if obstacles:
         problem = f"the model of {run.path} does not fit the layout of {layout.name} ({', '.join(obstacles)})"
-        raise UserError(problem, f"train one with {' '.join(obstacles.values())}")
-    model, tokens = run.load_model(best).eval(), store_tokens(run.tokenizer)
+        remedy = (
+            f"train one with {' '.join(obstacles.values())} (a {layout.name}), or with `preset` modern (a {QWEN3.name})"
+        )
+        raise UserError(problem, remedy)
+    model, tokens = run.load_model(last).eval(), store_tokens(run.tokenizer)
     own = dict(tree_flatten(model.parameters()))
     weights = dict(tree_flatten(GPT(layout.stored_as(model.config)).parameters())) | own  # missing biases are zeros
     if extra := tokens.size - run.tokenizer.vocab_size:

@@ -1,7 +1,6 @@
 """A run as a GGUF file for llama.cpp, Ollama and LM Studio. The package `gguf`, an optional extra, writes it."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +9,8 @@ from tempfile import TemporaryDirectory
 import mlx.core as mx
 import numpy as np
 
-from ..errors import UserError, import_extra
-from ..files import check_name, explaining_write, replacing
+from ..errors import import_extra
+from ..files import check_free, explaining_write, replacing
 from ..runs.run import Run
 from ..text.byte_pairs import END_OF_TEXT
 from .export import WRITE_REMEDY, StoredModel, store_model
@@ -36,18 +35,16 @@ QKV = {"gpt2": ["attn_qkv"], "qwen3": ["attn_q", "attn_k", "attn_v"]}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 
 
-def export_gguf(run: Run, out: Path, best: bool = False) -> None:
-    """Write the model of `run`, with its newest or its `best` weights, into the new file `out`, as float32. The file appears
+def export_gguf(run: Run, out: Path, last: bool = False) -> None:
+    """Write the model of `run`, with its best or its `last` weights, into the new file `out`, as float32. The file appears
     complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, if `out` exists or cannot be written, or if
     the package `gguf` is not installed.
     """
     gguf = import_extra("gguf", "gguf")
-    if os.path.lexists(out):
-        raise UserError(f"{out} exists already", "choose another name")
-    check_name(out, "choose another")
-    stored = store_model(run, best)
+    check_free(out)
+    stored = store_model(run, last)
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.gguf"
         writer = gguf.GGUFWriter(whole, stored.layout.model_type)

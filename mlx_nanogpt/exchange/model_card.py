@@ -11,11 +11,11 @@ from ..text.characters import CharTokenizer
 from .layouts import WEIGHTS, Layout
 
 
-def model_card(run: Run, layout: Layout, model: GPT, name: str, best: bool, checksum: str) -> str:
+def model_card(run: Run, layout: Layout, model: GPT, name: str, last: bool, checksum: str) -> str:
     """Return the card of `model`, exported from `run` under `name`, with the `checksum` of its weights."""
     shape, corpus = run.gpt_config, run.corpus
     windows = run.train_config.batch_size * run.train_config.gradient_accumulation_steps
-    iteration = run.position(best).iteration
+    iteration = run.position(run.takes_best(last)).iteration
     losses = [
         f"| Loss at iteration {evaluation.iteration:,}, nats per token | {evaluation.train_loss:.4f} in training, "
         f"{evaluation.valid_loss:.4f} in validation |\n"

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..files import explaining_damage, read_text
 from ..model import GPT
 from ..runs.find import find_run
-from ..runs.run import CHECKPOINT, Run, open_run
+from ..runs.run import CHECKPOINT, Run, open_run, quote
 from ..text.hub import HUB, fetch
 from ..text.tokenizer import Tokenizer
 from ..text.tokenizer_files import DAMAGED, MERGES, TOKENIZER, VOCAB, tokenizer_of_folder
@@ -36,32 +36,36 @@ FILE_KINDS = {  # by suffix: what a file is, and the way out
 HUB_FILES = [CONFIG, "model*.safetensors", INDEX, TOKENIZER, VOCAB, MERGES]
 
 
-def find_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
+def find_model(run: Path | None, last: bool, init_from: str | None) -> tuple[GPT, Tokenizer, Run | None]:
     """The exported model `init_from`, or else the model of `run` as in `find_run`; its tokenizer; its run, if any.
 
-    `best` takes the weights of the lowest validation loss. Raises `UserError` if both are named, or for no such model.
+    `last` is that of `Run.load_model`. Raises `UserError` if both are named, or for no such model.
     """
     if not init_from:
+        if run and (run / WEIGHTS).is_file():
+            raise UserError(f"{run} holds an exported model and no run", f"name it with `init_from` {quote(run)}")
         source = find_run(run)
-        return source.load_model(best), source.tokenizer, source
-    if run or best:
-        raise UserError(f"`{'run' if run else 'best'}` and `init_from` exclude each other", "leave out one of them")
+        return source.load_model(last), source.tokenizer, source
+    if run or last:
+        raise UserError(f"{'a run' if run else '`last`'} and `init_from` exclude each other", "leave out one of them")
     return *load_exported(init_from), None
 
 
 def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
-    """Load the model and the tokenizer of `source`: a run directory, or a source of `load_exported`.
+    """Load the model and the tokenizer of `source`: a run directory, with the weights that `Run.load_model` chooses, or a source of
+    `load_exported`.
 
     Raises `UserError` if it does not exist, is damaged or is another model, or if it is a run without a checkpoint.
     """
-    if _is_run(Path(source)):
-        run = open_run(Path(source))
+    if is_run(source):
+        run = open_run(source)
         return run.load_model(), run.tokenizer
     return load_exported(source)
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether `folder` is a run, with or without a checkpoint. GPT-2's config.json has no settings of training."""
+def is_run(source: str) -> bool:
+    """Whether the folder `source` is a run, with or without a checkpoint. GPT-2's config.json has no settings of training."""
+    folder = Path(source)
     try:
         return (folder / CHECKPOINT).is_file() or {"gpt", "train"} <= json.loads(read_text(folder / CONFIG)).keys()
     except (OSError, ValueError, AttributeError, RecursionError):

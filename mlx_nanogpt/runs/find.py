@@ -9,24 +9,29 @@ from ..text.corpus import BUILT_IN, check_readable_again, choose_texts, is_token
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity, Texts
 from ..text.token_files import open_token_folder
-from .run import CHECKPOINT, FILES, RUNS, Run, newest_files, open_run
+from .run import CHECKPOINT, CONFIG, FILES, RUNS, Run, newest_files, open_run
 
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
     checkpoints = newest_files(CHECKPOINT)
     if not checkpoints:
-        raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one with `run`")
+        raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one by its path")
     return open_run(next(iter(checkpoints)).parent)
 
 
-def run_folders() -> dict[Path, float]:
-    """The folders of `runs/` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
+def run_folders(folder: Path = RUNS) -> dict[Path, float]:
+    """The folders of `folder` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
     first."""
     found: dict[Path, float] = {}
-    for file, written in newest_files(*FILES).items():
+    for file, written in newest_files(*FILES, folder=folder).items():
         found.setdefault(file.parent, written)
     return found
+
+
+def named_run(name: str) -> str:
+    """The path of the run `name`. A number is that of a run in `runs/`, unless a folder of that name is a run."""
+    return str(RUNS / name) if name.isdecimal() and not os.path.isfile(os.path.join(name, CONFIG)) else name
 
 
 def find_run(path: Path | None) -> Run:

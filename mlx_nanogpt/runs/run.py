@@ -68,21 +68,22 @@ class Run:
         is damaged or was lost."""
         return self.contents(best).position
 
-    def load_model(self, best: bool = False, into: GPT | None = None) -> GPT:
-        """The trained model with its newest weights, or with those of the lowest validation loss. A model of the user's own has to
-        be built first, and is loaded `into` that one.
+    def takes_best(self, last: bool = False) -> bool:
+        """Whether `load_model` takes the best weights: unless the `last` are asked for, or no evaluation has chosen any yet."""
+        return not last and ((self.path / BEST).exists() or self.contents().evaluations > 0)
+
+    def load_model(self, last: bool = False, into: GPT | None = None) -> GPT:
+        """The trained model with its best weights (of the lowest validation loss), or with its `last` ones, as `takes_best` says. A
+        model of the user's own has to be built first, and is loaded `into` that one.
 
         Raises `UserError` if there are no weights yet, if the file is damaged or was lost, or if the model is of another class.
         """
         self.check_model(into)
-        file = self._weights(best)
+        file = self._weights(self.takes_best(last))
         if not file.exists():
             self.check_not_lost(file)
-            missing = "best weights" if best else "checkpoint"
-            raise UserError(
-                f"the run {self.path} has no {missing}: none was written yet, or it was deleted",
-                f"continue with `resume` {quote(self.path)}",
-            )
+            problem = f"the run {self.path} has no checkpoint: none was written yet, or it was deleted"
+            raise UserError(problem, f"continue with `resume` {quote(self.path)}")
         model = into or GPT(self.gpt_config)
         model.update(read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
         return model
@@ -198,7 +199,7 @@ class Run:
             lost = (self.path / BEST).exists() or lines > (0 if self.init_from else 1)
             remedy = "restore it from a copy, or train a new run"
         else:
-            lost, remedy = self.contents().evaluations > 0, "leave out `best`, or train on"
+            lost, remedy = self.contents().evaluations > 0, "take the others with `last`, or train on"
         if lost:
             raise UserError(f"{file} is missing, and other files of the run show that it was there", remedy)
 
@@ -277,11 +278,10 @@ def _parse(path: Path, config: Mapping, text: str) -> Run:
     return Run(path, gpt_config, train_config, corpus, tokenizer, run_id, config["init_from"])
 
 
-def newest_files(*names: str) -> dict[Path, float]:
-    """The files in the folders of `runs/` that have one of `names`, and when each was written (seconds since 1970), the newest
-    first."""
+def newest_files(*names: str, folder: Path = RUNS) -> dict[Path, float]:
+    """The files of `names` in the folders of `folder`, and when each was written (seconds since 1970), the newest first."""
     found = {}
-    for file in (file for name in names for file in RUNS.glob(f"*/{name}")):
+    for file in (file for name in names for file in folder.glob(f"*/{name}")):
         with suppress(FileNotFoundError):  # another process may have removed it meanwhile
             found[file] = file.stat().st_mtime
     return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))

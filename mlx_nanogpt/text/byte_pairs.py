@@ -152,17 +152,18 @@ class BPETokenizer:
 
         Raises `UserError` for characters of unknown bytes, and names them; GPT-2's tokenizer knows all bytes.
         """
-        unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
-        strangers = sorted(
-            c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8"))
-        )
-        if strangers:  # the library would leave them out silently
+        if strangers := self.unknown(text):  # the library would leave them out silently
             raise UserError(f"the model has never seen {quote_some(strangers)}", "remove them from the text")
         dtype, mark = id_type(self.vocab_size), END_OF_TEXT if self.marks else MARK
         parts = (part.replace(MARK, mark) for part in cut_between_tokens(pieces_of(text)))
         return np.concatenate(
             [np.array(self._library.encode(part, add_special_tokens=False).ids, dtype) for part in parts]
         )
+
+    def unknown(self, text: str) -> list[str]:
+        """The different characters of `text` that have unknown bytes, or none, in code-point order."""
+        unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
+        return sorted(c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8")))
 
     def decode(self, ids) -> str:
         """The text of a sequence of ids; bytes that are not UTF-8 become U+FFFD."""

@@ -57,15 +57,18 @@ class CharTokenizer:
 
         Raises `UserError` for characters without an id, and names them.
         """
-        unknown, own = self.vocab_size, _code_points(self.symbols)
-        table = np.full(own.max() + 2, unknown, id_type(self.vocab_size + 1))
+        none, own = self.vocab_size, _code_points(self.symbols)
+        table = np.full(own.max() + 2, none, id_type(self.vocab_size + 1))
         table[own] = np.arange(self.vocab_size)
         ids = table[np.minimum(_code_points(text), len(table) - 1)]
-        if unknown in ids:
-            strangers = sorted({text[i] for i in np.flatnonzero(ids == unknown)})
+        if none in ids:
             remedy = f"remove them from the text: it knows {quote_some(self.symbols)}"
-            raise UserError(f"the model has never seen {quote_some(strangers)}", remedy)
+            raise UserError(f"the model has never seen {quote_some(self.unknown(text))}", remedy)
         return ids.astype(id_type(self.vocab_size), copy=False)
+
+    def unknown(self, text: str) -> list[str]:
+        """The different characters of `text` that have no id, in code-point order."""
+        return sorted(set(text) - set(self.symbols))
 
     def decode(self, ids) -> str:
         """The text of a sequence of ids."""

@@ -138,6 +138,18 @@ def _read(
             raise UserError(f"{source_name(source)} is empty", remedy)
 
 
+def read_text(source: str) -> str:
+    """The text of the UTF-8 file `source`, or of standard input for "-". Raises `UserError` if it cannot be read."""
+    try:
+        if source == STANDARD_INPUT:
+            return "".join(_decode(sys.stdin.buffer, source_name(source)))
+        with open(source, "rb") as file:
+            return "".join(_decode(file, source))
+    except OSError as error:
+        remedy = f"name a UTF-8 text file, or {STANDARD_INPUT} for standard input"
+        raise UserError(f"{source_name(source)} cannot be read ({error.strerror})", remedy) from error
+
+
 @contextmanager
 def _explaining(source: str) -> Iterator[None]:
     """Turn an error of reading `source` in the body into a `UserError`."""

@@ -1,6 +1,7 @@
 """Text to token ids and back: characters or byte pairs, with the same methods."""
 
 import json
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -11,6 +12,8 @@ from .characters import CharTokenizer
 
 TokenizerName = Literal["char", "bpe", "gpt2"]  # in settings
 Tokenizer = CharTokenizer | BPETokenizer
+# curly quotes and dashes, as a keyboard has them
+TYPED = str.maketrans("\u2018\u2019\u201c\u201d\u2013\u2014", "''\"\"--")
 
 
 def tokenizer_from_json(text: str) -> Tokenizer:
@@ -23,6 +26,19 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
         raise ValueError("its symbols are not characters in code-point order, each once")
     return CharTokenizer(symbols)
+
+
+def known_text(tokenizer: Tokenizer, text: str, replace: bool) -> str:
+    """`text` without the characters that `tokenizer` does not know. To `replace` one takes what is known of its parts (e of é) or
+    of its straight form (a plain quote), or else a space if that is known."""
+    if replace:
+        text = unicodedata.normalize("NFC", text)  # an accent of its own would become a space
+    replaced = dict.fromkeys(tokenizer.unknown(text), "")
+    for character in replaced if replace else ():
+        parts = unicodedata.normalize("NFKD", character.translate(TYPED))
+        strange = dict.fromkeys(map(ord, tokenizer.unknown(parts + " ")))
+        replaced[character] = parts.translate(strange) or " ".translate(strange)
+    return text.translate({ord(character): known for character, known in replaced.items()})
 
 
 def token_pieces(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> list[str]:

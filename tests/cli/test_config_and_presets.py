@@ -91,7 +91,7 @@ def test_the_settings_of_a_run_repeat_it_bit_for_bit(mlx_gpt):
     options += ["--bias=none", "--tied", "--activation=gelu", "--gradient-accumulation-steps=2", "--seed=77"]
     options += ["--backend=eager"]  # to compile all that takes 5 seconds
     mlx_gpt("train", *TINY, *options)
-    result = mlx_gpt("config", "--run=runs/1")
+    result = mlx_gpt("config", "runs/1")
     assert (result.status, result.err) == (0, "")
     Path("mine.toml").write_text(result.out)
     assert mlx_gpt("train", "--config=mine.toml").status == 0
@@ -118,7 +118,7 @@ def test_the_settings_of_a_run_name_the_versions_that_made_it(mlx_gpt, monkeypat
     run = tiny_run()
     monkeypatch.setattr(run_module, "package_versions", lambda: {"mlx-nanogpt": "0.1.0", "mlx": "0.0.7"})
     finish(run)
-    assert "mlx 0.0.7\n" in mlx_gpt("config", "--run=runs/1").out
+    assert "mlx 0.0.7\n" in mlx_gpt("config", "runs/1").out
 
 
 def test_the_settings_are_utf8_whatever_the_terminal(mlx_gpt, monkeypatch):
@@ -168,12 +168,12 @@ UNKNOWN = "preset 'lapto' is not known; did you mean laptop? The presets are nan
         ("train --preset=lapto", UNKNOWN),
         ("config --preset=lapto", UNKNOWN),
         ("train --preset=laptop --config=mine.toml", "--preset and --config exclude each other; leave out one"),
-        ("config --preset=laptop --run=runs/1", "--run and --preset exclude each other; leave out one"),
+        ("config --preset=laptop runs/1", "a run and --preset exclude each other; leave out one"),
         ("train --resume=runs/1 --preset=laptop", "--preset and --resume exclude each other; leave out one"),
         ("train --resume=runs/1 --config=mine.toml", "--config and --resume exclude each other; leave out one"),
         ("train --config=mine.toml", "mine.toml, line 2: n_layers is not a setting; did you mean n_layer?"),
         ("train --config=none.toml", "none.toml cannot be read"),
-        ("config --run=nowhere", "nowhere holds no run"),
+        ("config nowhere", "nowhere holds no run"),
         ("train --preset=laptop --learning-rate=1e-5", "min_lr 0.0001 is out of range; give a number from 0 to"),
     ],
 )
@@ -210,9 +210,9 @@ def test_a_model_to_start_from_is_kept_beside_a_preset_or_a_file(mlx_gpt):
     mlx_gpt("train", *NO_CORPUS, "--data=play.txt")
     options = ["--init-from=runs/1", "--num-iter=2", "--eval-iters=1", "--data=play.txt", "--backend=eager"]
     assert mlx_gpt("train", "--preset=laptop", *options, "--dropout=0.1").status == 0
-    Path("again.toml").write_text(mlx_gpt("config", "--run=runs/2").out)  # it names the model to start from
+    Path("again.toml").write_text(mlx_gpt("config", "runs/2").out)  # it names the model to start from
     assert mlx_gpt("train", "--config=again.toml").status == 0
-    Path("first.toml").write_text(mlx_gpt("config", "--run=runs/1").out)
+    Path("first.toml").write_text(mlx_gpt("config", "runs/1").out)
     assert mlx_gpt("train", "--config=first.toml", "--init-from=runs/1").status == 0
     first, second, _, fourth = (open_run(Path(f"runs/{number}")) for number in range(1, 5))
     shape = asdict(first.gpt_config)

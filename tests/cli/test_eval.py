@@ -36,7 +36,10 @@ def expected_rows(run, tokens, train) -> dict[str, list[str]]:
 def test_eval_shows_the_model_beside_the_baselines_on_whole_splits(mlx_gpt, run):
     results = {split: mlx_gpt("eval", *options) for split, options in SPLITS.items()}
     for name, result in results.items():
-        assert (result.status, result.err) == (0, "") and "Run       runs/1: play.txt, iteration 8 of 8\n" in result.out
+        assert (result.status, result.err) == (
+            0,
+            "",
+        ) and "Run       runs/1: play.txt, iteration 8 of 8, best weights\n" in result.out
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", result.out)
         for split, tokens in {"training": DATA.train_tokens, "validation": DATA.valid_tokens}.items():
             shown = f"play.txt, {split} split: {len(tokens) - 1:,} tokens" in result.out
@@ -88,7 +91,7 @@ def test_the_runs_own_text_keeps_its_splits_wherever_it_lies(mlx_gpt, run):
 @pytest.mark.parametrize(
     "options, reason",
     [
-        (["--run=nowhere"], "nowhere holds no run"),
+        (["runs/7"], "runs/7 holds no run"),
         (["--data=missing.txt"], "missing.txt cannot be read"),
         (["--data=strange.txt"], "never seen '€'; remove them from the text"),
         (["--data=short.txt"], "the text has too few tokens (1)"),
@@ -96,8 +99,8 @@ def test_the_runs_own_text_keeps_its_splits_wherever_it_lies(mlx_gpt, run):
         (["--data=other.txt", "--split=valid"], "other.txt is not the text that the model learned from"),
         ([], "learned from another text than play.txt holds now"),
         (["--init-from=exported"], "give one with --data"),
-        (["--init-from=exported", "--run=runs/1", "--data=play.txt"], "exclude each other"),
-        (["--init-from=exported", "--best", "--data=play.txt"], "exclude each other"),
+        (["--init-from=exported", "runs/1", "--data=play.txt"], "exclude each other"),
+        (["--init-from=exported", "--last", "--data=play.txt"], "exclude each other"),
         (["--init-from=nowhere", "--data=play.txt"], "nowhere"),
     ],
 )

@@ -5,12 +5,13 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import mlx_nanogpt as gpt
 import mlx_nanogpt_cli
 import pytest
-from conftest import TEXT, WAIT, in_a_process, tiny_gpt
-from helpers import is_a_sentence
+from conftest import TEXT, WAIT, in_a_process, tiny_gpt, tiny_train
+from helpers import is_a_sentence, pipe
 
 
 def test_standard_output_carries_the_text_alone(mlx_gpt, run):
@@ -58,14 +59,36 @@ def test_ctrl_c_while_writing_is_130_without_a_traceback(run):
     assert process.wait() == 130 and "Traceback" not in err
 
 
+def test_a_prompt_from_a_file_or_standard_input_keeps_its_last_line_end(mlx_gpt, run, monkeypatch):
+    Path("prompt.txt").write_text("to be\n")
+    written = mlx_gpt("generate", "1", "--prompt=to be\n", "--seed=7").out
+    for options in (["--prompt-file=prompt.txt"], ["--prompt", "-"], ["--prompt-file", "-"]):
+        pipe(monkeypatch, "to be\n")
+        assert mlx_gpt("generate", "1", *options, "--seed=7").out == written != ""
+
+
+@pytest.mark.parametrize("how, prompt", [("skip", "to bnot"), ("replace", "to be-not")])
+def test_unknown_characters_of_a_prompt_are_left_out_or_replaced(mlx_gpt, how, prompt):
+    data = gpt.tokenize(gpt.Corpus(("play.txt",), TEXT.replace(";", "-")))
+    run = gpt.create_run(tiny_gpt(vocab_size=data.tokenizer.vocab_size), tiny_train(), data)
+    assert list(gpt.train(run, data))
+    assert mlx_gpt("generate", "--prompt=to bé—not", "--unknown", how, "--tokens=5").out.startswith(prompt)
+    assert mlx_gpt("inspect", "--prompt", "-5", "--unknown", how).status == 0
+
+
 @pytest.mark.parametrize(
     "option, reason",
     [
-        ("--prompt=to b€", "never seen '€'; remove them from the text: it knows"),
+        ("--prompt=to b€", "never seen '€'; give --unknown skip or replace, or remove them from the text: it knows"),
         ("--temperature=-1", "temperature -1.0 is out of range"),
         ("--top-k=0", "top_k 0 is out of range"),
+        ("--seed=99999999999999999999", "seed 99999999999999999999 is out of range"),
         ("--top-p=1.5", "top_p 1.5 is out of range"),
-        ("--run=nowhere", "nowhere holds no run"),
+        (
+            "--prompt-file=nowhere",
+            "nowhere cannot be read (No such file or directory); name a UTF-8 text file, or - for",
+        ),
+        ("runs/7", "runs/7 holds no run"),
     ],
 )
 def test_a_bad_wish_is_a_sentence(mlx_gpt, run, option, reason):

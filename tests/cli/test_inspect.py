@@ -15,7 +15,7 @@ from mlx_nanogpt_cli.commands.inspect import COLOURS, _colour
 
 def test_it_shows_the_text_and_the_greatest_surprises(mlx_gpt, run):
     text = "to be or not, question\nthat is"
-    result = mlx_gpt("inspect", text, "--surprises=3")
+    result = mlx_gpt("inspect", "--prompt", text, "--surprises=3")
     assert result.status == 0 and text in result.out
     found = inspect(run.load_model(), run.tokenizer.encode(text), run.tokenizer.start_token)
     rows = [line.split("│")[1:-1] for line in result.out.splitlines() if line.startswith("│")]
@@ -37,18 +37,18 @@ def test_without_a_text_it_takes_the_beginning_of_the_validation_split(mlx_gpt, 
 def test_an_export_needs_a_text(mlx_gpt):
     assert mlx_gpt("train", *TINY, "--tied", "--activation=gelu").status == 0
     assert mlx_gpt("export", "--out=exported").status == 0
-    assert mlx_gpt("inspect", "to be", "--init-from=exported").status == 0
+    assert mlx_gpt("inspect", "--prompt=to be", "--init-from=exported").status == 0
     result = mlx_gpt("inspect", "--init-from=exported")
-    assert is_a_sentence(result) and "give one after mlx-gpt inspect" in result.err
+    assert is_a_sentence(result) and "give one with --prompt" in result.err
 
 
 @pytest.mark.parametrize(
     "arguments, reason",
     [
-        (["to bé"], "the model has never seen 'é'"),
-        ([""], "there is no token to inspect"),
+        (["--prompt=to bé"], "the model has never seen 'é'"),
+        (["--prompt="], "there is no token to inspect"),
         (
-            ["to be", "--html=nowhere/inside.html"],
+            ["--prompt=to be", "--html=nowhere/inside.html"],
             "nowhere/inside.html cannot be written (its folder is missing or read-only)",
         ),
     ],
@@ -77,7 +77,7 @@ def test_a_run_of_byte_pairs_is_inspected(mlx_gpt):
     data = gpt.tokenize(gpt.Corpus(("play.txt",), TEXT), byte_pairs())
     run = gpt.create_run(tiny_gpt(vocab_size=data.tokenizer.vocab_size), tiny_train(), data)
     assert list(gpt.train(run, data))
-    result = mlx_gpt("inspect", "to be or not", "--surprises=2")
+    result = mlx_gpt("inspect", "--prompt=to be or not", "--surprises=2")
     assert result.status == 0 and "\nto be or not\n" in result.out
     tokens = len(data.tokenizer.encode("to be or not"))
     bits = inspect(run.load_model(), data.tokenizer.encode("to be or not"), data.tokenizer.start_token).bits
@@ -85,10 +85,10 @@ def test_a_run_of_byte_pairs_is_inspected(mlx_gpt):
 
 
 def test_a_page_is_written_with_the_pieces_of_the_text(mlx_gpt, run, monkeypatch):
-    result = mlx_gpt("inspect", "to be or not", "--html=inside.html")
+    result = mlx_gpt("inspect", "--prompt=to be or not", "--html=inside.html")
     assert result.status == 0 and result.out.endswith("The page is inside.html: open it in a browser.\n")
     page = Path("inside.html").read_text()
     assert "to be or not" not in page and '"t", "o", " ", "b", "e"' in page
     monkeypatch.setattr(inside, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
-    out = mlx_gpt("inspect", "to be or not to be that is", "--html=inside.html", "--surprises=0").out
+    out = mlx_gpt("inspect", "--prompt=to be or not to be that is", "--html=inside.html", "--surprises=0").out
     assert "inside.html, on the first 20 tokens: open it" in out

@@ -95,8 +95,8 @@ def test_a_text_and_its_tokens_are_the_same_to_a_run(mlx_gpt, of_run, other):
     mlx_gpt(*TRAIN, f"--data={of_run}", *fraction)
     mlx_gpt(*TRAIN, "--num-iter=6", f"--data={of_run}", *fraction)
     assert read_settings()["sources"] == [of_run] and mlx_gpt("generate", "--tokens=9", "--prompt=to be").status == 0
-    own = mlx_gpt("eval", "--run=runs/1", "--split=both").out
-    result = mlx_gpt("eval", "--run=runs/1", "--split=both", f"--data={other}")
+    own = mlx_gpt("eval", "runs/1", "--split=both").out
+    result = mlx_gpt("eval", "runs/1", "--split=both", f"--data={other}")
     assert result.status == 0 and result.out == re.sub(rf"{of_run}, (t|v)", rf"{other}, \1", own)
     Path(of_run).rename("moved")
     assert is_a_sentence(mlx_gpt("train", "--resume=runs/1", "--num-iter=6"))

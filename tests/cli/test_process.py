@@ -77,7 +77,7 @@ def test_an_empty_name_is_a_usage_error_and_not_the_folder_here(mlx_gpt):
     before = sorted(Path().iterdir())
     for command, *options in (
         ["train", "--run-dir=", "--resume=", "--config=", "--data=", "--init-from="],
-        ["generate", "--run="], ["eval", "--data="], ["export", "--out="], ["prepare", "--out="], ["bench", "--json="],
+        ["generate", ""], ["eval", "--data="], ["export", "--out="], ["prepare", "--out="], ["bench", "--json="],
     ):  # fmt: skip
         for option in options:
             result = mlx_gpt(command, option)
@@ -110,12 +110,12 @@ def test_the_name_of_a_text_does_not_command_the_terminal(mlx_gpt):
     options = [*TINY[:-1], "--tied", "--activation=gelu"]
     results = [
         mlx_gpt("train", *options, f"--data={EVIL}", f"--run-dir={folder}"),
-        *(mlx_gpt(command, f"--run={folder}") for command in ("eval", "config")),
-        mlx_gpt("generate", "--tokens=3", f"--run={folder}"),
-        mlx_gpt("export", f"--run={folder}", "--out=model"),
+        *(mlx_gpt(command, folder) for command in ("eval", "config")),
+        mlx_gpt("generate", "--tokens=3", folder),
+        mlx_gpt("export", folder, "--out=model"),
     ]
     Path(EVIL).unlink()
-    gone = mlx_gpt("eval", f"--run={folder}")
+    gone = mlx_gpt("eval", folder)
     assert [result.status for result in results] == [0] * len(results) and gone.status == 1
     card = Path("model/README.md").read_text()
     for text in [result.out + result.err for result in (*results, gone)] + [card]:

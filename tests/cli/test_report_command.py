@@ -71,7 +71,10 @@ def test_a_run_of_the_users_own_model_has_a_report_without_an_inside(mlx_gpt):
 def test_a_run_that_was_stopped_early_shows_its_last_weights(mlx_gpt):
     finish(tiny_run(), asked(3))
     assert mlx_gpt("report").status == 0
-    assert "iteration 2 of 8, on the beginning of the validation text of play.txt." in Path("report.html").read_text()
+    assert (
+        "iteration 2 of 8, last weights (no evaluation has chosen the best yet), on the beginning of the validation text of play.txt."
+        in Path("report.html").read_text()
+    )
 
 
 def test_the_name_of_a_text_need_not_be_utf8(mlx_gpt):

@@ -8,7 +8,7 @@ import typer
 from mlx_nanogpt import TrainConfig
 from mlx_nanogpt.config import SETTINGS, TRAINING, setting
 from mlx_nanogpt_cli.app import app
-from mlx_nanogpt_cli.options.settings import PANELS, with_settings
+from mlx_nanogpt_cli.options.settings import FIRST, PANELS, with_settings
 from settings_table import README, with_table
 
 TRAIN = {option.name: option for option in typer.main.get_command(app).commands["train"].params}
@@ -19,7 +19,8 @@ def test_a_field_is_an_option_and_a_row_of_the_table_with_its_default_and_help(n
     field, option = SETTINGS[name], TRAIN[name]
     about, flag = field.metadata["setting"], f"--{name.replace('_', '-')}"
     assert flag in option.opts and option.default == field.default
-    assert option.rich_help_panel == about.group and option.metavar == (f"<{about.unit}>" if about.unit else None)
+    assert option.rich_help_panel == (None if name in FIRST else about.group)
+    assert option.metavar == (f"<{about.unit}>" if about.unit else None)
     assert option.help.replace("-", "_").replace("__", "").startswith(about.help.replace("-", "_"))
     row = re.search(rf"^\| `{flag}` \| .*$", README.read_text(encoding="utf-8"), re.M)
     assert row and f"| {str(field.default).lower() if field.default is False else field.default} |" in row.group()

@@ -17,7 +17,7 @@ from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.text.identity import CorpusIdentity
 from mlx_nanogpt_cli.screen import conclusion
 from mlx_nanogpt_cli.screen.consoles import console
-from mlx_nanogpt_cli.screen.describe import IN_HEADER, describe_data, describe_run
+from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import shorten_sample
 
 # ---- options and texts
@@ -100,12 +100,13 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
     assert len(sample) >= 200 - 1 and set(sample) <= set(TEXT)
 
 
-def test_the_header_shows_every_setting_that_is_not_the_default():
+def test_the_header_shows_the_nearest_preset_and_every_setting_that_is_not_its():
     changes = {name: value for name, value in OTHER_SETTINGS.items() if name not in ("num_iter", "seed")}
     lines = describe_run(tiny_run(**changes), DATA)
-    shown = {name: value for name, value in changes.items() if name not in IN_HEADER}
-    expected = {name if value is True else f"{name} {value}" for name, value in shown.items()}
-    assert set(lines["Settings"].split(", ")) == expected
+    preset, *settings = lines["Settings"].removeprefix("preset ").split(", ")
+    for name, value in changes.items():
+        shown = (name if value is True else f"{name} {value}") in settings
+        assert shown != (gpt.PRESETS[preset].settings.get(name) == value), name
     for words in (
         "2 x 2 x 6 = 24 tokens, rate 0.002, dropout 0.25",
         "2 layers, 12 wide, 3 heads of 4, context 6",
@@ -121,9 +122,10 @@ def test_the_header_warns_of_a_rate_that_is_0_before_the_end():
 
 
 def test_the_header_of_the_defaults_has_no_settings():
-    lines = describe_run(tiny_run(**asdict(TrainConfig())), DATA)
+    defaults = gpt.create_run(GPTConfig(vocab_size=TOKENIZER.vocab_size), TrainConfig(), DATA)
+    lines = describe_run(defaults, DATA)
     assert list(lines) == ["Device", "Versions", "Backend", "Corpus", "Model", "Training", "Export", "Run"]
-    assert lines["Training"] == "5,000 iterations of 32 x 8 = 256 tokens, rate 0.001, dropout 0, seed 1337"
+    assert lines["Training"] == "5,000 iterations of 32 x 64 = 2,048 tokens, rate 0.001, dropout 0, seed 1337"
 
 
 def test_tokens_of_unknown_characters_are_described_as_tokens():
@@ -172,9 +174,9 @@ def test_the_end_names_better_weights_before_it(mlx_gpt):
     options = [*TINY, "--learning-rate=0.5", "--eval-interval=1", "--num-iter=8", "--seed=3"]
     out = mlx_gpt("train", *options).out
     best = min(open_run(Path("runs/1")).history(), key=lambda evaluation: evaluation.valid_loss)
-    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}; --best uses its" in out
+    assert f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration}: the sample and" in out
     result = mlx_gpt(*command_after("Next:", out))
-    assert result.status == 0 and f"iteration {best.iteration} of 8" in result.err
+    assert result.status == 0 and f"iteration {best.iteration} of 8, best weights" in result.err
 
 
 @pytest.mark.parametrize("rate, iterations", [("1", 40), ("1e-09", 4)])

@@ -122,12 +122,13 @@ def test_the_end_of_text_is_named_where_there_is_one():
     assert of_tokenizer["bos_token"] == of_tokenizer["eos_token"] == "<|endoftext|>"
 
 
-@pytest.mark.parametrize("best", [False, True])
-def test_the_last_or_the_best_weights_are_exported_with_their_facts(best):
+@pytest.mark.parametrize("last", [False, True])
+def test_the_last_or_the_best_weights_are_exported_with_their_facts(last):
     run = worsened_run(**GPT2)
-    evaluation = min(run.history(), key=lambda found: found.valid_loss) if best else run.history()[-1]
-    export_run(run, FOLDER, best)
-    assert comes_back_as(run.load_model(best))
+    history = run.history()
+    evaluation = history[-1] if last else min(history, key=lambda found: found.valid_loss)
+    export_run(run, FOLDER, last)
+    assert comes_back_as(run.load_model(last))
     card = (FOLDER / "README.md").read_text()
     for fact in (
         f"for {evaluation.iteration} iterations of 4 windows", f"{run.load_model().num_parameters():,} |", "play.txt",
@@ -159,7 +160,7 @@ def test_the_card_names_its_origin_but_no_folder_of_the_user(init_from, origin):
 )
 def test_a_model_that_no_layout_holds_is_refused_with_the_remedy(changes, obstacles, remedy):
     run = trained_run(**changes)
-    with pytest.raises(UserError, match=f"{obstacles}.* {remedy}$"):
+    with pytest.raises(UserError, match=f"{obstacles}.* {remedy}"):
         export_run(run, FOLDER)
     assert not FOLDER.exists()
 
@@ -170,7 +171,7 @@ def test_a_model_that_no_layout_holds_is_refused_with_the_remedy(changes, obstac
 @pytest.mark.parametrize("settings", [GPT2, MODERN, TIED])
 def test_a_trained_model_never_writes_the_token_that_it_has_not_seen(settings):
     run = trained_run(num_iter=60, eval_interval=60, learning_rate=1e-2, **settings)
-    stored = store_model(run, best=False)
+    stored = store_model(run)
     theirs = gpt.GPT(replace(stored.layout.stored_as(run.gpt_config), vocab_size=stored.tokens.size))
     theirs.load_weights(list(stored.weights.items()))
     idx = mx.array([TOKENS[:8].tolist(), TOKENS[50:58].tolist()])
@@ -184,7 +185,7 @@ def test_the_unseen_token_is_rare_even_where_all_others_are_frequent():
     data = gpt.tokenize(gpt.Corpus(("dna.txt",), letters))
     run = gpt.create_run(tiny_gpt(vocab_size=4, **MODERN), tiny_train(num_iter=40, learning_rate=1e-2), data)
     list(gpt.train(run, data))
-    stored = store_model(run, best=False)
+    stored = store_model(run)
     theirs = gpt.GPT(replace(run.gpt_config, vocab_size=5))
     theirs.load_weights(list(stored.weights.items()))
     assert mx.softmax(theirs(mx.array(data.valid_tokens[:80].reshape(10, 8))), axis=-1)[..., 4].mean().item() < 1e-3
@@ -197,5 +198,5 @@ def test_the_memory_of_an_export_does_not_grow_with_the_number_of_characters():
     model = gpt.GPT(tiny_gpt(vocab_size=1500, **MODERN))
     mx.eval(model.parameters())
     mx.reset_peak_memory()
-    store_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))), best=False)
+    store_model(run_of(model, gpt.tokenize(gpt.Corpus(("many.txt",), text))))
     assert mx.get_peak_memory() < 125e6

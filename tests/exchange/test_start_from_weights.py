@@ -44,7 +44,8 @@ def test_a_run_starts_from_the_weights_of_an_exported_model(mlx_gpt):
 def test_a_run_starts_from_one_of_our_own_runs_of_any_shape(mlx_gpt):
     first = trained_run(n_layer=1)
     short = ["--num-iter=4", "--eval-interval=4", "--eval-iters=1"]
-    assert mlx_gpt("train", "--data=play.txt", f"--init-from={first.path}", *short).status == 0
+    result = mlx_gpt("train", "--data=play.txt", "--init-from=1", *short)
+    assert result.status == 0 and "from the weights of runs/1: play.txt, iteration 8 of 8, best weights" in result.out
     second = gpt.newest_run()
     assert second.gpt_config == first.gpt_config and second.position().iteration == 4
     assert second.history()[0].valid_loss < trained_run(n_layer=1, num_iter=4).history()[0].valid_loss
@@ -101,7 +102,10 @@ def test_a_cropped_model_computes_the_same_as_the_whole_one():
         ("--block-size=9", "has block_size 8, which cannot become 9; choose a smaller one"),
         ("--tokenizer=char", "--tokenizer and --init-from exclude each other"),
         ("--resume=runs/1", "--init-from and --resume exclude each other"),
-        ("--data=other.txt", "the model has never seen 'X'"),
+        (
+            "--data=other.txt",
+            "the model has never seen 'X', 1 of the 8,398 characters of play.txt + other.txt; leave them out of the text, or train a new model with --tokenizer bpe",
+        ),
     ],
 )
 def test_an_option_that_contradicts_the_weights_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, option, reason):
@@ -128,16 +132,38 @@ def test_generate_samples_from_a_folder_as_from_the_run(mlx_gpt):
     assert mlx_gpt("export", "--out=exported").status == 0
     options = ["--tokens=40", "--prompt=to be", "--temperature=0.7", "--top-k=5", "--seed=3"]
     assert mlx_gpt("generate", *options, "--init-from=exported").out == mlx_gpt("generate", *options).out
-    both = mlx_gpt("generate", "--init-from=exported", f"--run={run.path}")
-    assert both.status == 1 and "--run and --init-from exclude each other" in both.err
+    both = mlx_gpt("generate", "--init-from=exported", run.path)
+    assert both.status == 1 and "a run and --init-from exclude each other" in both.err
 
 
 def test_export_writes_the_run_that_is_named_and_prints_how_to_use_it(mlx_gpt):
     trained_run("first", **GPT2)
     trained_run(**GPT2, seed=9)
-    result = mlx_gpt("export", "--run=first", "--best", "--out=some where/exported")
+    result = mlx_gpt("export", "first", "--out=some where/exported")
     assert result.status == 0 and "mlx-gpt generate --init-from 'some where/exported'" in result.out
-    assert comes_back_as(open_run(Path("first")).load_model(best=True), "some where/exported")
+    assert (
+        "Written: some where/exported, a GPT-2 in float32, from first: play.txt, iteration 8 of 8, best weights."
+        in result.out
+    )
+    assert comes_back_as(open_run(Path("first")).load_model(), "some where/exported")
+
+
+def test_export_checks_its_target_before_it_loads_anything(mlx_gpt, monkeypatch):
+    trained_run(**GPT2)
+    monkeypatch.setattr(gpt.Run, "load_model", lambda *_: pytest.fail("the model was loaded"))
+    for out, reason in (
+        ("play.txt", "play.txt exists already"),
+        ("play.txt/x", "play.txt is no folder, or is read-only"),
+    ):
+        for kind in ([], ["--gguf"]):
+            result = mlx_gpt("export", f"--out={out}", *kind)
+            assert result.status == 1 and reason in result.err
+
+
+def test_an_export_in_the_place_of_a_run_is_answered_with_the_option(mlx_gpt):
+    exported()
+    result = mlx_gpt("generate", "exported")
+    assert result.status == 1 and "exported holds an exported model and no run; name it with --init-from" in result.err
 
 
 @pytest.mark.parametrize(
@@ -149,7 +175,7 @@ def test_export_writes_the_run_that_is_named_and_prints_how_to_use_it(mlx_gpt):
 )
 def test_the_header_states_whether_a_run_can_be_exported(mlx_gpt, options, export, status):
     assert f"Export    {export}\n" in mlx_gpt("train", *TINY, *options).out
-    assert mlx_gpt("export", "--run=runs/1", "--out=exported").status == status
+    assert mlx_gpt("export", "runs/1", "--out=exported").status == status
 
 
 def test_a_run_on_byte_pairs_writes_and_resumes(mlx_gpt):

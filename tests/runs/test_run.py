@@ -42,6 +42,7 @@ from conftest import (
 from mlx_nanogpt.records import State
 from mlx_nanogpt.runs import recorder as recorder_module
 from mlx_nanogpt.runs import run as run_module
+from mlx_nanogpt.runs.find import named_run
 from mlx_nanogpt.runs.recorder import Recorder, load_checkpoint
 
 PARTS = ["best.safetensors", "checkpoint.safetensors", "config.json", "history.jsonl", "log.jsonl", "tokenizer.json"]
@@ -289,7 +290,7 @@ def test_a_kill_at_any_moment_leaves_the_last_checkpoint_readable():
         reached = run.position().iteration
         evaluated = iterations(run)  # the last checkpoint may come before its evaluation
         assert evaluated == list(range(1, len(evaluated) + 1)) and reached - len(evaluated) in (0, 1)
-        run.load_model()
+        run.load_model(last=True)
     finish(run.extended(num_iter=reached + 1))
     whole = trained_run(n_layer=1, num_iter=reached + 1, eval_interval=1000, eval_iters=1, seed=1337, dropout=0.1)
     assert same(checkpoint_arrays(run), checkpoint_arrays(whole))
@@ -333,7 +334,7 @@ DAMAGED_CHECKPOINTS = {
 def check_refused(run: gpt.Run, match: str) -> None:
     """Assert that generating and resuming refuse the checkpoint and leave it as it is."""
     before = run.checkpoint.read_bytes()
-    for use in (run.load_model, lambda: finish(run)):
+    for use in (lambda: run.load_model(last=True), lambda: finish(run)):
         with pytest.raises(UserError, match=match):
             use()
     assert run.checkpoint.read_bytes() == before
@@ -411,6 +412,20 @@ def test_a_run_that_does_not_exist_is_answered_with_those_that_do():
     tiny_run(), tiny_run()
     with pytest.raises(UserError, match="runs/7 holds no run .*; name one that does: runs/2, runs/1"):
         open_run(Path("runs/7"))
+
+
+def test_a_number_names_a_run_in_runs_unless_a_folder_of_that_name_is_one(run):
+    Path("2").mkdir()
+    assert [named_run(name) for name in ("1", "2", "3", "mine", "./1")] == ["runs/1", "runs/2", "runs/3", "mine", "./1"]
+    shutil.copytree("runs/1", "1")
+    assert named_run("1") == "1"
+
+
+def test_a_run_that_chose_no_best_weights_yet_has_its_last():
+    run = tiny_run()
+    finish(run, asked(3))
+    assert not run.takes_best() and iterations(run) == []
+    assert same(arrays(run.load_model().parameters()), arrays(run.load_model(last=True).parameters()))
 
 
 def test_a_run_without_a_checkpoint_is_a_sentence_with_the_way_to_get_one():
@@ -499,7 +514,7 @@ def damages(raw: bytes, rng: random.Random):
 def everything(run: gpt.Run) -> tuple:
     """The content of all files of a run."""
     found = open_run(run.path)
-    models = found.load_model(), found.load_model(best=True)
+    models = found.load_model(last=True), found.load_model()
     state = State(models[0], gpt.make_optimizer(run.train_config))
     state.optimizer.init(models[0].trainable_parameters())
     load_checkpoint(found, state)
@@ -540,9 +555,9 @@ def test_a_run_that_lost_files_never_begins_again_over_what_is_left(evaluations)
 
 def test_lost_best_weights_are_not_reported_as_still_to_come(run):
     (run.path / "best.safetensors").unlink()
-    for use in (run.load_model, run.position):
+    for use in (run.load_model, lambda: run.position(best=True)):
         with pytest.raises(UserError, match="best.safetensors is missing, and other files of the run show"):
-            use(best=True)
+            use()
 
 
 def test_a_crash_before_the_first_checkpoint_loses_nothing():
@@ -650,7 +665,7 @@ def test_a_tensor_of_a_huge_name_takes_no_memory(run):
     mx.save_safetensors(str(run.checkpoint), found | {"model.h.99999999.x": mx.zeros(1)}, metadata)
     tracemalloc.start()
     with pytest.raises(UserError, match="its model is of another shape"):
-        run.load_model()
+        run.load_model(last=True)
     assert tracemalloc.get_traced_memory()[1] < 10**7
     tracemalloc.stop()
 
@@ -659,4 +674,4 @@ def test_a_checkpoint_that_cannot_be_read_is_not_called_damaged(run):
     run.checkpoint.unlink()
     run.checkpoint.mkdir()
     with pytest.raises(UserError, match="checkpoint.safetensors cannot be read"):
-        run.load_model()
+        run.load_model(last=True)

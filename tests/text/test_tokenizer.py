@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, UserError
 from conftest import TEXT, byte_pairs
-from mlx_nanogpt.text.tokenizer import token_pieces, tokenizer_from_json
+from mlx_nanogpt.text.tokenizer import known_text, token_pieces, tokenizer_from_json
 
 
 def random_text(seed: int) -> str:
@@ -40,6 +40,28 @@ def test_ids_go_by_rank_of_code_point():
 def test_unknown_characters_are_named_wherever_they_rank(text, named):
     with pytest.raises(UserError, match=f"never seen .*{named}"):
         CharTokenizer.of("bcd").encode(text)
+
+
+@pytest.mark.parametrize(
+    "text, skipped, replaced",
+    [
+        ("café", "caf", "cafe"),
+        ("cafe\u0301 é", "cafe ", "cafe e"),  # a decomposed é is one character
+        ("‘a’ — “b”", "a  b", "'a' - \"b\""),
+        ("ﬁ a€a 🦓", "aa ", "f a a  "),  # what is known of a ligature's letters, or a space
+        ("ace", "ace", "ace"),
+    ],
+)
+def test_unknown_characters_are_left_out_or_replaced_by_the_nearest_known_ones(text, skipped, replaced):
+    tokenizer = CharTokenizer.of("abcef '\"-")
+    assert known_text(tokenizer, text, replace=True) == replaced
+    assert known_text(tokenizer, text, replace=False).split() == skipped.split()
+    for known in (skipped, replaced):
+        assert not tokenizer.unknown(known)
+
+
+def test_a_text_in_an_alphabet_without_a_space_loses_what_is_not_near():
+    assert known_text(CharTokenizer.of("ACGT"), "ÄC€G", replace=True) == "ACG"
 
 
 @pytest.mark.parametrize("vocab_size, dtype", [(2**16, np.uint16), (2**16 + 1, np.uint32)])
