@@ -1,4 +1,4 @@
-"""Characters as tokens, as in the lecture: the id of a character is its rank by code point."""
+"""Characters as tokens, as in the lecture, where the id of a character is its rank by code point."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ LISTED = 10  # characters in a message
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
+    """`symbols` are the characters that have an id, each once: the id of `symbols[i]` is `i`."""
 
     symbols: str
     kind = "char"  # a TokenizerName
@@ -29,7 +29,7 @@ class CharTokenizer:
 
     @property
     def start_token(self) -> int:
-        """The token of an empty prompt: a new line, or in a text without one its first character by code point."""
+        """The token of an empty prompt: a new line, or in a text without one the first of the symbols."""
         return max(self.symbols.find("\n"), 0)
 
     def encode(self, text: str) -> np.ndarray:

@@ -97,7 +97,7 @@ def _characters_of(text: str) -> CharTokenizer | None:
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
         symbol = unspell(piece)
-        if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
+        if symbol is None or len(symbol) != 1:
             break
         symbols += symbol
     own_vocab, own_merges = _as_byte_pairs(symbols)

@@ -1,12 +1,14 @@
-"""Characters as tokens: nothing is lost, ids follow the code points, and unknown characters are named."""
+"""Characters as tokens: nothing is lost, ids follow the code points unless a file says otherwise, and unknown characters are named."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, UserError
 from conftest import TEXT, byte_pairs
 from mlx_nanogpt.text.tokenizer import token_pieces, tokenizer_from_json
+from mlx_nanogpt.text.tokenizer_files import store_tokens, tokenizer_of_folder
 
 
 def random_text(seed: int) -> str:
@@ -49,7 +51,15 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(vocab_size, dtype):
     assert ids.dtype == dtype and ids[-1] == vocab_size - 1
 
 
-@pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), byte_pairs])
+def test_characters_in_another_order_keep_it():
+    tokenizer = CharTokenizer("zé🦓\na ")
+    ids = tokenizer.encode("a🦓é z\n")
+    assert ids.tolist() == [4, 2, 1, 5, 0, 3] and tokenizer.decode(ids) == "a🦓é z\n"
+    Path("tokenizer.json").write_text(store_tokens(tokenizer).json)
+    assert tokenizer_of_folder(Path()) == tokenizer
+
+
+@pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), lambda: CharTokenizer("zé🦓\na "), byte_pairs])
 def test_a_tokenizer_comes_back_from_its_json(make):
     tokenizer = make()
     assert tokenizer_from_json(tokenizer.to_json()) == tokenizer != tokenizer_from_json('{"symbols": "a"}')
