@@ -188,4 +188,5 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def _refusal(folder: Path, reason: str) -> UserError:
-    return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}", "name another")
+    problem = f"{folder} holds a model that cannot be rebuilt here: {reason}"
+    return UserError(problem, "name one that was exported here, or gpt2")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, explaining_damage, read_text
-from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, spell, unspell
+from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, OtherTokens, spell, unspell
 from .characters import CharTokenizer
 from .hub import fetch
 from .tokenizer import Tokenizer
@@ -27,7 +27,11 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
     with explaining_damage(folder, *DAMAGED):
         if (folder / TOKENIZER).is_file():
             text = read_text(folder / TOKENIZER)
-            return _characters_of(text) or BPETokenizer(text)
+            try:
+                return _characters_of(text) or BPETokenizer(text)
+            except OtherTokens as error:
+                problem = f"{folder} holds a tokenizer that cannot be used here: {error}"
+                raise UserError(problem, "name a model with GPT-2's tokens, or one that was exported here") from error
         if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
             # the library ignores "#version"
             merges = [line for line in read_text(folder / MERGES).splitlines() if line]
