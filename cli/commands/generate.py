@@ -9,6 +9,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
+from mlx_nanogpt.text.tokenizer import encode_prompt
 
 from ..options.settings import setting_option
 from ..options.shared import BestOption, DeviceOption, InitFromOption, RunOption, use_device
@@ -55,7 +56,7 @@ def generate(
         origin = describe_weights(source, best)
     else:
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
-    ids = tokenizer.encode(prompt).tolist() or [tokenizer.start_token]
+    ids = encode_prompt(tokenizer, prompt).tolist() or [tokenizer.start_token]
     errors.print(origin, style="dim")
     # a terminal would obey control characters; a file gets them as they are
     shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str

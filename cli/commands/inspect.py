@@ -11,7 +11,7 @@ from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.runs.find import own_dataset
-from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
+from mlx_nanogpt.text.tokenizer import Tokenizer, encode_prompt, token_pieces
 from rich.table import Table
 from rich.text import Text
 
@@ -55,7 +55,7 @@ def inspect_text(
     check_replaceable(html, "html", force)
     model, tokenizer, source = find_model(run, best, init_from)
     if text is not None:
-        ids = tokenizer.encode(text)
+        ids = encode_prompt(tokenizer, text)
     elif source:
         ids = own_dataset(source).valid_tokens[:EXCERPT]
     else:

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Literal
+from unicodedata import normalize
 
 import numpy as np
 
+from ..errors import UserError
 from .byte_pairs import BPETokenizer
 from .characters import CharTokenizer
 
@@ -24,6 +27,18 @@ def tokenizer_from_json(text: str) -> Tokenizer:
         raise ValueError("its symbols are not characters, each once")
     symbols.encode()  # raises for a surrogate, which is half a character
     return CharTokenizer(symbols)
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
+    """The ids of `prompt`, (N,), or of its composed or decomposed form (é as one or two characters) if only that one is known. Raises
+    `UserError` for characters without an id, and names them."""
+    try:
+        return tokenizer.encode(prompt)
+    except UserError:
+        for form in ("NFC", "NFD"):
+            with suppress(UserError):
+                return tokenizer.encode(normalize(form, prompt))
+        raise
 
 
 def token_pieces(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, UserError
 from conftest import TEXT, byte_pairs
-from mlx_nanogpt.text.tokenizer import token_pieces, tokenizer_from_json
+from mlx_nanogpt.text.tokenizer import encode_prompt, token_pieces, tokenizer_from_json
 from mlx_nanogpt.text.tokenizer_files import store_tokens, tokenizer_of_folder
 
 
@@ -63,6 +63,15 @@ def test_characters_in_another_order_keep_it():
 def test_a_tokenizer_comes_back_from_its_json(make):
     tokenizer = make()
     assert tokenizer_from_json(tokenizer.to_json()) == tokenizer != tokenizer_from_json('{"symbols": "a"}')
+
+
+@pytest.mark.parametrize("known, other", [("é", "e\u0301"), ("e\u0301", "é")])
+def test_a_prompt_is_read_in_the_form_of_unicode_that_the_model_knows(known, other):
+    tokenizer = CharTokenizer.of(f"caf{known}")
+    for prompt in (known, other):
+        assert tokenizer.decode(encode_prompt(tokenizer, f"caf{prompt}")) == f"caf{known}"
+    with pytest.raises(UserError, match=f"never seen .*'{other[-1]}' '♥'"):  # the prompt's own characters
+        encode_prompt(tokenizer, f"♥{other}")
 
 
 def test_the_pieces_of_tokens_are_their_texts_and_a_character_belongs_to_its_last_token():
