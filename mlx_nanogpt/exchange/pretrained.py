@@ -173,7 +173,7 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
-        if any(folder.glob("pytorch_model*.bin")):
+        if any(any(folder.glob(name)) for name in ("pytorch_model*.bin", "*.pt")):  # the second as in nanoGPT's out/
             raise UserError(f"{folder} is no folder of a model here: {OF_PYTORCH[0]}", OF_PYTORCH[1])
         if any(folder.glob("adapter*.safetensors")):
             problem = f"{folder} holds an adapter, the changes to a model and not the model"

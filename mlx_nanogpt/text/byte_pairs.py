@@ -59,7 +59,7 @@ class OtherTokens(ValueError):
 @dataclass(frozen=True)
 class BPETokenizer:
     """Byte pairs of GPT-2's kind. `json` is the library's description, a tokenizer.json; it is replaced by the one spelling of all
-    equal tokenizers. Raises `OtherTokens` if it describes another kind, `ValueError` if it is damaged, `UserError` if `tokenizers` is not installed."""
+    equal tokenizers. Raises `OtherTokens` for another kind, `ValueError` for damage, `UserError` if `tokenizers` is not installed."""
 
     json: str
 

@@ -32,9 +32,7 @@ class CorpusIdentity:
         sources, sha256, characters = content["sources"], content["sha256"], content["characters"]
         if not (sources and all(isinstance(source, str) and source and "\0" not in source for source in sources)):
             raise ValueError(f"{sources!r} does not name texts")
-        "".join(sources).encode(
-            errors="surrogateescape"
-        )  # raises for a surrogate that stands for no byte of a file's name
+        "".join(sources).encode(errors="surrogateescape")  # raises for half a character that is in no name of a file
         if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
             raise ValueError(f"{sha256!r} is not a sha256")
         if characters is not None and not (type(characters) is int and characters > 0):

@@ -4,10 +4,11 @@
     meta.json           the tokenizer, the identity of the text, and a checksum of all three files
 
 `prepare.py` writes such a folder, and this file reads it. It also reads folders of nanoGPT. Their `meta.pkl` is a pickle, and
-nothing in it is run; without one, the tokens are GPT-2's.
+nothing in it is run; without one, or without characters in it, the tokens are GPT-2's.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from .byte_pairs import GPT2_SIZE
 from .characters import LISTED, CharTokenizer, quote_some
 from .dataset import Dataset
 from .identity import CorpusIdentity
-from .plain_pickle import NotPlain, PlainUnpickler
+from .plain_pickle import PlainUnpickler
 from .tokenizer import Tokenizer, tokenizer_from_json
 from .tokenizer_files import gpt2_tokenizer
 
@@ -34,7 +35,7 @@ MOST_IDS = 2 ** (8 * ID.itemsize)
 WIDEST = 4  # numbers of 16 bits in the widest integer that others write
 CHUNK = 2**20  # bytes of tokens read at a time
 DAMAGED = "is damaged, or was written by another program", "prepare it again"  # for `explaining_damage`
-GPT2_ROUNDED = 50_304  # GPT-2's number of tokens, rounded up to a multiple of 64, as nanoGPT has it
+GPT2_SIZES = GPT2_SIZE, 50_304  # the second is rounded up to a multiple of 64, as in nanoGPT
 
 
 def holds_tokens(source: str) -> bool:
@@ -132,29 +133,23 @@ def _read_nanogpt_meta(file: Path) -> Tokenizer:
     """The tokenizer in a `meta.pkl` of nanoGPT."""
     content = file.read_bytes()
     try:
-        meta = PlainUnpickler(content).load()
-    except MemoryError:
+        return _tokenizer_of(PlainUnpickler(io.BytesIO(content)).load(), file.parent)
+    except (MemoryError, UserError):
         raise
-    except NotPlain as error:
-        raise _unusable(file, error) from error
+    except ValueError as error:
+        raise UserError(f"{file} cannot be used: {error}", "prepare the text itself") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise _damage(file, f"{type(error).__name__}: {error}") from error
-    try:
-        return _tokenizer_of(meta, file.parent)
-    except ValueError as error:
-        raise _unusable(file, error) from error
 
 
 def _tokenizer_of(meta: object, folder: Path) -> Tokenizer:
     """The tokenizer of a dict with `itos`, the characters by their ids, `stoi`, the reverse, and `vocab_size`, which may be rounded
     up; GPT-2's if there are no `itos`. Other entries are ignored. Raises `ValueError` for anything else."""
-    if not isinstance(meta, dict):
-        raise ValueError("it holds no dict of vocab_size, itos and stoi")
-    vocab_size: Any = meta.get("vocab_size")
-    itos: Any = meta.get("itos")
-    if itos is None and vocab_size in (GPT2_SIZE, GPT2_ROUNDED):
+    given: dict[str, Any] = meta if isinstance(meta, dict) else {}
+    vocab_size, itos = given.get("vocab_size"), given.get("itos")
+    if itos is None and vocab_size in GPT2_SIZES:
         return _load_gpt2_tokenizer(folder)
-    if not (isinstance(itos, dict | list | tuple) and itos):
+    if not isinstance(itos, dict | list | tuple) or not itos:
         raise ValueError(f"it has no table of symbols (itos), and its vocab_size is not GPT-2's ({GPT2_SIZE:,})")
     symbols: list[Any] = [itos.get(i) for i in range(len(itos))] if isinstance(itos, dict) else list(itos)
     if not all(isinstance(symbol, str) for symbol in symbols):
@@ -163,13 +158,9 @@ def _tokenizer_of(meta: object, folder: Path) -> Tokenizer:
         raise ValueError(f"it holds symbols of several characters ({quote_some(longer)}), not of one each")
     if type(vocab_size) is not int or vocab_size < len(symbols):
         raise ValueError(f"its vocab_size is no whole number from {len(symbols):,} on, the number of its symbols")
-    if "stoi" in meta and meta["stoi"] != {symbol: i for i, symbol in enumerate(symbols)}:
+    if given.get("stoi", stoi := {symbol: i for i, symbol in enumerate(symbols)}) != stoi:
         raise ValueError("its stoi is not the reverse of its itos")
     return tokenizer_from_json(CharTokenizer("".join(symbols)).to_json())
-
-
-def _unusable(file: Path, reason: Exception) -> UserError:
-    return UserError(f"{file} cannot be used: {reason}", "prepare the text itself")
 
 
 def _damage(file: Path, reason: str) -> UserError:

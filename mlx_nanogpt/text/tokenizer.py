@@ -32,13 +32,10 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> np.ndarray:
     """The ids of `prompt`, (N,), or of its composed or decomposed form (é as one or two characters) if only that one is known. Raises
     `UserError` for characters without an id, and names them."""
-    try:
-        return tokenizer.encode(prompt)
-    except UserError:
-        for form in ("NFC", "NFD"):
-            with suppress(UserError):
-                return tokenizer.encode(normalize(form, prompt))
-        raise
+    for form in (prompt, normalize("NFC", prompt), normalize("NFD", prompt)):
+        with suppress(UserError):
+            return tokenizer.encode(form)
+    return tokenizer.encode(prompt)  # names its characters
 
 
 def token_pieces(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> list[str]:

@@ -296,7 +296,11 @@ def test_a_file_is_named_for_what_it_is_and_not_looked_up(monkeypatch, name, rea
 
 @pytest.mark.parametrize(
     "name, reason",
-    [("pytorch_model.bin", "a pickle of PyTorch"), ("adapters.safetensors", "holds an adapter, .*; fuse both")],
+    [
+        ("pytorch_model.bin", "a pickle of PyTorch"),
+        ("ckpt.pt", "a pickle of PyTorch"),
+        ("adapters.safetensors", "holds an adapter, .*; fuse both"),
+    ],
 )
 def test_a_folder_without_a_whole_model_is_named_for_what_it_is(name, reason):
     Path("folder").mkdir()
