@@ -9,6 +9,7 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
+from mlx_nanogpt.text.tokenizer import encode_prompt
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
 from ..options.settings import setting_option
@@ -58,7 +59,7 @@ def generate(
     else:
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
     begun = read_prompt(tokenizer, prompt, prompt_file, unknown) or ""
-    ids = tokenizer.encode(begun).tolist() or [tokenizer.start_token]
+    ids = encode_prompt(tokenizer, begun)
     errors.print(origin, style="dim")
     # a terminal would obey control characters; a file gets them as they are
     shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str

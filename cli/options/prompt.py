@@ -7,7 +7,7 @@ import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.text.corpus import read_text
 from mlx_nanogpt.text.identity import STANDARD_INPUT
-from mlx_nanogpt.text.tokenizer import Tokenizer, known_text
+from mlx_nanogpt.text.tokenizer import Tokenizer, known_form, known_text
 
 from .shared import PATH
 
@@ -36,6 +36,7 @@ def read_prompt(tokenizer: Tokenizer, prompt: str | None, file: Path | None, unk
         return None
     if unknown != "refuse":
         return known_text(tokenizer, prompt, replace=unknown == "replace")
+    prompt = known_form(tokenizer, prompt)
     try:
         tokenizer.encode(prompt)
     except UserError as error:

@@ -62,9 +62,12 @@ class Layout:
 
 
 def _check_values(given: Mapping, required: Mapping) -> None:
-    for name, value in required.items():
-        if given[name] != value:
-            raise OtherModel(f"its {name} is {given[name]!r} and not {value!r}")
+    """Raise `OtherModel` with all values that are not those `required`."""
+    other = {name: value for name, value in required.items() if given[name] != value}
+    if other:
+        grouped = "it has grouped queries: " if "num_key_value_heads" in other else ""
+        listed = (f"its {name} is {given[name]!r} and not {value!r}" for name, value in other.items())
+        raise OtherModel(grouped + ", ".join(listed))
 
 
 def _heads(width: int, heads: object, name: str, width_name: str) -> int:
@@ -177,8 +180,6 @@ def _qwen3_config(config: GPTConfig) -> dict:
 
 def _read_qwen3_config(given: Mapping) -> GPTConfig:
     rope = {"rope_type": "default", **(given.get("rope_parameters") or given)}  # newer files keep it in a table
-    _check_values({**QWEN3_REQUIRED, "rms_norm_eps": 1e-6, **given}, QWEN3_REQUIRED)  # the default is 1e-6
-    _check_values(rope, {"rope_theta": ROPE_BASE, "rope_type": "default"})
     width = given["hidden_size"]
     heads = _heads(width, given["num_attention_heads"], "num_attention_heads", "hidden_size")
     config = GPTConfig(
@@ -190,8 +191,9 @@ def _read_qwen3_config(given: Mapping) -> GPTConfig:
         tied=given["tie_word_embeddings"],
         **QWEN3.settings,
     )
-    shape = {"head_dim": config.head_size, "num_key_value_heads": heads, "intermediate_size": config.mlp_width}
-    _check_values(given, shape)
+    shape = {"num_key_value_heads": heads, "head_dim": config.head_size, "intermediate_size": config.mlp_width}
+    found = {**QWEN3_REQUIRED, "rms_norm_eps": 1e-6, **given, **rope}  # the default is 1e-6
+    _check_values(found, shape | QWEN3_REQUIRED | {"rope_theta": ROPE_BASE, "rope_type": "default"})
     return config
 
 

@@ -177,7 +177,7 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
     if (folder / WEIGHTS).is_file():
         return mx.load(str(folder / WEIGHTS))
     if not (folder / INDEX).is_file():
-        if any(folder.glob("pytorch_model*.bin")):
+        if any(any(folder.glob(name)) for name in ("pytorch_model*.bin", "*.pt")):  # the second as in nanoGPT's out/
             raise UserError(f"{folder} is no folder of a model here: {OF_PYTORCH[0]}", OF_PYTORCH[1])
         if any(folder.glob("adapter*.safetensors")):
             problem = f"{folder} holds an adapter, the changes to a model and not the model"
@@ -192,4 +192,5 @@ def _open_tensors(folder: Path) -> dict[str, mx.array]:
 
 
 def _refusal(folder: Path, reason: str) -> UserError:
-    return UserError(f"{folder} holds a model that cannot be rebuilt here: {reason}", "name another")
+    problem = f"{folder} holds a model that cannot be rebuilt here: {reason}"
+    return UserError(problem, "name one that was exported here, or gpt2")

@@ -47,7 +47,6 @@ library.train_from_iterator(map(json.loads, sys.stdin), trainer)
 sys.stdout.buffer.write(library.to_str().encode())
 """
 
-BYTE_PAIRS = {"pre_tokenizer": "ByteLevel", "model": "BPE", "decoder": "ByteLevel"}
 NOT_GPT2 = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")  # with one, text would not come back whole
 # One spelling of parts that make no difference here, so that equal tokenizers have equal descriptions.
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -55,10 +54,14 @@ SAME_PARTS = {"pre_tokenizer": BYTE_LEVEL, "post_processor": None, "decoder": BY
 SAME_MODEL = dict.fromkeys(NOT_GPT2) | {"unk_token": None, "fuse_unk": False, "byte_fallback": False}
 
 
+class OtherTokens(ValueError):
+    """A tokenizer.json describes tokens of another kind than GPT-2's; the message is the reason."""
+
+
 @dataclass(frozen=True)
 class BPETokenizer:
     """Byte pairs of GPT-2's kind. `json` is the library's description, a tokenizer.json; it is replaced by the one spelling of all
-    equal tokenizers. Raises `ValueError` if it describes another kind, `UserError` if `tokenizers` is not installed."""
+    equal tokenizers. Raises `OtherTokens` for another kind, `ValueError` for damage, `UserError` if `tokenizers` is not installed."""
 
     json: str
 
@@ -91,24 +94,27 @@ class BPETokenizer:
 
     def __post_init__(self) -> None:
         described = json.loads(self.json)
-        # older files, such as GPT-2's on the hub, have no type of the model
-        kinds = {part: (described[part] or {}).get("type", "BPE") for part in BYTE_PAIRS}
-        if kinds != BYTE_PAIRS:
-            raise ValueError(f"it is made of {kinds}, and GPT-2's of {BYTE_PAIRS}")
-        if odd := [name for name in NOT_GPT2 if described["model"].get(name)]:
-            raise ValueError(f"its model has a {odd[0]}, unlike GPT-2's")
-        before = described["pre_tokenizer"]
+        model = described["model"]
+        if (kind := model.get("type", "BPE")) != "BPE":  # older files, such as GPT-2's on the hub, have no type
+            raise OtherTokens(f"its tokens are {kind}, and GPT-2's are byte pairs")
+        before, after = described["pre_tokenizer"] or {}, described["decoder"] or {}
+        if not before.get("type") == after.get("type") == "ByteLevel" or not before.get("use_regex", True):
+            raise OtherTokens("it cuts a text into words by other rules than GPT-2's, as those of Qwen and Llama do")
+        if odd := [name for name in NOT_GPT2 if model.get(name)]:
+            raise OtherTokens(f"its model has a {odd[0]}, unlike GPT-2's")
         if described.get("normalizer") or before.get("add_prefix_space"):  # text would not come back whole
-            raise ValueError("it changes the text before it encodes it, and GPT-2's does not")
-        if not before.get("use_regex", True):
-            raise ValueError("it does not split the text before it merges bytes, and GPT-2's does")
-        # first, because the library takes memory for all ids up to the largest
+            raise OtherTokens("it changes the text before it encodes it, and GPT-2's does not")
         added = described.get("added_tokens") or []
-        if max([*described["model"]["vocab"].values(), *(token["id"] for token in added)]) >= MOST_TOKENS:
+        tokens: dict[int, str] = {}
+        for token, number in [*model["vocab"].items(), *((token["content"], token["id"]) for token in added)]:
+            if tokens.setdefault(number, token) != token:
+                raise ValueError(f"its tokens {tokens[number]!r} and {token!r} have the same id, {number}")
+        # first, because the library takes memory for all ids up to the largest
+        if max(tokens) >= MOST_TOKENS:
             raise ValueError(f"it has ids beyond {MOST_TOKENS:,}")
         for token in added:
             if token.get("lstrip") or token.get("rstrip") or any(map(str.isspace, token["content"])):
-                raise ValueError(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
+                raise OtherTokens(f"its token {token['content']!r} takes whitespace in, and GPT-2's takes none")
         object.__setattr__(self, "json", _describe(_load(self.json)))  # refuses a bad description here
 
     @property

@@ -1,4 +1,4 @@
-"""Characters as tokens, as in the lecture: the id of a character is its rank by code point."""
+"""Characters as tokens, as in the lecture, where the id of a character is its rank by code point."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ MARK = "\0"  # before and after a document; a text has none
 
 @dataclass(frozen=True)
 class CharTokenizer:
-    """`symbols` are the characters that have an id, in code-point order: the id of `symbols[i]` is `i`."""
+    """`symbols` are the characters that have an id, each once: the id of `symbols[i]` is `i`."""
 
     symbols: str
     kind = "char"  # a TokenizerName
@@ -43,8 +43,7 @@ class CharTokenizer:
 
     @property
     def start_token(self) -> int:
-        """The token of an empty prompt: the mark before a document; or a new line, or in a text without one its first character by
-        code point."""
+        """The token of an empty prompt: the mark before a document; or a new line, or in a text without one the first of the symbols."""
         return max(self.symbols.find(MARK if self.marks else "\n"), 0)
 
     @property

@@ -41,6 +41,7 @@ class CorpusIdentity:
             raise ValueError(f"{names!r} does not name texts")
         if documents not in get_args(Documents):
             raise ValueError(f"{documents!r} are no documents")
+        "".join(names).encode(errors="surrogateescape")  # raises for half a character that is in no name of a file
         if not (isinstance(sha256, str) and re.fullmatch("[0-9a-f]{64}", sha256)):
             raise ValueError(f"{sha256!r} is not a sha256")
         if characters is not None and not (type(characters) is int and characters > 0):

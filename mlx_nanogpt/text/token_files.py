@@ -4,26 +4,27 @@
     meta.json           the tokenizer, the identity of the text, and a checksum of all three files
 
 `prepare.py` writes such a folder, and this file reads it. It also reads folders of nanoGPT. Their `meta.pkl` is a pickle, and
-nothing in it is run; without one, the tokens are GPT-2's.
+nothing in it is run; without one, or without characters in it, the tokens are GPT-2's.
 """
 
 import hashlib
 import io
 import json
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import numpy as np
 
 from ..config import TrainConfig
 from ..errors import UserError
 from ..files import DAMAGE, explaining_damage, read_text
-from .characters import CharTokenizer
+from .byte_pairs import GPT2_SIZE
+from .characters import LISTED, CharTokenizer, quote_some
 from .dataset import Dataset
 from .identity import CorpusIdentity
+from .plain_pickle import PlainUnpickler
 from .tokenizer import Tokenizer, tokenizer_from_json
 from .tokenizer_files import gpt2_tokenizer
 
@@ -34,9 +35,7 @@ MOST_IDS = 2 ** (8 * ID.itemsize)
 WIDEST = 4  # numbers of 16 bits in the widest integer that others write
 CHUNK = 2**20  # bytes of tokens read at a time
 DAMAGED = "is damaged, or was written by another program", "prepare it again"  # for `explaining_damage`
-PLAIN = """PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS MEMOIZE PUT BINPUT LONG_BINPUT GET BINGET LONG_BINGET
-    INT BININT BININT1 BININT2 LONG LONG1 UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8
-    GLOBAL STACK_GLOBAL"""  # the last two for the message of find_class
+GPT2_SIZES = GPT2_SIZE, 50_304  # the second is rounded up to a multiple of 64, as in nanoGPT
 
 
 def holds_tokens(source: str) -> bool:
@@ -84,11 +83,11 @@ def open_token_folder(path: Path | str) -> Dataset:
 
 
 def _load_gpt2_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of nanoGPT's folders without a meta.pkl."""
+    """The tokenizer of nanoGPT's folders without a table of symbols."""
     try:
         return gpt2_tokenizer()
     except UserError as error:
-        problem = f"{path} has no {META} and no {NANOGPT_META}, so its tokens are GPT-2's, and {error.problem}"
+        problem = f"{path} has no table of symbols, so its tokens are GPT-2's, and {error.problem}"
         raise UserError(problem, error.remedy) from error
 
 
@@ -134,39 +133,37 @@ def _read_meta(file: Path) -> tuple[dict, Tokenizer]:
 
 
 def _read_nanogpt_meta(file: Path) -> Tokenizer:
-    """The tokenizer in a `meta.pkl` of nanoGPT: a dict of `vocab_size`, `itos` and `stoi`."""
+    """The tokenizer in a `meta.pkl` of nanoGPT."""
     content = file.read_bytes()
     try:
-        meta = PlainUnpickler(io.BytesIO(content)).load()
-        vocab_size, itos, stoi = meta["vocab_size"], meta["itos"], meta["stoi"]
-        symbols = [itos[i] for i in range(len(itos))]
-        if type(vocab_size) is not int or not vocab_size == len(symbols) <= MOST_IDS:
-            raise ValueError(f"vocab_size is {vocab_size!r} and itos has {len(symbols)} ids")
-        if not all(isinstance(symbol, str) and len(symbol) == 1 for symbol in symbols):
-            raise ValueError("itos holds something else than single characters")
-        if stoi != {symbol: i for i, symbol in enumerate(symbols)}:
-            raise ValueError("stoi is not the reverse of itos")
-        "".join(symbols).encode()  # raises for a surrogate, which is half a character
-        return tokenizer_from_json(CharTokenizer("".join(symbols)).to_json())
-    except MemoryError:
+        return _tokenizer_of(PlainUnpickler(io.BytesIO(content)).load(), file.parent)
+    except (MemoryError, UserError):
         raise
+    except ValueError as error:
+        raise UserError(f"{file} cannot be used: {error}", "prepare the text itself") from error
     except Exception as error:  # a damaged pickle can raise anything
         raise _damage(file, f"{type(error).__name__}: {error}") from error
 
 
-class PlainUnpickler(pickle._Unpickler):
-    """Reads dicts, strings and whole numbers, and refuses all else, above all calls.
-
-    It extends Python's own unpickler, not the one in C, in which a few bytes can take any amount of memory. Tuples are
-    refused because hashing deep ones ends the process.
-    """
-
-    dispatch = {
-        code[0]: pickle._Unpickler.dispatch[code[0]] for code in (getattr(pickle, name) for name in PLAIN.split())
-    }
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it names {module}.{name}, and nothing of a pickle is run here")
+def _tokenizer_of(meta: object, folder: Path) -> Tokenizer:
+    """The tokenizer of a dict with `itos`, the characters by their ids, `stoi`, the reverse, and `vocab_size`, which may be rounded
+    up; GPT-2's if there are no `itos`. Other entries are ignored. Raises `ValueError` for anything else."""
+    given: dict[str, Any] = meta if isinstance(meta, dict) else {}
+    vocab_size, itos = given.get("vocab_size"), given.get("itos")
+    if itos is None and vocab_size in GPT2_SIZES:
+        return _load_gpt2_tokenizer(folder)
+    if not isinstance(itos, dict | list | tuple) or not itos:
+        raise ValueError(f"it has no table of symbols (itos), and its vocab_size is not GPT-2's ({GPT2_SIZE:,})")
+    symbols: list[Any] = [itos.get(i) for i in range(len(itos))] if isinstance(itos, dict) else list(itos)
+    if not all(isinstance(symbol, str) for symbol in symbols):
+        raise ValueError("its itos lacks some id, or holds something else than characters")
+    if longer := [symbol[:LISTED] for symbol in symbols if len(symbol) != 1]:
+        raise ValueError(f"it holds symbols of several characters ({quote_some(longer)}), not of one each")
+    if type(vocab_size) is not int or vocab_size < len(symbols):
+        raise ValueError(f"its vocab_size is no whole number from {len(symbols):,} on, the number of its symbols")
+    if given.get("stoi", stoi := {symbol: i for i, symbol in enumerate(symbols)}) != stoi:
+        raise ValueError("its stoi is not the reverse of its itos")
+    return tokenizer_from_json(CharTokenizer("".join(symbols)).to_json())
 
 
 def _damage(file: Path, reason: str) -> UserError:

@@ -23,8 +23,9 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     if "model" in content:
         return BPETokenizer(text)
     symbols = content["symbols"]
-    if not isinstance(symbols, str) or not symbols or list(symbols) != sorted(set(symbols)):
-        raise ValueError("its symbols are not characters in code-point order, each once")
+    if not isinstance(symbols, str) or not symbols or len(set(symbols)) < len(symbols):
+        raise ValueError("its symbols are not characters, each once")
+    symbols.encode()  # raises for a surrogate, which is half a character
     return CharTokenizer(symbols)
 
 
@@ -39,6 +40,19 @@ def known_text(tokenizer: Tokenizer, text: str, replace: bool) -> str:
         strange = dict.fromkeys(map(ord, tokenizer.unknown(parts + " ")))
         replaced[character] = parts.translate(strange) or " ".translate(strange)
     return text.translate({ord(character): known for character, known in replaced.items()})
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    """The ids after which a text goes on that begins with `prompt`; the start token comes first, if the text is a document or the
+    prompt is empty. Raises `UserError` for characters without an id, and names them."""
+    start = [tokenizer.start_token] if tokenizer.marks or not prompt else []
+    return [*start, *tokenizer.encode(known_form(tokenizer, prompt)).tolist()]
+
+
+def known_form(tokenizer: Tokenizer, text: str) -> str:
+    """`text`, or its composed or decomposed form (é as one or two characters) if only that one is known."""
+    forms = (text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD")))
+    return next((form for form in forms if not tokenizer.unknown(form)), text)
 
 
 def token_pieces(tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray) -> list[str]:

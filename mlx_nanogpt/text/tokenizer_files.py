@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import cache_dir, explaining_damage, read_text
-from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, begin_with_mark, spell, unspell
+from .byte_pairs import BYTE_LEVEL, END_OF_TEXT, BPETokenizer, OtherTokens, begin_with_mark, spell, unspell
 from .characters import MARK, CharTokenizer
 from .hub import fetch
 from .tokenizer import Tokenizer
@@ -27,7 +27,11 @@ def tokenizer_of_folder(folder: Path) -> Tokenizer:
     with explaining_damage(folder, *DAMAGED):
         if (folder / TOKENIZER).is_file():
             text = read_text(folder / TOKENIZER)
-            return _characters_of(text) or BPETokenizer(text)
+            try:
+                return _characters_of(text) or BPETokenizer(text)
+            except OtherTokens as error:
+                problem = f"{folder} holds a tokenizer that cannot be used here: {error}"
+                raise UserError(problem, "name a model with GPT-2's tokens, or one that was exported here") from error
         if (folder / VOCAB).is_file() and (folder / MERGES).is_file():
             # the library ignores "#version"
             merges = [line for line in read_text(folder / MERGES).splitlines() if line]
@@ -96,11 +100,11 @@ def _characters_of(text: str) -> CharTokenizer | None:
     model, before = described["model"], described.get("pre_tokenizer") or {}
     if model.get("type", "BPE") != "BPE" or described.get("normalizer") or before.get("type") != "ByteLevel":
         return None
-    vocab = model["vocab"]
+    vocab, marks = model["vocab"], described.get("post_processor") is not None
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
-        symbol = MARK if piece == END_OF_TEXT else unspell(piece)
-        if symbol is None or len(symbol) != 1 or symbol <= symbols[-1:]:
+        symbol = MARK if marks and piece == END_OF_TEXT else unspell(piece)
+        if symbol is None or len(symbol) != 1:
             break
         symbols += symbol
     own_vocab, own_merges = _as_byte_pairs(symbols)

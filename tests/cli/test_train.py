@@ -241,7 +241,7 @@ def test_a_bad_value_is_a_sentence_and_leaves_nothing_behind(mlx_gpt, option, re
         (["train", "--init-from=resume", "--data=halves"], "is --resume RUN here"),
         (["train", "--init-from=halves/2/no", "--data=halves"], "halves/2/no is not a folder"),
         (["train", "--init-from=halves/no", "--data=halves"], "halves/no is not a folder"),
-        (["train", "--data=nanogpts"], "nanogpts has no meta.json and no meta.pkl, so its tokens are GPT-2's, and "),
+        (["train", "--data=nanogpts"], "nanogpts has no table of symbols, so its tokens are GPT-2's, and "),
     ],
 )
 def test_a_mistake_of_a_nanogpt_user_is_answered(mlx_gpt, halves, command, reason):

@@ -117,7 +117,10 @@ def test_a_gpt2_of_another_kind_is_refused_with_the_reason(changes, reason):
         *(({name: "other"}, f"its {name} is 'other' and not") for name in QWEN3_REQUIRED),
         ({"rope_theta": 1e6}, "rope_theta is 1000000.0 and not 10000"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type is 'yarn' and not 'default'"),
-        ({"num_key_value_heads": 1}, "num_key_value_heads is 1 and not 2"),
+        (
+            {"num_key_value_heads": 1, "rms_norm_eps": 1e-6},
+            "has grouped queries: its num_key_value_heads is 1 and not 2, its rms_norm_eps is 1e-06 and not 1e-05",
+        ),
         ({"head_dim": 128}, "head_dim is 128 and not 8"),
         ({"intermediate_size": 64}, "intermediate_size is 64 and not 48"),
         ({"num_attention_heads": 3}, "num_attention_heads 3 does not divide its hidden_size 16"),
@@ -136,7 +139,7 @@ def test_a_qwen3_of_another_kind_is_refused_with_the_reason(changes, reason):
 def test_a_tokenizer_of_another_kind_is_refused(part):
     exported(tokenizer=byte_pairs())
     edit("tokenizer.json", **{part: {"type": "WordPiece", "vocab": {"a": 0}}})
-    refused("is damaged, incomplete or of another kind .*it is made of .*WordPiece")
+    refused("holds a tokenizer that cannot be used here: .*GPT-2's")
 
 
 @pytest.mark.parametrize(
@@ -293,7 +296,11 @@ def test_a_file_is_named_for_what_it_is_and_not_looked_up(monkeypatch, name, rea
 
 @pytest.mark.parametrize(
     "name, reason",
-    [("pytorch_model.bin", "a pickle of PyTorch"), ("adapters.safetensors", "holds an adapter, .*; fuse both")],
+    [
+        ("pytorch_model.bin", "a pickle of PyTorch"),
+        ("ckpt.pt", "a pickle of PyTorch"),
+        ("adapters.safetensors", "holds an adapter, .*; fuse both"),
+    ],
 )
 def test_a_folder_without_a_whole_model_is_named_for_what_it_is(name, reason):
     Path("folder").mkdir()

@@ -452,6 +452,16 @@ def test_a_description_that_was_edited_is_refused(run):
         open_run(run.path)
 
 
+def test_a_source_that_no_file_can_be_called_is_damage(run):
+    file = run.path / "config.json"
+    config = json.loads(file.read_text())
+    config["corpus"]["sources"] = ["play.txt", "\ud800"]
+    del config["checksum"]
+    file.write_text(json.dumps(config | {"checksum": run_module._seal(config)}))
+    with pytest.raises(UserError, match="runs/1 is damaged, .* surrogates not allowed"):
+        open_run(run.path)
+
+
 SOMETHING_ELSE = [None, True, -1, 0.5, 10**30, "", "x", "\0", [], [1], {}, {"x": 1}]
 
 

@@ -173,6 +173,7 @@ def test_tokenizers_that_encode_otherwise_are_not_equal(change):
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 ADDED = {"id": 301, "content": "<x>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 ADDED |= {"special": True}
+OF_QWEN = {"type": "Sequence", "pretokenizers": [{"type": "Split"}, BYTE_LEVEL | {"use_regex": False}]}
 
 
 @pytest.mark.parametrize(
@@ -180,16 +181,16 @@ ADDED |= {"special": True}
     [
         ({"normalizer": {"type": "Lowercase"}}, "changes the text before"),
         ({"pre_tokenizer": BYTE_LEVEL | {"add_prefix_space": True}}, "changes the text before"),
-        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "does not split the text"),
+        ({"pre_tokenizer": BYTE_LEVEL | {"use_regex": False}}, "other rules than GPT-2's"),
         ({"added_tokens": [ADDED | {"lstrip": True}]}, "'<x>' takes whitespace in"),
         ({"added_tokens": [ADDED | {"rstrip": True}]}, "'<x>' takes whitespace in"),
         ({"added_tokens": [ADDED | {"content": "<x y>"}]}, "'<x y>' takes whitespace in"),
-        ({"model": {"type": "WordPiece"}}, "it is made of"),
-        ({"decoder": None}, "it is made of"),
-        ({"decoder": {"type": "Fuse"}}, "it is made of"),
-        ({"pre_tokenizer": None}, "it is made of"),
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "it is made of"),
-        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}}, "the library tokenizers refuses it"),
+        ({"model": {"type": "WordPiece"}}, "its tokens are WordPiece, and GPT-2's are byte pairs"),
+        ({"decoder": None}, "other rules than GPT-2's, as those of Qwen and Llama do"),
+        ({"decoder": {"type": "Fuse"}}, "other rules than GPT-2's, as those of Qwen and Llama do"),
+        ({"pre_tokenizer": None}, "other rules than GPT-2's, as those of Qwen and Llama do"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "other rules than GPT-2's, as those of Qwen and Llama do"),
+        ({"pre_tokenizer": OF_QWEN, "normalizer": {"type": "NFC"}}, "other rules than GPT-2's, as those of Qwen"),
         ({"model": {"type": "BPE", "vocab": {"ab": 0}, "merges": [], "dropout": 0.5}}, "has a dropout"),
         (
             {"model": {"type": "BPE", "vocab": {"ab": 0}, "merges": [], "continuing_subword_prefix": "long prefix"}},
@@ -202,7 +203,22 @@ def test_another_kind_of_tokenizer_is_refused_with_the_reason(tmp_path, change, 
     with pytest.raises(ValueError, match=reason):
         tokenizer_from_json(description)
     (tmp_path / "tokenizer.json").write_text(description)
-    with pytest.raises(UserError, match=f"damaged, incomplete or of another kind .*{reason}"):
+    with pytest.raises(UserError, match=f"holds a tokenizer that cannot be used here: .*{reason}.*; name a model with"):
+        tokenizer_of_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["x y"]}}, "the library tokenizers refuses it"),
+        ({"model": {"vocab": {"a": 0, "b": 0}, "merges": []}}, "its tokens 'a' and 'b' have the same id, 0"),
+        ({"added_tokens": [ADDED | {"id": 5}]}, "its tokens '&' and '<x>' have the same id, 5"),
+        ({"added_tokens": [ADDED, ADDED | {"content": "<y>"}]}, "its tokens '<x>' and '<y>' have the same id, 301"),
+    ],
+)
+def test_a_tokenizer_that_contradicts_itself_is_refused_with_the_reason(tmp_path, change, reason):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(byte_pairs().to_json()) | change))
+    with pytest.raises(UserError, match=f"is damaged, incomplete or of another kind .*{reason}"):
         tokenizer_of_folder(tmp_path)
 
 

@@ -10,6 +10,7 @@ import random
 import re
 import sys
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,12 +276,50 @@ def test_a_meta_of_any_pickle_protocol_is_read(protocol):
     assert open_token_folder(folder).tokenizer.symbols == "".join(sorted(set("Ünïcode 🦓\r\n")))
 
 
-def test_a_folder_without_a_meta_is_of_gpt2s_tokens():
-    (nanogpt_folder() / "meta.pkl").unlink()
-    with pytest.raises(UserError, match="put .*tokenizer.json at |pip install"):
-        open_token_folder(Path("nanogpt"))
+CHARACTERS = sorted(set(TEXT))
+NUMBERED = {np.int16(i): character for i, character in enumerate(CHARACTERS)}
+IN_OTHER_FORMS = {
+    "itos as a list": {"itos": CHARACTERS},
+    "itos as a tuple": {"itos": tuple(CHARACTERS)},
+    "a vocab_size that is rounded up": {"vocab_size": 64},
+    "integers of NumPy": {
+        "vocab_size": np.int64(len(CHARACTERS)), "itos": NUMBERED, "stoi": {symbol: np.uint8(i) for i, symbol in NUMBERED.items()},
+    },
+    "more entries": {
+        "none": None, "yes": True, "loss": -1.5, "long": [-(2**99), b"\xff\0", [()]], "set": {1, "b"}, "frozen": frozenset({"a"}),
+        "pairs": {("a", "b"): 7}, "nested": (1, (2, (3,))), "numpy": [np.float32(0.5), np.bool_(True), np.int8(-1)],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("changes", IN_OTHER_FORMS.values(), ids=IN_OTHER_FORMS)
+def test_a_meta_may_have_other_forms_and_more_entries(changes, protocol):
+    folder = nanogpt_folder()
+    meta = pickle.loads((folder / "meta.pkl").read_bytes()) | changes
+    (folder / "meta.pkl").write_bytes(pickle.dumps(meta, protocol))
+    assert open_token_folder(folder).tokenizer == gpt.CharTokenizer.of(TEXT)
+
+
+def test_characters_keep_the_ids_that_a_meta_gives_them():
+    order = CHARACTERS[::-1]
+    folder = nanogpt_folder(itos=order, stoi={symbol: i for i, symbol in enumerate(order)})
+    for name in ("train.bin", "val.bin"):
+        (len(order) - 1 - np.fromfile(folder / name, np.uint16)).astype(np.uint16).tofile(folder / name)
+    data = open_token_folder(folder)
+    assert "".join(text_of(data)) == TEXT and data.tokenizer.symbols == "".join(order)
+
+
+@pytest.mark.parametrize("size", [None, 50257, np.int64(50257), 50304])
+def test_a_folder_without_symbols_is_of_gpt2s_tokens(size):
+    folder = nanogpt_folder()
+    (folder / "meta.pkl").unlink()
+    if size:
+        (folder / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": size}))
+    with pytest.raises(UserError, match="nanogpt has no table of symbols.* put .*tokenizer.json at |pip install"):
+        open_token_folder(folder)
     keep_as_gpt2s(byte_pairs())
-    assert open_token_folder(Path("nanogpt")).tokenizer == byte_pairs()
+    assert open_token_folder(folder).tokenizer == byte_pairs()
 
 
 class Hostile:
@@ -303,20 +342,43 @@ def test_integers_of_another_width_are_named_and_not_read_as_others(kind, bits):
 
 def deep_tuple_as_a_key() -> bytes:
     """To build this dict, Python hashes the tuple, whose depth would end the process."""
-    return b"\x80\x02}K\x01" + b"\x85" * 10**6 + b"K\x01s."
+    return b"\x80\x02}K\x01" + b"\x85" * 2 * 10**5 + b"K\x01s."
+
+
+CALLS = {
+    "a call": (lambda: pickle.dumps({"vocab_size": 1, "itos": ["a"], "x": Hostile(os.mkdir, "harm")}), "posix.mkdir"),
+    "a call in place of all": (lambda: pickle.dumps(Hostile(os.mkdir, "harm"), 0), "posix.mkdir"),
+    "a call by its place": (lambda: pickle.dumps(Hostile(eval, "open('harm', 'w')"), 4), "builtins.eval"),
+    "a new object": (lambda: b"\x80\x02cos\nsystem\n)\x81.", "os.system"),
+    "a counter": (lambda: pickle.dumps({"counts": Counter("abc")}), "collections.Counter"),
+    "an array": (lambda: pickle.dumps({"counts": np.zeros(1)}), "numpy.*_reconstruct"),
+    "an attribute": (lambda: b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.", "numpy.dtype.__init__"),
+}
+
+
+@pytest.mark.parametrize("content, name", CALLS.values(), ids=CALLS)
+def test_nothing_that_a_pickle_names_is_run(content, name):
+    folder = nanogpt_folder()
+    (folder / "meta.pkl").write_bytes(content())
+    with pytest.raises(
+        UserError, match=f"meta.pkl cannot be used: it names {name}, and nothing of a pickle is run here"
+    ):
+        open_token_folder(folder)
+    assert not Path("harm").exists()
 
 
 HOSTILE = {
-    "a call": lambda: pickle.dumps(
-        {"vocab_size": 1, "itos": {0: "a"}, "stoi": {"a": 0}, "x": Hostile(os.mkdir, "harm")}
-    ),
-    "a call in place of all": lambda: pickle.dumps(Hostile(os.mkdir, "harm"), 0),
     "an old class": lambda: b"(S'mkdir harm'\nios\nsystem\n.",
-    "a new object": lambda: pickle.dumps({"vocab_size": np.int64(1)}, 2),
+    "a call of a number": lambda: b"\x80\x02K\x01)R.",
+    "a state of a function": lambda: b"\x80\x02cnumpy\ndtype\n}X\x08\0\0\0__code__K\x01sb.",
+    "a number of nothing": lambda: b"\x80\x02cnumpy.core.multiarray\nscalar\n)R.",
     "a place far away": lambda: b"\x80\x04}r\xff\xff\xff\xff.",
     "a long string": lambda: b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f" + b"abc.",
+    "long bytes": lambda: b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f" + b"abc.",
+    "a long number": lambda: b"\x80\x02\x8b\xff\xff\xff\x7fabc.",
     "a long byte array": lambda: b"\x80\x05\x96" + b"\xff" * 5 + b"\0\0\0" + b"abc.",
     "a deep tuple": deep_tuple_as_a_key,
+    "a deep list": lambda: b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b".",
     "a deep dict": lambda: b"\x80\x02" + b"}K\x01" * 10**5 + b"}" + b"s" * 10**5 + b".",
     "a size": lambda: b"\0" * (2**24 + 1),
     "nothing": lambda: b"",
@@ -324,10 +386,10 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
-def test_nothing_of_a_hostile_pickle_is_run(content):
+def test_a_hostile_pickle_is_a_sentence(content):
     folder = nanogpt_folder()
     (folder / "meta.pkl").write_bytes(content())
-    with pytest.raises(UserError, match="meta.pkl is damaged, or was written by another program"):
+    with pytest.raises(UserError, match="meta.pkl (is damaged, or was written by another program|cannot be used: it )"):
         open_token_folder(folder)
     assert not Path("harm").exists()
 
@@ -335,22 +397,22 @@ def test_nothing_of_a_hostile_pickle_is_run(content):
 @pytest.mark.parametrize(
     "changes, reason",
     [
-        ({"vocab_size": 3}, "vocab_size is 3 and itos has"),
-        ({"vocab_size": "many"}, "vocab_size is 'many'"),
-        ({"itos": {}, "stoi": {}, "vocab_size": 0}, ""),
-        ({"itos": {0: "a", 2: "b"}, "stoi": {"a": 0, "b": 2}, "vocab_size": 2}, "KeyError"),
-        ({"itos": {0: "ab"}, "stoi": {"ab": 0}, "vocab_size": 1}, "something else than single characters"),
-        ({"itos": {0: 7}, "stoi": {7: 0}, "vocab_size": 1}, "something else than single characters"),
+        ({"vocab_size": 3}, "vocab_size is no whole number from 23 on"),
+        ({"vocab_size": "many"}, "vocab_size is no whole number from"),
+        ({"vocab_size": None}, "vocab_size is no whole number from"),
+        ({"itos": None, "vocab_size": 100277}, "has no table of symbols .itos., and its vocab_size is not GPT-2's"),
+        ({"itos": {}, "stoi": {}, "vocab_size": 0}, "has no table of symbols"),
+        ({"itos": 5}, "has no table of symbols"),
+        ({"itos": {0: "a", 2: "b"}, "stoi": {"a": 0, "b": 2}, "vocab_size": 2}, "lacks some id"),
+        ({"itos": {0: 7}, "stoi": {7: 0}, "vocab_size": 1}, "something else than characters"),
+        ({"itos": ["to", "be"], "stoi": {"to": 0}, "vocab_size": 2}, "symbols of several characters .'to' 'be'."),
         ({"itos": {0: "a", 1: "b"}, "stoi": {"a": 1, "b": 0}, "vocab_size": 2}, "stoi is not the reverse"),
         ({"itos": {0: "a", 1: "a"}, "stoi": {"a": 1}, "vocab_size": 2}, "each once"),
-        ({"itos": {0: "b", 1: "a"}, "stoi": {"b": 0, "a": 1}, "vocab_size": 2}, "in code-point order"),
-        ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}, "vocab_size": 1}, "UnicodeEncodeError"),
-        ({"itos": [], "stoi": {}, "vocab_size": 0}, ""),
-        ({"itos": 5}, "TypeError"),
+        ({"itos": {0: "\ud800"}, "stoi": {"\ud800": 0}, "vocab_size": 1}, "surrogates not allowed"),
     ],
 )
-def test_a_meta_that_contradicts_itself_is_refused(changes, reason):
-    with pytest.raises(UserError, match=f"meta.pkl is damaged, or was written by another program .*{reason}"):
+def test_a_meta_of_other_content_is_called_by_its_name(changes, reason):
+    with pytest.raises(UserError, match=f"meta.pkl cannot be used: .*{reason}.*; prepare the text itself"):
         open_token_folder(nanogpt_folder(**changes))
 
 

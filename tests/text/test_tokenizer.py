@@ -1,12 +1,14 @@
-"""Characters as tokens: nothing is lost, ids follow the code points, and unknown characters are named."""
+"""Characters as tokens: nothing is lost, ids follow the code points unless a file says otherwise, and unknown characters are named."""
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, UserError
 from conftest import TEXT, byte_pairs
-from mlx_nanogpt.text.tokenizer import known_text, token_pieces, tokenizer_from_json
+from mlx_nanogpt.text.tokenizer import encode_prompt, known_text, token_pieces, tokenizer_from_json
+from mlx_nanogpt.text.tokenizer_files import store_tokens, tokenizer_of_folder
 
 
 def random_text(seed: int) -> str:
@@ -71,10 +73,29 @@ def test_ids_are_as_narrow_as_the_vocabulary_allows(vocab_size, dtype):
     assert ids.dtype == dtype and ids[-1] == vocab_size - 1
 
 
-@pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), byte_pairs])
+def test_characters_in_another_order_keep_it():
+    tokenizer = CharTokenizer("zé🦓\na ")
+    ids = tokenizer.encode("a🦓é z\n")
+    assert ids.tolist() == [4, 2, 1, 5, 0, 3] and tokenizer.decode(ids) == "a🦓é z\n"
+    Path("tokenizer.json").write_text(store_tokens(tokenizer).json)
+    assert tokenizer_of_folder(Path()) == tokenizer
+
+
+@pytest.mark.parametrize("make", [lambda: CharTokenizer.of(TEXT), lambda: CharTokenizer("zé🦓\na "), byte_pairs])
 def test_a_tokenizer_comes_back_from_its_json(make):
     tokenizer = make()
     assert tokenizer_from_json(tokenizer.to_json()) == tokenizer != tokenizer_from_json('{"symbols": "a"}')
+
+
+@pytest.mark.parametrize("known, other", [("é", "e\u0301"), ("e\u0301", "é")])
+def test_a_prompt_is_read_in_the_form_of_unicode_that_the_model_knows(known, other):
+    tokenizer = CharTokenizer.of(f"caf{known}")
+    for prompt in (known, other):
+        assert tokenizer.decode(encode_prompt(tokenizer, f"caf{prompt}")) == f"caf{known}"
+    marking = CharTokenizer.of(f"\0caf{known}")
+    assert marking.decode(encode_prompt(marking, f"caf{other}")) == f"\0caf{known}"  # the start of a document
+    with pytest.raises(UserError, match=f"never seen .*'{other[-1]}' '♥'"):  # the prompt's own characters
+        encode_prompt(tokenizer, f"♥{other}")
 
 
 def test_the_pieces_of_tokens_are_their_texts_and_a_character_belongs_to_its_last_token():
