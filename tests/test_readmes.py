@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from mlx_nanogpt import PRESETS, configurations
+from mlx_nanogpt import preset
+from mlx_nanogpt.config import configurations
 from mlx_nanogpt.measure.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
 
@@ -131,9 +132,7 @@ def test_the_recipes_are_those_of_the_logs(monkeypatch):
 
 def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
     *_, (name, last) = script("recipes", monkeypatch)["ladder"]()
-    assert configurations(last) == configurations(
-        PRESETS["modern"].settings | {"eval_interval": 5000, "eval_iters": 1000}
-    )
+    assert configurations(last) == preset("modern", eval_interval=5000, eval_iters=1000)
 
 
 def script(name: str, monkeypatch) -> dict:

@@ -29,7 +29,7 @@ def config(
         raise UserError("`run` and `preset` exclude each other", "leave out one of them")
     if preset:
         settings = preset_settings(preset)
-        gpt_config, train_config = gpt.configurations(settings)
+        gpt_config, train_config = gpt.preset(preset)
         sources, about = [TINYSHAKESPEARE], f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {describe_versions()}"]
     else:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig
-from mlx_nanogpt.config import TEXT, tokens_per_step
+from mlx_nanogpt.config import TEXT, configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
@@ -73,7 +72,7 @@ def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, T
     """Return both configurations, and the number of tokens to train on, if that is known. `chosen` are those of `values` that
     are not defaults."""
     # the tokenizer determines vocab_size
-    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
+    gpt_config, train_config = configurations({**values, "vocab_size": GPTConfig.vocab_size})
     if values["data"]:
         dataset = load_dataset(read_data(values["data"]), train_config.train_fraction, values["tokenizer"], chosen)
         check_splits(dataset, gpt_config.block_size)

@@ -30,13 +30,13 @@ class StoredModel:
     tokens: StoredTokens
 
 
-def export_run(run: Run, out: Path, best: bool = False) -> None:
+def export_run(run: Run, out: Path | str, best: bool = False) -> None:
     """Write the model of `run`, with its newest or its `best` weights, into the new folder `out`, in the layout that fits. The
     folder appears complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
-    stored = store_model(run, best)
+    stored, out = store_model(run, best), Path(out)
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:
         mx.save_safetensors(str(aside / WEIGHTS), _store_weights(stored), {"format": "pt"})
         checksum = hashlib.sha256((aside / WEIGHTS).read_bytes()).hexdigest()

@@ -36,14 +36,14 @@ QKV = {"gpt2": ["attn_qkv"], "qwen3": ["attn_q", "attn_k", "attn_v"]}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 
 
-def export_gguf(run: Run, out: Path, best: bool = False) -> None:
+def export_gguf(run: Run, out: Path | str, best: bool = False) -> None:
     """Write the model of `run`, with its newest or its `best` weights, into the new file `out`, as float32. The file appears
     complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, if `out` exists or cannot be written, or if
     the package `gguf` is not installed.
     """
-    gguf = import_extra("gguf", "gguf")
+    gguf, out = import_extra("gguf", "gguf"), Path(out)
     if os.path.lexists(out):
         raise UserError(f"{out} exists already", "choose another name")
     check_name(out, "choose another")

@@ -49,7 +49,7 @@ def find_model(run: Path | None, best: bool, init_from: str | None) -> tuple[GPT
     return *load_exported(init_from), None
 
 
-def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
+def load_pretrained(source: Path | str) -> tuple[GPT, Tokenizer]:
     """Load the model and the tokenizer of `source`: a run directory, or a source of `load_exported`.
 
     Raises `UserError` if it does not exist, is damaged or is another model, or if it is a run without a checkpoint.
@@ -57,7 +57,7 @@ def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
     if _is_run(Path(source)):
         run = open_run(Path(source))
         return run.load_model(), run.tokenizer
-    return load_exported(source)
+    return load_exported(str(source))
 
 
 def _is_run(folder: Path) -> bool:

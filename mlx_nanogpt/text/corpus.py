@@ -38,7 +38,7 @@ NEW_LINE = b"\n"
 PREPARE, NOTES = "prepare.py", {"readme.md"}  # what a folder of nanoGPT's data holds at first
 
 
-def load_corpus(*sources: str, separate: bool = True) -> Corpus:
+def load_corpus(*sources: Path | str, separate: bool = True) -> Corpus:
     """The texts of `sources`, one after the other, without byte order marks. A text begins on a line of its own, unless `separate` is
     false, as for older runs.
 
@@ -46,8 +46,9 @@ def load_corpus(*sources: str, separate: bool = True) -> Corpus:
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
-    floor = pastiche.write().floor if sources == (PASTICHE,) else None
-    return Corpus(sources, "".join(read_pieces(sources, separate=separate)), floor)
+    names = tuple(map(str, sources))
+    floor = pastiche.write().floor if names == (PASTICHE,) else None
+    return Corpus(names, "".join(read_pieces(names, separate=separate)), floor)
 
 
 def read_data(sources: Sequence[str], separate: bool = True) -> Corpus | Dataset:

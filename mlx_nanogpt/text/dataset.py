@@ -24,6 +24,10 @@ class Dataset:
     train_fraction: float
     floor: float | None = None
 
+    def __repr__(self) -> str:
+        tokens = f"{len(self.train_tokens):,} tokens to train on, {len(self.valid_tokens):,} to validate"
+        return f"<Dataset {self.corpus.name}: {tokens}, vocabulary {self.tokenizer.vocab_size:,}>"
+
 
 def tokenize(
     corpus: Corpus,

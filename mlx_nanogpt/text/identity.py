@@ -48,6 +48,9 @@ class Corpus:
     text: str
     floor: Floor | None = None
 
+    def __repr__(self) -> str:
+        return f"<Corpus {self.identity.name}: {len(self.text):,} characters>"
+
     @cached_property
     def identity(self) -> CorpusIdentity:
         return CorpusIdentity(tuple(self.sources), hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
