@@ -16,7 +16,7 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
-from mlx_nanogpt.config import configurations, tokens_per_step
+from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.machine import describe_device, package_versions
 from mlx_nanogpt.measure.roofline import CHIPS, LAUNCH_SECONDS, MAC_OPERATIONS, PRODUCTS_SHARE
 from mlx_nanogpt.measure.timing import flops_per_token
@@ -33,10 +33,6 @@ MESSAGE = 1e-4  # seconds that a message takes over TCP, however short it is: as
 GROUP = 32 * 2**20  # bytes that MLX sends together
 
 
-def preset(name: str) -> tuple[gpt.GPTConfig, gpt.TrainConfig]:
-    return configurations(gpt.PRESETS[name].settings)
-
-
 def sent_bytes(parameters: int) -> float:
     """What a rank sends in a step: in a ring each number goes around twice, but for the part that a rank has already."""
     return 2 * (RANKS - 1) / RANKS * 4 * parameters
@@ -46,7 +42,7 @@ def measure() -> None:
     """As a rank: time the average of gradients as large as those of each model; rank 0 prints the seconds of each round."""
     group = mx.distributed.init(strict=True, backend="ring")
     for name in PRESETS:
-        grads = tree_map(mx.ones_like, gpt.GPT(preset(name)[0]).parameters())
+        grads = tree_map(mx.ones_like, gpt.GPT(gpt.preset(name)[0]).parameters())
         mx.eval(grads)
         times: list[float] = []
         enough = False
@@ -84,7 +80,7 @@ def measured() -> list[list[float]]:
 def step_seconds(name: str, ranks: int) -> float:
     """Seconds of the arithmetic of a step and of the start of its operations, on paper. Operations do not become fewer when each
     rank has fewer rows, and are counted for six layers."""
-    gpt_config, train_config = preset(name)
+    gpt_config, train_config = gpt.preset(name)
     flops = flops_per_token(gpt.GPT(gpt_config)) * tokens_per_step(gpt_config, train_config)
     operations = MAC_OPERATIONS["step"] * gpt_config.n_layer / 6 * train_config.gradient_accumulation_steps
     return operations * LAUNCH_SECONDS + flops / ranks / (PRODUCTS_SHARE * CHIPS[CHIP].flops)
@@ -102,7 +98,7 @@ def main() -> None:
     print("| Preset | Parameters | Sent by a rank in a step | average_gradients | Smallest and largest |")
     print("|---|---:|---:|---:|---:|")
     for name, times in zip(PRESETS, measured()):
-        count = gpt.GPT(preset(name)[0]).num_parameters()
+        count = gpt.GPT(gpt.preset(name)[0]).num_parameters()
         low, middle, high = (1000 * each for each in (min(times), statistics.median(times), max(times)))
         print(
             f"| `{name}` | {count:,} | {sent_bytes(count) / 1e6:,.1f} MB | {middle:,.1f} ms | {low:,.1f} to {high:,.1f} ms |"
@@ -110,7 +106,7 @@ def main() -> None:
     print(f"\nOn paper, two {CHIP} instead of one: how many times as fast is a step?\n")
     print(f"| Preset | A step alone | {' | '.join(LINKS)} |\n|---|---:|{'---:|' * len(LINKS)}")
     for name in PRESETS:
-        alone, count = step_seconds(name, 1), gpt.GPT(preset(name)[0]).num_parameters()
+        alone, count = step_seconds(name, 1), gpt.GPT(gpt.preset(name)[0]).num_parameters()
         shared = [step_seconds(name, RANKS) + exchange_seconds(count, rate) for rate in LINKS.values()]
         print(f"| `{name}` | {1000 * alone:,.1f} ms | {' | '.join(f'{alone / each:.2f}' for each in shared)} |")
 

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError
-from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import chip
 from mlx_nanogpt.presets import PRESETS
 from peers.record import RESULTS, circumstances, slug
@@ -119,7 +119,7 @@ def list_runs(kind: str) -> Iterator[tuple[str, int]]:
 
 def train(settings: Mapping[str, object]) -> dict:
     """Train with `settings` on tiny Shakespeare; return the result."""
-    gpt_config, train_config = gpt.configurations(settings)
+    gpt_config, train_config = configurations(settings)
     data = gpt.tokenize(gpt.load_corpus("tinyshakespeare"), train_fraction=train_config.train_fraction)
     with TemporaryDirectory() as folder:
         run = gpt.create_run(gpt_config, train_config, data, Path(folder) / "run")

@@ -3,11 +3,11 @@ the GPT writes text.
 
     import mlx_nanogpt as gpt
 
-    data = gpt.tokenize(gpt.load_corpus("pastiche"))
-    gpt_config = gpt.GPTConfig(vocab_size=data.tokenizer.vocab_size)
-    run = gpt.create_run(gpt_config, gpt.TrainConfig(num_iter=500), data)
+    data = gpt.tokenize(gpt.load_corpus("my.txt"))
+    run = gpt.create_run(*gpt.preset("minute"), data)
     for record in gpt.train(run, data):
         print(record)
+    print(run.write("The "))
 
 Here are the names for users; what is more special is in its module.
 """
@@ -15,9 +15,10 @@ Here are the names for users; what is more special is in its module.
 # First: what this loads and sets has to be there before mlx.core.
 from . import machine as _machine  # isort: skip
 
-from .config import GPTConfig, TrainConfig, configurations
+from .config import GPTConfig, TrainConfig
+from .config_file import preset
 from .errors import DeviceFailed, UserError
-from .evaluation import estimate_loss, evaluate_split
+from .evaluation import estimate_loss, evaluate
 from .exchange.export import export_run
 from .exchange.gguf_file import export_gguf
 from .exchange.pretrained import load_pretrained
@@ -27,9 +28,10 @@ from .model import GPT
 from .optimizer import make_optimizer
 from .presets import PRESETS
 from .records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved
+from .runs.create import create_run
 from .runs.find import newest_run
 from .runs.recorder import start_from
-from .runs.run import Run, create_run, open_run
+from .runs.run import Run, open_run
 from .text.byte_pairs import BPETokenizer
 from .text.characters import CharTokenizer
 from .text.corpus import load_corpus
@@ -62,10 +64,9 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "bench",
-    "configurations",
     "create_run",
     "estimate_loss",
-    "evaluate_split",
+    "evaluate",
     "export_gguf",
     "export_run",
     "generate",
@@ -78,7 +79,12 @@ __all__ = [
     "open_run",
     "open_token_folder",
     "prepare",
+    "preset",
     "start_from",
     "tokenize",
     "train",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__  # what a tab shows

@@ -3,11 +3,11 @@
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .config import SETTINGS, TEXT, check_choice, configurations
+from .config import SETTINGS, TEXT, GPTConfig, TrainConfig, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
 from .presets import PRESETS
 from .text.byte_pairs import check_vocab_size
@@ -35,6 +35,17 @@ def preset_settings(name: str) -> dict[str, object]:
         question = _nearest(name, PRESETS) or "choose another."
         raise UserError(f"preset {name!r} is not known", f"{question} The presets are {', '.join(PRESETS)}")
     return dict(PRESETS[name].settings)
+
+
+def preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
+    """Both configurations of the preset `name`, with `changes` to their fields. `tokenize` chooses the tokens, and `create_run`
+    sets the size of their vocabulary.
+
+    Raises `UserError` if there is no such preset or setting, or for a value that cannot work.
+    """
+    for key, value in changes.items():
+        _check_key(key, value, f"preset {name}", SETTINGS)
+    return configurations(preset_settings(name) | changes)
 
 
 def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:
@@ -98,12 +109,12 @@ def _read(path: Path) -> str:
         raise UserError(problem, "save it as UTF-8") from error
 
 
-def _check_key(key: str, value: object, where: str) -> None:
+def _check_key(key: str, value: object, where: str, keys: Collection[str] = KEYS) -> None:
     shown = printable(key)
     if isinstance(value, dict):
         raise UserError(f"{where}: settings are not grouped", f"take them out of the table {shown!r}")
-    if key not in KEYS:
-        remedy = _nearest(NANOGPTS_NAMES.get(key, key), KEYS) or f"the settings are {', '.join(KEYS)}"
+    if key not in keys:
+        remedy = _nearest(NANOGPTS_NAMES.get(key, key), keys) or f"the settings are {', '.join(keys)}"
         raise UserError(f"{where}: {shown} is not a setting", remedy)
     if type(value) is int and not -(2**63) <= value < 2**63:
         raise UserError(f"{where}: {key} has more than the 64 bits of TOML's whole numbers", "give a smaller one")

@@ -65,22 +65,29 @@ def estimate_loss(model: GPT, tokens: np.ndarray, count: int, backend: Backend =
     return sum(split_losses(model, estimate_batches(model, tokens, count), backend), SplitLoss()).mean
 
 
-def evaluate_split(model: GPT, tokens: np.ndarray, backend: Backend = TrainConfig.backend) -> Iterator[SplitLoss]:
-    """Yield the loss of `tokens`, (N,), so far, after each batch. The last record covers all tokens but the first.
+def evaluate(model: GPT, tokens: np.ndarray) -> float:
+    """The exact mean loss of `tokens`, (N,), in nats per token.
 
-    Each token is predicted once, from the tokens before it in its window. Windows of `block_size` follow each other without
-    overlap; the last may be shorter. The first tokens of a window are predicted from little, as in nanoGPT's estimate. A
-    window that slides along with every token would give a lower loss. `tokens` may be an `np.memmap` larger than memory.
+    Each token but the first is predicted once, from the tokens before it in its window. Windows of `block_size` follow each
+    other without overlap; the last may be shorter. The first tokens of a window are predicted from little, as in nanoGPT's
+    estimate. A window that slides along with every token would give a lower loss. `tokens` may be an `np.memmap` larger than
+    memory.
 
     Raises `UserError` if there is no token to predict.
     """
+    *_, loss = evaluate_split(model, tokens)
+    return loss.mean
+
+
+def evaluate_split(model: GPT, tokens: np.ndarray) -> Iterator[SplitLoss]:
+    """Yield the loss of `evaluate` so far, after each batch. The last record covers all tokens but the first."""
     if len(tokens) < 2:
         raise UserError(
             f"the text has too few tokens ({len(tokens)}): the first is never predicted", "give one of at least 2"
         )
     total = SplitLoss()
     batches = consecutive_windows(tokens, windows_per_batch(model), model.config.block_size)
-    for batch in split_losses(model, batches, backend):
+    for batch in split_losses(model, batches):
         total += batch
         yield total
 

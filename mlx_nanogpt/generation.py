@@ -5,6 +5,7 @@ last `block_size` tokens, all read again, as in the lecture: positions are absol
 """
 
 import math
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
@@ -51,14 +52,20 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
 
 
 def generate(
-    model: GPT, prompt: Sequence[int], num_tokens: int, seed: int, sample: Sampler | None = None, end: int | None = None
+    model: GPT,
+    prompt: Sequence[int],
+    num_tokens: int,
+    seed: int | None = None,
+    sample: Sampler | None = None,
+    end: int | None = None,
 ) -> Iterator[int]:
-    """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`; fewer if the token `end`
-    is drawn, which is not yielded.
+    """Yield `num_tokens` token ids that follow `prompt`, drawn with `sample` and random numbers from `seed`, by default a new one; fewer
+    if the token `end` is drawn, which is not yielded.
 
     The model stays in evaluation mode. Its weights must not change before the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
+    seed = secrets.randbits(64) if seed is None else seed
     if not 0 <= seed < 2**64:
         raise UserError(f"seed {seed} is out of range", f"give a whole number from 0 to {2**64 - 1}")
     if len(prompt) == 0:

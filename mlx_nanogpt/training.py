@@ -3,11 +3,14 @@
 The loop yields records and writes nothing. A progress bar, a log, a tracker and a test read the same records.
 """
 
+import atexit
 import math
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from functools import partial
+from inspect import GEN_CLOSED, GEN_SUSPENDED, getgeneratorstate
 from typing import Any
 
 import mlx.core as mx
@@ -24,6 +27,7 @@ from .model import GPT
 from .optimizer import clip, make_optimizer, norm_of, rate_at
 from .ranks import ALONE, Ranks
 from .records import REPORT_INTERVAL, Diverged, Done, End, Evaluating, Evaluation, Progress, Record, State, since_best
+from .runs.interrupt import Interrupt
 from .runs.recorder import Recorder
 from .runs.run import Run
 from .text.batches import training_batch
@@ -144,6 +148,7 @@ def interval(
         norm = None  # it would keep all gradients in memory
         mx.async_eval(meter.newest, state.arrays)
         if progress:
+            state.train_seconds = time.perf_counter() - started  # the caller may leave here
             yield progress
     if progress := meter.read():
         yield progress
@@ -245,7 +250,7 @@ def check_finite(numbers: list[float], iteration: int, config: TrainConfig) -> N
 def train(
     run: Run,
     data: Dataset,
-    should_stop: ShouldStop = lambda: False,
+    should_stop: ShouldStop | None = None,
     sample_tokens: int = 0,
     model: GPT | None = None,
     ranks: Ranks = ALONE,
@@ -256,6 +261,10 @@ def train(
     Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated, the model writes a `Sample` of
     `sample_tokens` tokens, if that is not 0, and a checkpoint is written, before the evaluation and after it. Samples do not change
     training. `should_stop` is called before every step. When it returns true, a checkpoint is written, and the stream ends with `Done`.
+
+    Nothing is lost when you leave the loop: with `break`, with an error of your own, or with Ctrl-C or the stop button of a
+    notebook, a checkpoint of the last whole step is written first. Another `train` goes on from there, bit for bit as if it had
+    not been stopped. A second Ctrl-C does not wait for the checkpoint.
 
     `model` may be a GPT of the user's own: a subclass, or one with own blocks or layers. It is trained in place; its weights count
     until the run has a checkpoint. Of several `ranks`, all call this with the same arguments, and only rank 0 reads and writes the
@@ -273,12 +282,44 @@ def train(
             f"{data.corpus.name} is another text, or has other tokens, than the run {run.path}", "give that of the run"
         )
     with Recorder(run, sample_tokens, ranks) as recorder:
-        state = recorder.restore(model)
-        try:
-            yield from recorder.record(steps(state, data, run.train_config, ranks.any(should_stop), ranks), state)
-        except Exception:
-            mx.random.seed(run.train_config.seed)  # a trace that failed leaves no number in MLX's random state
-            raise
+        state, interrupt = recorder.restore(model), Interrupt()
+        stop = ranks.any(lambda: interrupt.came or (should_stop is not None and should_stop()))
+        records = recorder.record(steps(state, data, run.train_config, stop, ranks), state)
+        yield from saved_when_left(records, state, recorder, interrupt)
+
+
+def saved_when_left(
+    records: Generator[Record, None, None], state: State, recorder: Recorder, interrupt: Interrupt
+) -> Iterator[Record]:
+    """Yield `records`, which move `state`. If the caller leaves, or a Ctrl-C comes, a checkpoint of the last whole step is written
+    first. After a Ctrl-C `records` have to end."""
+    config = recorder.run.train_config
+
+    def save() -> None:
+        if getgeneratorstate(records) == GEN_SUSPENDED and recorder.saved != state.iteration:  # the state is whole
+            with interrupt.held(), suppress(Diverged):
+                check_weights(state, config)
+                recorder.save(state)
+
+    atexit.register(save)  # a program that keeps the records closes them when MLX is gone
+    try:
+        while True:
+            with interrupt.held():
+                record = next(records, None)
+                while interrupt.came and record and recorder.saved != state.iteration:
+                    record = next(records, None)
+            if interrupt.came:
+                raise KeyboardInterrupt(f"saved at iteration {state.iteration}; train goes on from there")
+            if record is None:
+                return
+            yield record
+    except BaseException:
+        if getgeneratorstate(records) == GEN_CLOSED:  # perhaps in the middle of a step
+            mx.random.seed(config.seed)  # a trace that failed leaves no number in MLX's random state
+        save()
+        raise
+    finally:
+        atexit.unregister(save)
 
 
 def start_step(model: GPT, config: TrainConfig) -> tuple[Step, list[Any]]:

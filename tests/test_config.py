@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 
 import pytest
-from mlx_nanogpt import GPT, PRESETS, GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt import GPT, PRESETS, GPTConfig, TrainConfig, UserError, preset
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.measure.benchmark import NANOLUX_TRAIN
 
@@ -79,7 +79,7 @@ def test_a_configuration_cannot_be_changed_behind_its_checks():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_differs_from_the_defaults_in_its_settings_and_only_there(name):
-    gpt, train = configurations(PRESETS[name].settings)
+    gpt, train = preset(name)
     found = asdict(gpt) | asdict(train)
     changed = {key: value for key, value in found.items() if value != DEFAULTS[key]}
     assert changed == {key: value for key, value in PRESETS[name].settings.items() if key != "tokenizer"}
@@ -88,7 +88,7 @@ def test_a_preset_differs_from_the_defaults_in_its_settings_and_only_there(name)
 
 @pytest.mark.parametrize("modern, older", [("modern", "nanolux"), ("baby-modern", "baby")])
 def test_a_modern_preset_has_the_shape_and_the_tokens_of_the_older_one(modern, older):
-    configs = [configurations(PRESETS[name].settings) for name in (modern, older)]
+    configs = [preset(name) for name in (modern, older)]
     shapes = [
         (gpt.n_layer, gpt.n_embd, gpt.head_size, gpt.block_size, train.num_iter * tokens_per_step(gpt, train))
         for gpt, train in configs
@@ -98,12 +98,12 @@ def test_a_modern_preset_has_the_shape_and_the_tokens_of_the_older_one(modern, o
 
 @pytest.mark.parametrize("name", ["minute", "modern", "baby-modern"])
 def test_the_rate_of_a_modern_preset_falls_until_its_last_step(name):
-    _, train = configurations(PRESETS[name].settings)
+    _, train = preset(name)
     assert train.lr_decay_iters == train.num_iter and train.min_lr == 0
 
 
 def test_the_presets_are_nanoluxs_and_nanogpts():
-    sizes = {name: configurations(preset.settings) for name, preset in PRESETS.items()}
+    sizes = {name: preset(name) for name in PRESETS}
     shapes = {name: (gpt.n_layer, gpt.n_head, gpt.n_embd, gpt.block_size) for name, (gpt, _) in sizes.items()}
     assert shapes == {
         "nanolux": (6, 4, 64, 64), "minute": (6, 4, 64, 64), "modern": (6, 4, 64, 64), "laptop": (4, 4, 128, 64),
@@ -124,4 +124,4 @@ def test_gpt2_has_124_million_parameters():
     matrices = C * 3 * C + C * C + C * 4 * C + 4 * C * C  # of a block: c_attn, c_proj, c_fc, c_proj
     expected = V * C + T * C + L * (matrices + 2 * C) + C  # the head is the token embedding; norms without biases
     assert expected == 124_337_664
-    assert GPT(configurations(PRESETS["gpt2"].settings)[0]).num_parameters() == expected
+    assert GPT(preset("gpt2")[0]).num_parameters() == expected

@@ -6,9 +6,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
-from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, UserError, configurations
+from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig, UserError
 from conftest import OTHER_SETTINGS
-from mlx_nanogpt.config import SETTINGS
+from mlx_nanogpt.config import SETTINGS, configurations
 from mlx_nanogpt.config_file import KEYS, preset_settings, read_config_file, write_config_file
 
 if sys.version_info >= (3, 11):

@@ -11,7 +11,7 @@ import pytest
 from mlx_nanogpt import UserError, evaluation
 from mlx_nanogpt import machine as hardware
 from conftest import TOKENS, arrays, checkpoint_arrays, lively_model, loss_fn, same, tiny_gpt, trained_run
-from mlx_nanogpt.config import Backend
+from mlx_nanogpt.evaluation import evaluate_split
 from mlx_nanogpt.text.batches import consecutive_windows, evaluation_starts, windows
 
 backends = pytest.mark.parametrize("backend", ["compiled", "eager"])
@@ -89,8 +89,8 @@ def test_how_often_a_run_is_evaluated_does_not_change_what_it_learns():
 # ---- all of a split
 
 
-def whole(model: gpt.GPT, tokens: np.ndarray, backend: Backend = "eager") -> gpt.SplitLoss:
-    *_, loss = gpt.evaluate_split(model, tokens, backend)
+def whole(model: gpt.GPT, tokens: np.ndarray) -> gpt.SplitLoss:
+    *_, loss = evaluate_split(model, tokens)
     return loss
 
 
@@ -105,11 +105,11 @@ def plain_nats(model: gpt.GPT, tokens: np.ndarray) -> float:
     return nats
 
 
-@backends
 @pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 17, 100, 1001])
-def test_a_split_is_what_a_plain_loop_over_its_windows_adds_up_to(backend, length):
+def test_a_split_is_what_a_plain_loop_over_its_windows_adds_up_to(length):
     model = lively_model(tiny_gpt())
-    loss = whole(model, TOKENS[:length], backend)
+    loss = whole(model, TOKENS[:length])
+    assert gpt.evaluate(model, TOKENS[:length]) == loss.mean
     assert loss.tokens == length - 1
     assert loss.nats == pytest.approx(plain_nats(model, TOKENS[:length]), rel=1e-5)
     assert loss.mean == pytest.approx(loss.nats / (length - 1))
@@ -149,7 +149,7 @@ def test_an_untrained_model_has_the_logarithm_of_its_vocabulary_as_loss():
 
 def test_the_records_of_a_split_grow_to_its_end(monkeypatch):
     monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
-    records = list(gpt.evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001], "eager"))
+    records = list(evaluate_split(lively_model(tiny_gpt()), TOKENS[:1001]))
     assert [record.tokens for record in records] == [*range(80, 1000, 80), 1000]
     assert all(a.nats < b.nats for a, b in pairwise(records))
 
@@ -197,11 +197,10 @@ def test_a_memmap_is_read_in_parts(tmp_path, monkeypatch):
     assert Watched.longest == 81
 
 
-@backends
-def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
+def test_a_split_is_evaluated_without_dropout_and_without_a_trace():
     with_dropout, without = lively_model(tiny_gpt(dropout=0.9)), lively_model(tiny_gpt())
     weights, randomness = arrays(with_dropout.parameters()), mx.random.state[0].tolist()
-    assert whole(with_dropout, TOKENS, backend).nats == pytest.approx(whole(without, TOKENS, backend).nats, rel=1e-6)
+    assert whole(with_dropout, TOKENS).nats == pytest.approx(whole(without, TOKENS).nats, rel=1e-6)
     assert same(weights, arrays(with_dropout.parameters())) and mx.random.state[0].tolist() == randomness
     assert with_dropout.training
 
@@ -209,7 +208,7 @@ def test_a_split_is_evaluated_without_dropout_and_without_a_trace(backend):
 def test_an_evaluation_that_is_given_up_leaves_the_mode_as_it_was(monkeypatch):
     monkeypatch.setattr(evaluation, "windows_per_batch", lambda model: 10)
     model = lively_model(tiny_gpt())
-    records = gpt.evaluate_split(model, TOKENS, "eager")
+    records = evaluate_split(model, TOKENS)
     next(records)
     assert not model.training
     records.close()

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from mlx_nanogpt import PRESETS, configurations
+from mlx_nanogpt import Evaluation, Record, preset
+from mlx_nanogpt.config import configurations
 from mlx_nanogpt.measure.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
 
@@ -131,9 +132,7 @@ def test_the_recipes_are_those_of_the_logs(monkeypatch):
 
 def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
     *_, (name, last) = script("recipes", monkeypatch)["ladder"]()
-    assert configurations(last) == configurations(
-        PRESETS["modern"].settings | {"eval_interval": 5000, "eval_iters": 1000}
-    )
+    assert configurations(last) == preset("modern", eval_interval=5000, eval_iters=1000)
 
 
 def script(name: str, monkeypatch) -> dict:
@@ -156,10 +155,23 @@ def test_a_readme_that_is_read_first_is_short(name, most):
     assert len(READMES[name].splitlines()) <= most
 
 
-def test_the_example_of_the_library_runs(capsys):
-    example, _ = re.findall(
+def test_the_example_of_the_library_runs_is_stopped_goes_on_and_writes(capsys):
+    first, *examples, _ = re.findall(
         r"```python\n(.*?)```", READMES["mlx_nanogpt/README.md"], re.S
-    )  # test_own_models runs the other
-    settings = "num_iter=2, eval_iters=1, batch_size=2"
-    exec(compile(example.replace("num_iter=500", settings), "mlx_nanogpt/README.md", "exec"), {})
-    assert "Done(iteration=2, end='finished'" in capsys.readouterr().out
+    )  # test_own_models runs the last
+    Path("my.txt").write_text(Path("play.txt").read_text() + "The end")
+    short = 'preset("minute", num_iter=3, eval_interval=2, eval_iters=1, batch_size=2, block_size=8)'
+
+    def stop(record: Record) -> None:  # in the place of print
+        if isinstance(record, Evaluation):
+            raise KeyboardInterrupt
+
+    names: dict = {"print": stop}
+    with pytest.raises(KeyboardInterrupt):
+        exec(first.replace('preset("minute")', short), names)
+    del names["print"]
+    for example in examples:
+        exec(example, names)
+    evaluation, run, text = capsys.readouterr().out.split("\n", 2)
+    assert evaluation.startswith("3 ") and run.startswith("<Run runs/1: my.txt, iteration 3 of 3")
+    assert text.startswith("The ") and Path("my-gpt/config.json").exists()

@@ -31,7 +31,7 @@ def config(
         raise UserError("a run and `preset` exclude each other", "leave out one of them")
     if preset:
         settings = preset_settings(preset)
-        gpt_config, train_config = gpt.configurations(settings)
+        gpt_config, train_config = gpt.preset(preset)
         texts, about = Texts((TINYSHAKESPEARE,)), f"The preset {preset}: {gpt.PRESETS[preset].description}"
         origin = [f"Versions: {describe_versions()}"]
     else:

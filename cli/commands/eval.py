@@ -7,6 +7,7 @@ import mlx_nanogpt as gpt
 import numpy as np
 import typer
 from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
+from mlx_nanogpt.evaluation import evaluate_split
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.runs.find import is_own, own_dataset
@@ -122,7 +123,7 @@ def _measure(
     vocab_size = model.config.vocab_size
     with make_progress(*Progress.get_default_columns()) as bar:
         task = bar.add_task("Evaluating", total=len(tokens) - 1)
-        for loss in gpt.evaluate_split(model, tokens):  # of more and more tokens
+        for loss in evaluate_split(model, tokens):  # of more and more tokens
             bar.update(task, completed=loss.tokens)
         bar.remove_task(task)
         console.print(f"This model: {loss.mean:.4f} nats per token, perplexity {loss.perplexity:,.2f}")

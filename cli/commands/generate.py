@@ -3,17 +3,19 @@
 import secrets
 import sys
 import time
+from itertools import chain, count
 from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
+from mlx_nanogpt.generation import until
 from mlx_nanogpt.text.tokenizer import encode_prompt
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
 from ..options.settings import setting_option
-from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgument, use_device
+from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgument, not_empty, use_device
 from ..screen.consoles import ESCAPES, errors
 from ..screen.describe import describe_weights
 
@@ -43,13 +45,23 @@ def generate(
         float | None,
         typer.Option(help="Draw from the likeliest tokens that make up this probability.", show_default="all"),
     ] = None,
+    stop: Annotated[
+        list[str],
+        typer.Option(
+            parser=not_empty,
+            metavar="TEXT",
+            help="End before this text; give it again to add another.",
+            show_default="none",
+        ),
+    ] = [],
     num_samples: Annotated[int, typer.Option(help="Texts to write, with the seeds that follow --seed.", min=1)] = 1,
     seed: Annotated[int | None, SEED] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Write text with a trained run, and print each token as it is drawn.
 
-    A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture.
+    A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture. A model of
+    documents (names, files) begins a document, and stops at its end.
     """
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
@@ -64,15 +76,18 @@ def generate(
     # a terminal would obey control characters; a file gets them as they are
     shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str
     seed = secrets.randbelow(NEW_SEEDS) if seed is None else seed
+    seeds = f"seed {seed}" if num_samples == 1 else f"{num_samples:,} samples, seeds {seed} to {seed + num_samples - 1}"
+    errors.print(seeds, style="dim")
+    drawn, started, lines = count(), time.perf_counter(), 0
     for i in range(num_samples):
-        which = f"sample {i + 1} of {num_samples}, " if num_samples > 1 else ""
-        errors.print(f"{which}seed {seed + i}", style="dim")
-        sys.stdout.write(shown(begun))
-        started = time.perf_counter()
-        for text in tokenizer.stream(gpt.generate(model, ids, tokens, seed + i, sample)):
+        if lines > 1:
+            sys.stdout.write("\n")  # a line between two texts of several lines
+        new = gpt.generate(model, ids, tokens, seed + i, sample, tokenizer.end_token)
+        texts = tokenizer.stream(token for token, _ in zip(new, drawn))
+        lines = 1
+        for text in chain([begun], until(texts, stop)):
             sys.stdout.write(shown(text))
             sys.stdout.flush()
+            lines += text.count("\n")
         sys.stdout.write("\n")
-        if i < num_samples - 1:
-            sys.stdout.write("\n")  # a line between two samples
-        errors.print(f"{tokens / (time.perf_counter() - started):,.0f} tokens/s", style="dim")
+    errors.print(f"{next(drawn) / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -118,4 +118,4 @@ def _quote(token: str) -> str:
 
 
 def _mark(text: str) -> str:
-    return printable(text.replace("\n", "⏎"))
+    return printable(text.replace("\n", "⏎").translate(ESCAPES))

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
-import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import GPTConfig, TrainConfig
-from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
@@ -83,7 +82,7 @@ def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, T
     """Return both configurations, and the number of tokens to train on, if that is known. `chosen` are those of `values` that
     are not defaults."""
     # the tokenizer determines vocab_size
-    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
+    gpt_config, train_config = configurations({**values, "vocab_size": GPTConfig.vocab_size})
     if values["data"]:
         text = read_data(values["data"], True, values["valid_data"], values["documents"])
         dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen)

@@ -15,7 +15,7 @@ def presets() -> None:
     for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, preset in gpt.PRESETS.items():
-        gpt_config, train_config = gpt.configurations(preset.settings)
+        gpt_config, train_config = gpt.preset(name)
         table.add_row(
             name,
             preset.description,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import MACHINE
+from mlx_nanogpt.config import MACHINE, configurations
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
@@ -190,7 +190,7 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     `values` has all settings, `chosen` those from the command line, a preset or a file, `given` those from the command line.
     """
     # the tokenizer determines vocab_size
-    gpt_config, train_config = gpt.configurations({**values, "vocab_size": GPTConfig.vocab_size})
+    gpt_config, train_config = configurations({**values, "vocab_size": GPTConfig.vocab_size})
     model, tokenizer = _load_start(values["init_from"], chosen)
     documents = values["documents"]
     if tokenizer and documents is None and not is_token_folder(values["data"]):
@@ -207,7 +207,6 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
             "give the text itself",
         )
     dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
-    train_config = replace(train_config, train_fraction=dataset.train_fraction)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])

@@ -12,9 +12,9 @@ from mlx_nanogpt.text.documents import Documents
 from mlx_nanogpt.text.tokenizer import TokenizerName
 
 
-def _not_empty(name: str) -> str:
+def not_empty(name: str) -> str:
     if not name:
-        raise typer.BadParameter("it is empty; give a name")
+        raise typer.BadParameter("it is empty")
     return name
 
 
@@ -24,9 +24,9 @@ def _complete_run(incomplete: str) -> list[str]:
 
 
 # For an option that names a file or a folder. Path("") would be the current folder.
-PATH = {"parser": lambda name: Path(_not_empty(name)), "metavar": "PATH"}
-RUN_PATH = {"parser": lambda name: Path(named_run(_not_empty(name))), "metavar": "RUN", "autocompletion": _complete_run}
-NAME = {"parser": _not_empty, "metavar": "TEXT"}
+PATH = {"parser": lambda name: Path(not_empty(name)), "metavar": "PATH"}
+RUN_PATH = {"parser": lambda name: Path(named_run(not_empty(name))), "metavar": "RUN", "autocompletion": _complete_run}
+NAME = {"parser": not_empty, "metavar": "TEXT"}
 
 TEXTS = (
     f"{', '.join(f'{name} ({text.note})' for name, text in BUILT_IN.items())}, a UTF-8 text file, a folder of texts of any "

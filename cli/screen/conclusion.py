@@ -6,6 +6,7 @@ import shlex
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.runs.run import RUNS
+from mlx_nanogpt.text.characters import MARK
 
 from .consoles import console
 
@@ -69,4 +70,5 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
 def _print_sample(run: Run) -> None:
     ids = gpt.generate(run.load_model(), [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    console.print("".join(run.tokenizer.stream(ids)), soft_wrap=True)  # as the model wrote it
+    text = run.tokenizer.decode(ids).replace(MARK, "\n")  # one document after the other
+    console.print(text, soft_wrap=True)  # as the model wrote it

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from mlx_nanogpt.errors import CONTROLS, printable
+from mlx_nanogpt.text.characters import MARK
 from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-# The escapes of `printable`, but for tabs and line ends.
-ESCAPES = {code: escape for code, escape in CONTROLS.items() if code not in {*b"\t\n\r"}}
+# The escapes of `printable`, but for tabs and line ends. The mark of documents is shown as the end of one.
+ESCAPES = {code: escape for code, escape in CONTROLS.items() if code not in {*b"\t\n\r"}} | {ord(MARK): "∎"}
 
 
 class _SafeConsole(Console):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
-from mlx_nanogpt.config import tokens_per_step
+from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.exchange.layouts import GPT2, best_layout
 from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, package_versions
 from mlx_nanogpt.optimizer import end_of_learning
@@ -104,7 +104,7 @@ def list_settings(run: Run) -> list[str]:
             "num_iter": length,
             "vocab_size": own["vocab_size"],
         }
-        gpt_config, train_config = gpt.configurations(start)
+        gpt_config, train_config = configurations(start)
         theirs = {"tokenizer": "char"} | start | asdict(gpt_config) | asdict(train_config)
         differing = [name for name, value in own.items() if value != theirs[name]]
         found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]

@@ -30,12 +30,13 @@ class StoredModel:
     tokens: StoredTokens
 
 
-def export_run(run: Run, out: Path, last: bool = False) -> None:
+def export_run(run: Run, out: Path | str, last: bool = False) -> None:
     """Write the model of `run`, with its best or its `last` weights, into the new folder `out`, in the layout that fits. The
     folder appears complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, or if `out` exists or cannot be written.
     """
+    out = Path(out)
     check_free(out)
     stored = store_model(run, last)
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), create_folder(out) as aside:

@@ -35,14 +35,14 @@ QKV = {"gpt2": ["attn_qkv"], "qwen3": ["attn_q", "attn_k", "attn_v"]}
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 
 
-def export_gguf(run: Run, out: Path, last: bool = False) -> None:
+def export_gguf(run: Run, out: Path | str, last: bool = False) -> None:
     """Write the model of `run`, with its best or its `last` weights, into the new file `out`, as float32. The file appears
     complete or not at all.
 
     Raises `UserError` if no layout can hold the model, if the run has no checkpoint, if `out` exists or cannot be written, or if
     the package `gguf` is not installed.
     """
-    gguf = import_extra("gguf", "gguf")
+    gguf, out = import_extra("gguf", "gguf"), Path(out)
     check_free(out)
     stored = store_model(run, last)
     with explaining_write(out, WRITE_REMEDY, by_mlx=True), TemporaryDirectory() as folder:

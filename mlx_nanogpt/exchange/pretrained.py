@@ -51,7 +51,7 @@ def find_model(run: Path | None, last: bool, init_from: str | None) -> tuple[GPT
     return *load_exported(init_from), None
 
 
-def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
+def load_pretrained(source: Path | str) -> tuple[GPT, Tokenizer]:
     """Load the model and the tokenizer of `source`: a run directory, with the weights that `Run.load_model` chooses, or a source of
     `load_exported`.
 
@@ -60,10 +60,10 @@ def load_pretrained(source: str) -> tuple[GPT, Tokenizer]:
     if is_run(source):
         run = open_run(source)
         return run.load_model(), run.tokenizer
-    return load_exported(source)
+    return load_exported(str(source))
 
 
-def is_run(source: str) -> bool:
+def is_run(source: Path | str) -> bool:
     """Whether the folder `source` is a run, with or without a checkpoint. GPT-2's config.json has no settings of training."""
     folder = Path(source)
     try:

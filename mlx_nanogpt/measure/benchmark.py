@@ -21,7 +21,7 @@ from ..machine import describe_machine, has_tools
 from ..model import GPT
 from ..presets import PRESETS
 from ..records import Evaluation, Record
-from ..runs.run import create_run
+from ..runs.create import create_run
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import Corpus
 from ..training import check_fits, train

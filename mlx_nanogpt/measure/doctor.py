@@ -30,7 +30,8 @@ from ..machine import can_compile, chip, describe_device, mac, machine, rounds_p
 from ..machine.volume import keeps_others_out
 from ..model import GPT, Cache
 from ..optimizer import make_optimizer
-from ..runs.run import create_run, open_run
+from ..runs.create import create_run
+from ..runs.run import open_run
 from ..text.dataset import tokenize
 from ..text.identity import Corpus
 from ..training import start_step, train

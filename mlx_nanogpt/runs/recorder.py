@@ -8,7 +8,7 @@ trains writes them.
 
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -92,7 +92,7 @@ class Recorder:
             run.write_config(self.folder, own)  # with the changes of `extended`, and the versions in use now
         return state
 
-    def record(self, records: Iterable[Record], state: State) -> Iterator[Record]:
+    def record(self, records: Iterable[Record], state: State) -> Generator[Record, None, None]:
         """Yield each of `records`, which move `state`, after it is on the disk; yield also `Sample` and `Saved`."""
         try:
             for record in records:

@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import shlex
-import uuid
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -29,14 +28,14 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from ..config import GPTConfig, TrainConfig
-from ..errors import UserError
-from ..files import DAMAGE, Folder, check_name, explaining_damage, explaining_write, locked, read_text
+from ..errors import UserError, printable
+from ..files import DAMAGE, Folder, explaining_damage, explaining_write, read_text
+from ..generation import generate, make_sampler
 from ..machine.facts import model_checksum, package_versions
-from ..model import GPT, own_class
+from ..model import GPT, own_class, random_key, set_random_key
 from ..records import Evaluation
-from ..text.dataset import Dataset
 from ..text.identity import CorpusIdentity
-from ..text.tokenizer import Tokenizer, tokenizer_from_json
+from ..text.tokenizer import Tokenizer, encode_prompt, tokenizer_from_json
 from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_arrays
 from .log import Line, from_text
 
@@ -58,6 +57,15 @@ class Run:
     tokenizer: Tokenizer
     id: str
     init_from: str | None = None  # the model that the weights came from; None: random numbers
+
+    def __repr__(self) -> str:
+        try:
+            losses = [evaluation.valid_loss for evaluation in self.history()]
+            best = f", lowest validation loss {min(losses):.4f}" if losses else ""
+            state = f"iteration {self.position().iteration} of {self.train_config.num_iter}{best}"
+        except (UserError, OSError) as error:
+            state = printable(str(error))
+        return f"<Run {printable(str(self.path))}: {self.corpus.name}, {state}>"
 
     @property
     def checkpoint(self) -> Path:
@@ -87,6 +95,27 @@ class Run:
         model = into or GPT(self.gpt_config)
         model.update(read_arrays(file, {MODEL: model.parameters()})[1][MODEL])
         return model
+
+    def write(
+        self,
+        prompt: str = "",
+        tokens: int = 500,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> str:
+        """`prompt` and `tokens` tokens that the model writes after it, fewer if its document ends: another text each time, or that of
+        `seed`. The other settings are those of `make_sampler`. A run that trains may write, too: its weights are read each time, and MLX's random state stays.
+
+        Raises `UserError` for characters that the model has never seen, for a setting out of range, and as `load_model` does.
+        """
+        sample = make_sampler(temperature, top_k, top_p)
+        ids = encode_prompt(self.tokenizer, prompt)
+        randomness = random_key()
+        model = self.load_model()
+        set_random_key(randomness)  # the first weights of a new model are drawn from it
+        return prompt + self.tokenizer.decode(generate(model, ids, tokens, seed, sample, self.tokenizer.end_token))
 
     def model_class(self) -> str | None:
         """The class of the model that the run was trained with, if it is the user's own. Raises `UserError` if the files of the run
@@ -218,29 +247,6 @@ class Run:
         }
 
 
-def create_run(
-    gpt_config: GPTConfig,
-    train_config: TrainConfig,
-    data: Dataset,
-    run_dir: Path | str | None = None,
-    init_from: str | None = None,
-) -> Run:
-    """Make the directory of a new run: `run_dir`, or the next number in `runs/`. A run that is there is never touched.
-
-    `init_from` names the model that the weights will come from; `start_from` puts them there. Raises `UserError` if
-    `run_dir` holds a run or cannot be written.
-    """
-    with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
-        path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
-        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], init_from)
-        with locked(path) as folder:
-            _check_free(folder)
-            folder.sweep(*FILES)
-            run.write_config(folder, None)
-            folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
-    return run
-
-
 def open_run(path: Path | str) -> Run:
     """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
     path = Path(path)
@@ -248,7 +254,7 @@ def open_run(path: Path | str) -> Run:
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):
         config = _read_config(path)
-        if not os.path.lexists(path / TOKENIZER) and _is_unfinished(
+        if not os.path.lexists(path / TOKENIZER) and is_unfinished(
             path, [name for name in FILES if (path / name).exists()]
         ):
             raise UserError(
@@ -295,35 +301,7 @@ def _runs_to_name() -> str:
     return f"name one that does: {', '.join(map(quote, runs[:5]))}"
 
 
-def _make_numbered() -> Path:
-    RUNS.mkdir(exist_ok=True)
-    number = 1 + max((int(folder.name) for folder in RUNS.iterdir() if folder.name.isdecimal()), default=0)
-    while True:  # another process may take the number first
-        try:
-            (RUNS / str(number)).mkdir()
-            return RUNS / str(number)
-        except FileExistsError:
-            number += 1
-
-
-def _make_folder(path: Path) -> Path:
-    check_name(path, "choose another `run_dir`")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _check_free(folder: Folder) -> None:
-    """Raise `UserError` if `folder` holds a run or files of something else. An unfinished run does not count."""
-    path, taken = folder.path, [name for name in FILES if folder.holds(name)]
-    if CONFIG in taken and not _is_unfinished(path, taken):
-        raise UserError(
-            f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quote(path)}"
-        )
-    if taken and CONFIG not in taken:
-        raise UserError(f"{path} holds a {taken[0]} of something else", "choose another `run_dir`")
-
-
-def _is_unfinished(path: Path, taken: Sequence[str]) -> bool:
+def is_unfinished(path: Path, taken: Sequence[str]) -> bool:
     """Whether the files `taken` in `path` are what a stopped `create_run` or `start_from` leaves."""
     if not {HISTORY, CHECKPOINT, BEST}.isdisjoint(taken):
         return False

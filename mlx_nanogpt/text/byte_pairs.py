@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -63,7 +63,7 @@ class BPETokenizer:
     """Byte pairs of GPT-2's kind. `json` is the library's description, a tokenizer.json; it is replaced by the one spelling of all
     equal tokenizers. Raises `OtherTokens` for another kind, `ValueError` for damage, `UserError` if `tokenizers` is not installed."""
 
-    json: str
+    json: str = field(repr=False)
 
     @classmethod
     def learn(cls, texts: Iterable[str], vocab_size: int) -> "BPETokenizer":

@@ -61,7 +61,7 @@ def choose_texts(sources: Sequence[str], valid: Sequence[str] = (), documents: D
     return Texts(tuple(train), documents, tuple(valid or found))
 
 
-def load_corpus(*sources: str, valid: Sequence[str] = (), documents: Documents | None = None) -> Corpus:
+def load_corpus(*sources: Path | str, valid: Sequence[Path | str] = (), documents: Documents | None = None) -> Corpus:
     """The texts of `sources`, one after the other, without byte order marks, as `choose_texts` understands them. A text that is no
     document begins on a line of its own. `valid` are texts to validate on, in the place of a part of the others.
 
@@ -69,7 +69,7 @@ def load_corpus(*sources: str, valid: Sequence[str] = (), documents: Documents |
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
-    return read_corpus(choose_texts(sources, valid, documents))
+    return read_corpus(choose_texts(list(map(str, sources)), list(map(str, valid)), documents))
 
 
 def read_corpus(texts: Texts, separate: bool = True) -> Corpus:

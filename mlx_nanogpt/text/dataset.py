@@ -27,6 +27,10 @@ class Dataset:
     floor: float | None = None
     documents: tuple[int, int] | None = None
 
+    def __repr__(self) -> str:
+        tokens = f"{len(self.train_tokens):,} tokens to train on, {len(self.valid_tokens):,} to validate"
+        return f"<Dataset {self.corpus.name}: {tokens}, vocabulary {self.tokenizer.vocab_size:,}>"
+
 
 def tokenize(
     corpus: Corpus,

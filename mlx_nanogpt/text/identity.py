@@ -70,6 +70,9 @@ class Corpus:
     valid: tuple[str, ...] = ()
     valid_text: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Corpus {self.identity.name}: {len(self.text):,} characters>"
+
     @cached_property
     def identity(self) -> CorpusIdentity:
         checksum, texts = TextChecksum(), (self.text, self.valid_text)

@@ -50,7 +50,7 @@ class TokensWritten:
 
 
 def prepare(
-    sources: Sequence[str],
+    sources: Sequence[Path | str] | Path | str,
     out: Path | str,
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
@@ -58,22 +58,23 @@ def prepare(
     valid: Sequence[str] = (),
     documents: Documents | None = None,
 ) -> Iterator[Preparing | TokensWritten]:
-    """Write the text of `load_corpus(*sources, valid=valid, documents=documents)` into the folder `out` as tokens, in the splits of
-    `tokenize`; yield the progress and, at the end, `TokensWritten`.
+    """Write the text of `sources`, one or several, with `valid` and `documents` as in `load_corpus`, into the folder `out` as tokens,
+    in the splits of `tokenize`; yield the progress and, at the end, `TokensWritten`.
 
     `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text, but by 16 bytes a document; standard
     input is kept in a temporary file, to be read again. The files are complete or not there. Raises `UserError` if the text cannot be used, has
     more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
     """
-    out = Path(out)
+    given = [sources] if isinstance(sources, str | Path) else sources
+    out, names = Path(out), list(map(str, given))
     TrainConfig(train_fraction=train_fraction)  # checks it
     check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None and vocab_size > MOST_IDS:
         problem = f"vocab_size {vocab_size:,} is more than the {MOST_IDS:,} ids of these files"
         raise UserError(problem, f"give at most {MOST_IDS}, or train on the text itself, with `data`")
-    if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in sources):
+    if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in names):
         raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
-    texts = choose_texts(sources, valid, documents)
+    texts = choose_texts(names, list(map(str, valid)), documents)
     named = [*texts.sources, *texts.valid]
     check_readable_again(named)
     with _new_files_in(out) as folder, TemporaryFile(dir=out) as spool:

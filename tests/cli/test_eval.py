@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from unittest.mock import Mock
 
-import mlx_nanogpt as gpt
 import pytest
 from mlx_nanogpt import open_token_folder
 from conftest import DATA, TEXT, TOKENIZER
 from helpers import NO_CORPUS, is_a_sentence, rows
+from mlx_nanogpt.evaluation import evaluate_split
 from mlx_nanogpt.text.baselines import bigram, uniform, unigram, xz_bits_per_character
 from rich.console import Console
 
@@ -19,7 +19,7 @@ SPLITS = {"training": ["--split=train"], "validation": [], "both": ["--split=bot
 
 def expected_rows(run, tokens, train) -> dict[str, list[str]]:
     """By the library. A token is a character here."""
-    *_, loss = gpt.evaluate_split(run.load_model(), tokens, "compiled")
+    *_, loss = evaluate_split(run.load_model(), tokens)
     losses = {"this model": loss, "uniform guess": uniform(tokens, TOKENIZER.vocab_size)}
     xz = {}
     if train is not None:

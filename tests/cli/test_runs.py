@@ -11,6 +11,7 @@ import mlx_nanogpt as gpt
 import pytest
 from conftest import CORPUS, DATA, asked, byte_pairs, finish, tiny_gpt, tiny_run, tiny_train, trained_run
 from helpers import command_after, is_a_sentence
+from mlx_nanogpt.config import configurations
 
 
 def rows(out: str) -> dict[str, list[str]]:
@@ -38,8 +39,8 @@ def test_each_run_has_a_row_and_the_newest_comes_first(mlx_gpt, run):
 def test_a_preset_is_named_with_what_differs_from_it_and_the_hour_of_a_run_of_this_year(mlx_gpt):
     for changes in ({}, {"num_iter": 300, "seed": 5}):
         given = gpt.PRESETS["modern"].settings | {"lr_decay_iters": changes.get("num_iter", 5000)} | changes
-        gpt.create_run(*gpt.configurations(given | {"vocab_size": DATA.tokenizer.vocab_size}), DATA)
-    gpt.create_run(*gpt.configurations({"vocab_size": DATA.tokenizer.vocab_size}), DATA)
+        gpt.create_run(*configurations(given | {"vocab_size": DATA.tokenizer.vocab_size}), DATA)
+    gpt.create_run(*configurations({"vocab_size": DATA.tokenizer.vocab_size}), DATA)
     first, second, third = (mlx_gpt("runs").out.split(f"\nruns/{number} ")[1].splitlines() for number in (1, 2, 3))
     assert first[1].strip() == "5,000 steps left, preset modern" and third[1].strip() == "5,000 steps left"
     assert second[1].strip() == "300 steps left, preset modern, seed 5"

@@ -3,7 +3,7 @@
 import math
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,7 +102,9 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
 
 def test_the_header_shows_the_nearest_preset_and_every_setting_that_is_not_its():
     changes = {name: value for name, value in OTHER_SETTINGS.items() if name not in ("num_iter", "seed")}
-    lines = describe_run(tiny_run(**changes), DATA)
+    run = tiny_run(**changes)  # whose text sets train_fraction
+    train_config = replace(run.train_config, train_fraction=changes["train_fraction"])
+    lines = describe_run(replace(run, train_config=train_config), DATA)
     preset, *settings = lines["Settings"].removeprefix("preset ").split(", ")
     for name, value in changes.items():
         shown = (name if value is True else f"{name} {value}") in settings

@@ -5,7 +5,6 @@ from dataclasses import replace
 import mlx_nanogpt as gpt
 import mlx.core as mx
 import pytest
-from mlx_nanogpt import PRESETS, configurations
 from mlx_nanogpt import machine as hardware
 from conftest import finish, only_here, tiny_gpt, tiny_run, tiny_train
 from mlx_nanogpt.machine import machine
@@ -16,7 +15,7 @@ from mlx_nanogpt.measure import plan as planning
 @only_here
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "preset, changes",
+    "name, changes",
     [
         ("nanolux", {}),
         ("nanolux", {"block_size": 128, "activation": "gelu"}),
@@ -24,9 +23,9 @@ from mlx_nanogpt.measure import plan as planning
         ("baby", {"batch_size": 4}),  # its own 64 take 4.8 GB and 15 s a step; the estimate is 0.89 of that
     ],
 )
-def test_the_estimate_is_within_a_quarter_of_what_a_step_takes(monkeypatch, preset, changes):
+def test_the_estimate_is_within_a_quarter_of_what_a_step_takes(monkeypatch, name, changes):
     monkeypatch.setattr(planning, "MOST_STEPS", 1)
-    configs = configurations(PRESETS[preset].settings | changes)
+    configs = gpt.preset(name, **changes)
     estimate = estimated_memory(*configs, machine().fuses_attention(configs[0].head_size))
     measured = planning.measure(gpt.GPT(configs[0]), replace(configs[1], eval_iters=1)).peak_memory
     assert 1 / 1.25 < measured / estimate < 1.25

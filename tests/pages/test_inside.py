@@ -48,7 +48,7 @@ def test_a_text_cannot_end_the_data():
 
 @pytest.mark.parametrize("preset", gpt.PRESETS)
 def test_a_page_stays_small(preset):
-    config, _ = gpt.configurations(gpt.PRESETS[preset].settings)
+    config, _ = gpt.preset(preset)
     model = type("Model", (), {"config": config})
     tokens = most_tokens(model)
     assert tokens >= 100

@@ -5,6 +5,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from conftest import LOGIT_ROUNDING, TOKENIZER, TOKENS, each_architecture, lively_model, tiny_gpt
+from mlx_nanogpt.evaluation import evaluate_split
 from mlx_nanogpt.model import Attention, Block
 from mlx_nanogpt.pages import inspection
 from mlx_nanogpt.pages.inspection import inspect, look_inside
@@ -47,7 +48,7 @@ def test_in_a_longer_text_it_is_predicted_from_at_least_half_a_context(count, mo
 
 def test_the_bits_are_the_loss():
     model = lively_model(tiny_gpt(block_size=16)).eval()
-    (loss,) = gpt.evaluate_split(model, np.array([START, *IDS[:16]]))
+    (loss,) = evaluate_split(model, np.array([START, *IDS[:16]]))
     assert inspect(model, IDS[:16], START).bits == pytest.approx(loss.nats / np.log(2), abs=16 * 4 * LOGIT_ROUNDING)
 
 

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 from mlx_nanogpt import machine
 from mlx.utils import tree_flatten
+from mlx_nanogpt.config import configurations
 from mlx_nanogpt.ranks import Ranks, join
 from mlx_nanogpt.runs.run import run_of
 
@@ -31,7 +32,7 @@ def train(
         if resume:
             run = gpt.open_run(Path(folder)).extended(**settings)
         else:
-            gpt_config, train_config = gpt.configurations({"vocab_size": data.tokenizer.vocab_size} | settings)
+            gpt_config, train_config = configurations(settings)
             run = gpt.create_run(gpt_config, train_config, data, Path(folder))
     run = run_of(ranks.broadcast(run.description() if run else None))
     calls = itertools.count(1)

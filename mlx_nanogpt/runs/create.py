@@ -1,0 +1,65 @@
+"""Make the directory of a new run."""
+
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from ..config import GPTConfig, TrainConfig
+from ..errors import UserError
+from ..files import Folder, check_name, explaining_write, locked
+from ..text.dataset import Dataset
+from .run import CONFIG, FILES, RUNS, TOKENIZER, Run, is_unfinished, quote
+
+
+def create_run(
+    gpt_config: GPTConfig,
+    train_config: TrainConfig,
+    data: Dataset,
+    run_dir: Path | str | None = None,
+    init_from: Path | str | None = None,
+) -> Run:
+    """Make the directory of a new run: `run_dir`, or the next number in `runs/`. A run that is there is never touched.
+
+    The run has the `vocab_size` and the `train_fraction` of `data`, whatever the configurations say. `init_from` names the model
+    that the weights will come from; `start_from` puts them there. Raises `UserError` if `run_dir` holds a run or cannot be written.
+    """
+    gpt_config = replace(gpt_config, vocab_size=data.tokenizer.vocab_size)
+    train_config = replace(train_config, train_fraction=data.train_fraction)
+    origin = str(init_from) if init_from else None
+    with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
+        path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
+        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin)
+        with locked(path) as folder:
+            _check_free(folder)
+            folder.sweep(*FILES)
+            run.write_config(folder, None)
+            folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
+    return run
+
+
+def _make_numbered() -> Path:
+    RUNS.mkdir(exist_ok=True)
+    number = 1 + max((int(folder.name) for folder in RUNS.iterdir() if folder.name.isdecimal()), default=0)
+    while True:  # another process may take the number first
+        try:
+            (RUNS / str(number)).mkdir()
+            return RUNS / str(number)
+        except FileExistsError:
+            number += 1
+
+
+def _make_folder(path: Path) -> Path:
+    check_name(path, "choose another `run_dir`")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _check_free(folder: Folder) -> None:
+    """Raise `UserError` if `folder` holds a run or files of something else. An unfinished run does not count."""
+    path, taken = folder.path, [name for name in FILES if folder.holds(name)]
+    if CONFIG in taken and not is_unfinished(path, taken):
+        raise UserError(
+            f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quote(path)}"
+        )
+    if taken and CONFIG not in taken:
+        raise UserError(f"{path} holds a {taken[0]} of something else", "choose another `run_dir`")
