@@ -11,7 +11,7 @@ from mlx_nanogpt.exchange.layouts import GPT2, best_layout
 from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, package_versions
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.text.corpus import holds_texts
-from mlx_nanogpt.text.folders import count_kinds, folder_files
+from mlx_nanogpt.text.folders import count_kinds, find_splits, folder_files
 from mlx_nanogpt.text.identity import source_name
 
 from ..options.settings import with_options
@@ -48,6 +48,12 @@ def describe_files(sources: Sequence[str]) -> str:
         skipped = f"; not text: {count_kinds(files.left)}" if files.left else ""
         lines.append(f"{len(files.taken):,} in {source}: {count_kinds(files.taken)}{skipped}")
     return "; ".join(lines)
+
+
+def describe_left_out(sources: Sequence[str]) -> str:
+    """Name the test files of the folders among `sources` whose names tell splits: they are left out."""
+    splits = [find_splits(source, folder_files(source).taken) for source in filter(holds_texts, sources)]
+    return ", ".join(test for found in splits if found for test in found.test)
 
 
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:
