@@ -48,7 +48,8 @@ class Program(WithFlags, TyperGroup):
     """The program, which answers the commands of other programs with what was meant."""
 
     def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
-        if sentence := meant(args[0], COMMANDS, COMMANDS):
+        sentence = meant(args[0], COMMANDS, COMMANDS)
+        if sentence and not ctx.resilient_parsing:  # as the shell's completion parses
             ctx.fail(f"No such command {args[0]!r}; {sentence}")
         return super().resolve_command(ctx, args)
 
@@ -81,7 +82,8 @@ class Command(WithFlags, TyperCommand):
             if sentence := meant(getattr(error, "option_name", ""), OPTIONS, names):
                 error.message, error.possibilities = f"{error.message}; {sentence}", None
             raise
-        if misplaced := misplaced_words(ctx.params.get("run"), ctx.args, names):
+        misplaced = misplaced_words(ctx.params.get("run"), ctx.args, names)
+        if misplaced and not ctx.resilient_parsing:
             ctx.fail(misplaced)
         return args
 

@@ -128,6 +128,8 @@ def test_the_shells_completion_is_printed(mlx_gpt, monkeypatch, shell, begins):
         ("config --preset l", ["laptop"]),
         ("gen", ["generate"]),
         ("export --la", ["--last"]),
+        ("generate To b", []),
+        ("chat ex", ["export"]),
     ],
 )
 def test_commands_options_runs_and_presets_are_completed(mlx_gpt, monkeypatch, words, completed):
