@@ -28,10 +28,9 @@ from ..options.shared import (
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import choose_size, read_data
+from ..options.texts import choose_size, load_dataset, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
 from ..screen.describe import describe_model, describe_training
-from .train import load_dataset
 
 UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
 

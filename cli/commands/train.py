@@ -2,15 +2,13 @@
 
 import shlex
 import sys
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import Corpus, Dataset, GPTConfig, Run, UserError
+from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import MACHINE, configurations
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
@@ -19,7 +17,6 @@ from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
-from mlx_nanogpt.text.characters import quote_some
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
@@ -40,13 +37,13 @@ from ..options.shared import (
     use_device,
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
-from ..options.texts import check_tokens, choose_tokens, default_documents, read_data
+from ..options.texts import default_documents, load_dataset, read_data
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
-from ..screen.consoles import console, errors, make_spinner, print_header
-from ..screen.describe import describe_run, describe_weights
+from ..screen.consoles import console, errors, print_header
+from ..screen.describe import describe_left_out, describe_run, describe_weights
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -229,27 +226,6 @@ def _load_start(init_from: str | None, chosen: dict) -> tuple[gpt.GPT | None, To
     return adapt(model, **changes), tokenizer
 
 
-def load_dataset(
-    data: Corpus | Dataset, train_fraction: float, kind: str, chosen: Mapping, tokenizer: Tokenizer | None = None
-) -> Dataset:
-    """Tokenize `data` with `tokenizer`, by default one of `kind`. A folder holds tokens already, which must be those of `chosen`."""
-    if isinstance(data, Dataset):
-        check_tokens(data, chosen)
-        return data
-    if tokenizer and (unknown := tokenizer.unknown(data.text)):
-        counts = Counter(data.text)
-        raise UserError(
-            f"the model has never seen {quote_some(unknown)}, {sum(counts[c] for c in unknown):,} of the {len(data.text):,} characters of "
-            f"{data.identity.name}",
-            "leave them out of the text, or train a new model with `tokenizer` bpe, which knows all characters",
-        )
-    wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
-    with make_spinner() as bar:
-        if size := wanted.get("vocab_size"):
-            bar.add_task(f"Learning {size:,} tokens from {data.identity.name}")
-        return gpt.tokenize(data, train_fraction=train_fraction, **wanted)
-
-
 def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
     """Open the run at `path`, extended as `given`, and load its text."""
     run = gpt.open_run(path)
@@ -290,6 +266,8 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
     lines = describe_run(run, dataset)
     if "init_from" in given and is_run(given["init_from"]):
         lines["Start"] = f"from the weights of {describe_weights(gpt.open_run(given['init_from']))}"
+    if left_out := describe_left_out(given.get("data", ())):
+        lines["Left out"] = f"{left_out} (mlx-gpt eval --data measures it)"
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
     if ranks.size > 1:

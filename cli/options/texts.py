@@ -1,5 +1,6 @@
 """Read the text that an option names, and choose its tokens."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,11 +9,12 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import Corpus, Dataset, UserError
 from mlx_nanogpt.text import corpus, tinyshakespeare
 from mlx_nanogpt.text.byte_pairs import check_vocab_size
+from mlx_nanogpt.text.characters import MARK, quote_some
 from mlx_nanogpt.text.documents import Documents
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.text.tokenizer_files import gpt2_tokenizer
 
-from ..screen.consoles import console
+from ..screen.consoles import console, make_spinner
 from .shared import VOCAB_SIZE
 
 
@@ -68,7 +70,28 @@ def choose_size(name: str, vocab_size: int | None) -> int | None:
     return None
 
 
-def check_tokens(data: Dataset, chosen: Mapping) -> None:
+def load_dataset(
+    data: Corpus | Dataset, train_fraction: float, kind: str, chosen: Mapping, tokenizer: Tokenizer | None = None
+) -> Dataset:
+    """Tokenize `data` with `tokenizer`, by default one of `kind`. A folder holds tokens already, which must be those of `chosen`."""
+    if isinstance(data, Dataset):
+        _check_tokens(data, chosen)
+        return data
+    counts = Counter(data.text + data.valid_text)
+    if tokenizer and (unknown := tokenizer.unknown("".join(counts.keys() - {MARK}))):
+        raise UserError(
+            f"the model has never seen {quote_some(unknown)}, {sum(counts[c] for c in unknown):,} of the {counts.total():,} characters of "
+            f"{data.identity.name}",
+            "leave them out of the text, or train a new model with `tokenizer` bpe, which knows all characters",
+        )
+    wanted = {"tokenizer": tokenizer} if tokenizer else choose_tokens(kind, chosen.get("vocab_size"))
+    with make_spinner() as bar:
+        if size := wanted.get("vocab_size"):
+            bar.add_task(f"Learning {size:,} tokens from {data.identity.name}")
+        return gpt.tokenize(data, train_fraction=train_fraction, **wanted)
+
+
+def _check_tokens(data: Dataset, chosen: Mapping) -> None:
     """Raise `UserError` if the options `chosen` ask for other tokens than the folder `data` holds."""
     own = {"tokenizer": data.tokenizer.kind, "vocab_size": data.tokenizer.vocab_size}
     for name, value in own.items():
