@@ -12,6 +12,7 @@ from mlx_nanogpt import GPTConfig, TrainConfig
 from mlx_nanogpt.config import TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
+from mlx_nanogpt.measure.timing import flops_per_token
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
@@ -21,10 +22,8 @@ from ..options.shared import NAME, TEXTS, DeviceOption, TokenizerOption, VocabSi
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
-from ..screen.describe import describe_model, describe_training
+from ..screen.describe import describe_model, describe_training, format_duration
 from .train import load_dataset
-
-UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
 
 TextOption = Annotated[
     list[str] | None,
@@ -67,6 +66,30 @@ def plan(
         if result.warning:
             console.print(f"But {with_options(result.warning)}.", style="yellow")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
+        if config is None and given.keys() <= {"preset", "device"}:
+            _print_loss(gpt.PRESETS[preset or "nanolux"].loss, result)
+
+
+def _print_loss(loss: float | None, plan: Plan) -> None:
+    """Print the loss that a preset reached, and the preset that reached a lower one with the least work."""
+    if loss is None:
+        return
+    console.print(f"It reached {loss:.2f} nats per character on tiny Shakespeare (benchmarks/recipes.md).")
+    work = {name: _work(preset.settings) for name, preset in gpt.PRESETS.items() if preset.loss and preset.loss < loss}
+    share, name = (
+        min((flops / (plan.flops_per_token * plan.tokens), name) for name, flops in work.items()) if work else (1, "")
+    )
+    if share < 1:
+        reached = f"which reached {gpt.PRESETS[name].loss:.2f}"
+        console.print(
+            f"Better, with {share:.1g} of the work: mlx-gpt train --preset {name}, {reached}.", soft_wrap=True
+        )
+
+
+def _work(settings: Mapping) -> int:
+    """Floating-point operations of all steps."""
+    gpt_config, train_config = gpt.configurations(settings)
+    return flops_per_token(gpt.GPT(gpt_config)) * train_config.num_iter * tokens_per_step(gpt_config, train_config)
 
 
 def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:
@@ -109,16 +132,6 @@ def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:
         rows["Step"] = f"not measured: at least {format_duration(plan.least_step_seconds)}"
         rows["In all"] = f"at least {format_duration(plan.training_seconds)}, at the rate of a matrix product"
     return rows
-
-
-def format_duration(seconds: float) -> str:
-    """Format a time for people, in one unit."""
-    for name, size in UNITS.items():
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {name}"
-    if seconds >= 1:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{1e3 * seconds:.0f} ms"
 
 
 def _format_bytes(count: int) -> str:
