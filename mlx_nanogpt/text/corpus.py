@@ -14,7 +14,7 @@ from ..errors import UserError
 from . import pastiche
 from .dataset import Dataset
 from .folders import count_kinds, folder_files
-from .identity import STANDARD_INPUT, Corpus, source_name
+from .identity import STANDARD_INPUT, Corpus, explaining_size, source_name
 from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
@@ -38,6 +38,7 @@ NEW_LINE = b"\n"
 PREPARE, NOTES = "prepare.py", {"readme.md"}  # what a folder of nanoGPT's data holds at first
 
 
+@explaining_size()
 def load_corpus(*sources: str, separate: bool = True) -> Corpus:
     """The texts of `sources`, one after the other, without byte order marks. A text begins on a line of its own, unless `separate` is
     false, as for older runs.

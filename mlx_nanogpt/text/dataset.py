@@ -8,7 +8,7 @@ from ..config import TrainConfig
 from ..errors import UserError
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
-from .identity import Corpus, CorpusIdentity
+from .identity import Corpus, CorpusIdentity, explaining_size
 from .tokenizer import Tokenizer
 
 
@@ -25,6 +25,7 @@ class Dataset:
     floor: float | None = None
 
 
+@explaining_size()
 def tokenize(
     corpus: Corpus,
     tokenizer: Tokenizer | None = None,

@@ -2,11 +2,12 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..errors import printable
+from ..errors import UserError, printable
 
 STANDARD_INPUT = "-"
 Floor = Callable[[int, int], float]
@@ -51,6 +52,16 @@ class Corpus:
     @cached_property
     def identity(self) -> CorpusIdentity:
         return CorpusIdentity(tuple(self.sources), hashlib.sha256(self.text.encode()).hexdigest(), len(self.text))
+
+
+@contextmanager
+def explaining_size() -> Iterator[None]:
+    """Turn a lack of memory for a text in the body into a `UserError`."""
+    try:
+        yield
+    except MemoryError as error:
+        remedy = "tokenize it once with mlx-gpt prepare, which takes little memory, and give the folder as `data`"
+        raise UserError("the text does not fit into memory", remedy) from error
 
 
 def source_name(source: str) -> str:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -40,6 +42,7 @@ from conftest import (
     worsened_run,
 )
 from mlx_nanogpt.records import State
+from mlx_nanogpt.runs import checkpoint as checkpoint_module
 from mlx_nanogpt.runs import recorder as recorder_module
 from mlx_nanogpt.runs import run as run_module
 from mlx_nanogpt.runs.recorder import Recorder, load_checkpoint
@@ -343,6 +346,12 @@ def check_refused(run: gpt.Run, match: str) -> None:
 def test_a_damaged_checkpoint_is_refused(run, damage):
     run.checkpoint.write_bytes(damage(run.checkpoint.read_bytes()))
     check_refused(run, "checkpoint.safetensors is damaged, or was not written by this program")
+
+
+def test_too_little_memory_for_a_checkpoint_is_not_damage(run, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "np", SimpleNamespace(empty=Mock(side_effect=MemoryError), uint8=None))
+    with pytest.raises(MemoryError):  # MLX would say "[read] Unable to read from file."
+        run.load_model()
 
 
 @pytest.mark.parametrize("metadata", [{}, {"position": "{}"}, {"position": '{"iteration": 1}'}], ids=str)
