@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import typer
@@ -134,6 +135,19 @@ def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
     assert configurations(last) == configurations(
         PRESETS["modern"].settings | {"eval_interval": 5000, "eval_iters": 1000}
     )
+
+
+def test_the_losses_of_the_presets_are_those_of_the_logs():
+    logs = [log for kind in ("ladder", "presets") for log in ROOT.glob(f"benchmarks/results/*-{kind}.jsonl")]
+    lines = [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+
+    def what_is_trained(settings: dict) -> tuple:
+        return configurations(settings | {"seed": 1, "eval_interval": 1, "eval_iters": 1})
+
+    for preset in PRESETS.values():
+        own = what_is_trained(preset.settings)
+        losses = [line["valid_loss"] for line in lines if what_is_trained(line["settings"]) == own]
+        assert preset.loss == (round(mean(losses), 2) if losses else None), preset
 
 
 def script(name: str, monkeypatch) -> dict:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mlx_nanogpt import PRESETS
 from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
@@ -49,6 +50,17 @@ def test_a_plan_that_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
 def test_without_settings_it_plans_the_default_run(mlx_gpt, monkeypatch):
     monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
     assert "311,361 parameters" in mlx_gpt("plan").out
+
+
+def test_a_plan_of_a_preset_names_its_loss_and_a_better_preset_for_less_work(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
+    out = mlx_gpt("plan", "--preset=laptop").out
+    assert (
+        f"It reached {PRESETS['laptop'].loss:.2f} nats" in out and "of the work: mlx-gpt train --preset minute" in out
+    )
+    assert "Better" not in mlx_gpt("plan", "--preset=modern").out
+    for options in (["--preset=laptop", "--num-iter=9"], ["--preset=baby"]):
+        assert "It reached" not in mlx_gpt("plan", *options).out
 
 
 def test_learned_byte_pairs_are_planned(mlx_gpt, monkeypatch):
