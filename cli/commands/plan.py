@@ -12,7 +12,6 @@ from mlx_nanogpt import GPTConfig, TrainConfig
 from mlx_nanogpt.config import TEXT, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
-from mlx_nanogpt.measure.timing import flops_per_token
 from mlx_nanogpt.text.byte_pairs import GPT2_SIZE
 from mlx_nanogpt.text.dataset import check_splits
 from mlx_nanogpt.text.tinyshakespeare import BYTES as CHARACTERS
@@ -67,29 +66,15 @@ def plan(
             console.print(f"But {with_options(result.warning)}.", style="yellow")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
         if config is None and given.keys() <= {"preset", "device"}:
-            _print_loss(gpt.PRESETS[preset or "nanolux"].loss, result)
+            _print_loss(preset or "nanolux")
 
 
-def _print_loss(loss: float | None, plan: Plan) -> None:
-    """Print the loss that a preset reached, and the preset that reached a lower one with the least work."""
-    if loss is None:
-        return
-    console.print(f"It reached {loss:.2f} nats per character on tiny Shakespeare (benchmarks/recipes.md).")
-    work = {name: _work(preset.settings) for name, preset in gpt.PRESETS.items() if preset.loss and preset.loss < loss}
-    share, name = (
-        min((flops / (plan.flops_per_token * plan.tokens), name) for name, flops in work.items()) if work else (1, "")
-    )
-    if share < 1:
-        reached = f"which reached {gpt.PRESETS[name].loss:.2f}"
-        console.print(
-            f"Better, with {share:.1g} of the work: mlx-gpt train --preset {name}, {reached}.", soft_wrap=True
-        )
-
-
-def _work(settings: Mapping) -> int:
-    """Floating-point operations of all steps."""
-    gpt_config, train_config = gpt.configurations(settings)
-    return flops_per_token(gpt.GPT(gpt_config)) * train_config.num_iter * tokens_per_step(gpt_config, train_config)
+def _print_loss(preset: str) -> None:
+    """Print the loss that a preset reached, and whether the shortest one reached a lower one."""
+    loss, least = gpt.PRESETS[preset].loss, gpt.PRESETS["minute"].loss
+    if loss and least:
+        better = f"; minute reached {least:.2f}: mlx-gpt train --preset minute" if least < loss else ""
+        console.print(f"On tiny Shakespeare it reached {loss:.2f} nats per character{better}", soft_wrap=True)
 
 
 def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:

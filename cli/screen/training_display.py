@@ -58,7 +58,7 @@ def _quit(run: Run) -> NoReturn:
     try:
         if console.is_terminal:
             console.show_cursor()
-            console.print()
+            os.write(1, b"\n")  # below the bar, above which the console prints
         if not run.checkpoint.exists():
             errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
     finally:  # also if the streams are gone
