@@ -3,6 +3,7 @@
     pip install -e ".[benchmarks]"
     python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 runs
     python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
+    python benchmarks/recipes.py presets     # the presets that take about a minute: 6 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
 Each run is one line of results/<machine>-<kind>.jsonl, its log. A run that is there is not repeated, so the script may be
@@ -81,12 +82,17 @@ CAUSES = {
     "fewest tokens": "Batches of 8 windows, not 32: four times as many steps from the same tokens.",
     "least time": "A high rate that falls to 0 within 370 iterations.",
 }
-KINDS = {"ladder": dict(ladder()), "records": RECORDS}
+SHORT_PRESETS = {
+    name: PRESETS[name].settings | WHOLE | {"eval_interval": PRESETS[name].settings["num_iter"]}
+    for name in ("minute", "laptop")
+}
+KINDS = {"ladder": dict(ladder()), "records": RECORDS, "presets": SHORT_PRESETS}
 
 
 def main(
     kind: Annotated[
-        Literal["ladder", "records", "tables"], typer.Argument(help="The runs to train, or the tables to write.")
+        Literal["ladder", "records", "presets", "tables"],
+        typer.Argument(help="The runs to train, or the tables to write."),
     ],
     only: Annotated[list[str] | None, typer.Option(help="Train only these, by name and seed: Muon/1337.")] = None,
 ) -> None:
@@ -109,7 +115,7 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for the ends of the ladder and for each record, and one for the others."""
+    """Yield names and seeds: three seeds for the ends of the ladder, each record and each preset, and one for the others."""
     names = list(KINDS[kind])
     several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
     for name in names:
@@ -156,6 +162,9 @@ def tables() -> str:
     parts.append(RECORDS_HEAD)
     for log in sorted(RESULTS.glob("*-records.jsonl")):
         parts.append(_records_table(list(read(log).values()), log.name))
+    parts.append(PRESETS_HEAD)
+    for log in sorted(RESULTS.glob("*-presets.jsonl")):
+        parts.append(_presets_table(list(read(log).values())))
     return "\n".join(parts)
 
 
@@ -176,6 +185,12 @@ RECORDS_HEAD = f"""## NanoLux's loss, sooner
 
 NanoLux ends at a validation loss of {TARGET} after {NANOLUX_TOKENS:,} tokens. These recipes need less, as means of three seeds; the
 default has one. *Of NanoLux's* counts tokens, *of the default's* compares seconds of training.
+"""
+
+PRESETS_HEAD = """## The presets for a first run
+
+`minute` and `laptop`, as means of three seeds; other programs ran beside them, so their seconds mean nothing. `laptop` validates on the
+last tenth of the text, `minute` on the last fifth. `mlx-gpt presets` lists these losses, and those of the ends of the ladder: `nanolux` and `modern`.
 """
 
 
@@ -224,6 +239,14 @@ def _records_table(lines: list[dict], log: str) -> str:
             f"{CAUSES[name]} |"
         )
     return _machine(lines) + "\n" + "\n".join(rows) + f"\n\nThe log is [{log}](results/{log}).\n"
+
+
+def _presets_table(lines: list[dict]) -> str:
+    rows = ["| Preset | Parameters | Tokens | Train | Valid |", "|---|---:|---:|---:|---:|"]
+    for name, of_name in _by_name(lines).items():
+        losses = [_range([line[f"{split}_loss"] for line in of_name], ".4f") for split in ("train", "valid")]
+        rows.append(f"| `{name}` | {of_name[0]['parameters']:,} | {of_name[0]['tokens']:,} | {' | '.join(losses)} |")
+    return _machine(lines) + "\n" + "\n".join(rows) + "\n"
 
 
 def draw(path: Path) -> None:

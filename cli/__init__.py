@@ -25,6 +25,8 @@ def main() -> None:
         if error.name != "mlx" or isinstance(error, ModuleNotFoundError):
             raise
         sys.exit(f"Error: {error}")  # MLX is not installed as this machine needs it
+    except MemoryError:
+        sys.exit("Error: there is not enough memory; close other programs, or raise the limit that ulimit -v prints")
 
     try:
         if interruptible:

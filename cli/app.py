@@ -137,15 +137,14 @@ def run() -> None:
         _fail(with_options(str(error)))
     except BrokenPipeError:  # the reader has what it wants
         sys.exit(1)
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError) as error:
+        if explained := machine().explain(error):
+            _fail(with_options(str(explained)))
+        if not isinstance(error, OSError):
+            raise
         _fail(
             f"{error.filename or 'the output'} cannot be used ({error.strerror}); check the disk and the rights to it"
         )
-    except (MemoryError, RuntimeError) as error:
-        explained = machine().explain(error)
-        if explained is None:
-            raise
-        _fail(with_options(str(explained)))
 
 
 def _warn(message: Warning | str, *place: object) -> None:

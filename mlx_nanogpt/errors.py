@@ -1,5 +1,6 @@
 """The error that a user can correct, printable text, and optional packages. Imports nothing of this project."""
 
+import errno
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ OUT_OF_MEMORY = (
     "to allocate",  # "Unable to allocate", "Attempting to allocate": MLX's allocators
     "bad_alloc",
 )
+NO_THREAD = "can't start new thread", "Resource temporarily unavailable"  # Python's, and C++'s
 DEVICE_FAILED = (  # Metal's; the process that met one cannot use the GPU again
     "Command buffer execution failed",  # Impacting Interactivity, GPU Timeout, Internal Error, ...
     "Resource limit",
@@ -41,8 +43,10 @@ class DeviceFailed(UserError):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether `error` is Python's or MLX's for a lack of memory."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    """Whether `error` is Python's or MLX's for a lack of memory, or the system's: no memory to map, or for a thread."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return any(words in str(error) for words in (*OUT_OF_MEMORY, *NO_THREAD))
 
 
 def is_device_failure(error: Exception) -> bool:

@@ -56,6 +56,8 @@ def explaining_damage(
     try:
         yield
     except OSError as error:
+        if is_of_device(error):
+            raise
         problem = f"{error.filename or path} cannot be read ({error.strerror or error})"
         raise UserError(problem, f"make it readable, or {remedy}") from error
     except DAMAGE as error:

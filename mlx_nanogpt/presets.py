@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 
 class Preset(NamedTuple):
-    """A line on its purpose, and the fields of both configurations that it sets."""
+    """A word on its purpose, the fields of both configurations that it sets, and the validation loss that it reached on tiny
+    Shakespeare, in nats per character, as benchmarks/recipes.md has it; None if that is unmeasured."""
 
     description: str
     settings: dict[str, object]
+    loss: float | None = None
 
 
 # nanoGPT's common settings, and those for the characters of tiny Shakespeare. `train_fraction` is that of its Shakespeare,
@@ -39,34 +41,36 @@ _MODERN = {
 }
 
 PRESETS = {
-    "nanolux": Preset("NanoLux's benchmark", {"eval_iters": 1000}),
+    "nanolux": Preset("the benchmark", {"eval_iters": 1000}, loss=1.71),
     "minute": Preset(
-        "a run of a minute",
+        "about a minute",
         _MODERN
         | {"num_iter": 700, "lr_decay_iters": 700, "warmup_iters": 40, "learning_rate": 8e-3, "muon_lr": 0.03}
         | {"eval_interval": 100, "eval_iters": 50},
+        loss=1.69,
     ),
-    "modern": Preset("NanoLux's, modern", _MODERN),
+    "modern": Preset("modern NanoLux", _MODERN, loss=1.59),
     "laptop": Preset(
-        "nanoGPT's, laptop",
+        "nanoGPT laptop",
         _SHAKESPEARE_CHAR
         | {"n_layer": 4, "n_embd": 128, "head_size": 32}
         | {"num_iter": 2000, "lr_decay_iters": 2000, "batch_size": 12, "eval_iters": 20},
+        loss=1.90,
     ),
     "baby": Preset(
-        "nanoGPT's baby (GPU)",
+        "nanoGPT on GPU",
         _SHAKESPEARE_CHAR
         | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2}
         | {"lr_decay_iters": 5000, "batch_size": 64},
     ),
     "baby-modern": Preset(
-        "the baby, modern",
+        "baby, modern",
         _MODERN
         | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2, "batch_size": 64}
         | {"train_fraction": 0.9, "eval_interval": 250},
     ),
     "gpt2": Preset(
-        "nanoGPT's GPT-2",
+        "nanoGPT GPT-2",
         _NANOGPT
         | {"tokenizer": "gpt2", "vocab_size": 50257, "block_size": 1024, "n_layer": 12, "n_embd": 768, "head_size": 64}
         | {"num_iter": 600_000, "batch_size": 12, "gradient_accumulation_steps": 40, "dtype": "bfloat16"}

@@ -113,10 +113,9 @@ def steps(
     while (end := reason_to_end(state.history, config)) is None:
         is_stopped = yield from interval(state, data, config, step, should_stop, ranks)
         check_weights(state, config)  # no loss has shown the last update yet
-        if is_stopped or should_stop():
+        if is_stopped or should_stop() or (yield from evaluation(state, data, config, should_stop, ranks)):
             end = "interrupted"
             break
-        yield from evaluation(state, data, config, ranks)
     yield Done(state.iteration, end)
 
 
@@ -195,9 +194,10 @@ class Meter:
 
 
 def evaluation(
-    state: State, data: Dataset, config: TrainConfig, ranks: Ranks = ALONE
-) -> Iterator[Evaluating | Evaluation]:
-    """Estimate the losses of both splits, and add them to the history."""
+    state: State, data: Dataset, config: TrainConfig, should_stop: ShouldStop = lambda: False, ranks: Ranks = ALONE
+) -> Generator[Evaluating | Evaluation, None, bool]:
+    """Estimate the losses of both splits, and add them to the history. Return whether it was stopped before, and added nothing; several
+    ranks evaluate to the end."""
     model, count = state.model, config.eval_iters * config.batch_size  # windows of each split
     ranks.check_same(model)
     windows, losses = 0, []
@@ -210,6 +210,8 @@ def evaluation(
             ranks.note_progress()
             windows = min(windows + ranks.size * batch.tokens // model.config.block_size, 2 * count)
             if time.perf_counter() - reported >= REPORT_SECONDS:
+                if ranks.size == 1 and should_stop():
+                    return True  # a run that is resumed evaluates anew
                 yield Evaluating(state.iteration, windows, 2 * count)
                 reported = time.perf_counter()
         losses.append(ranks.sum(own).mean)
@@ -229,6 +231,7 @@ def evaluation(
     state.history.append(result)
     state.train_seconds = 0.0
     yield result
+    return False
 
 
 def check_weights(state: State, config: TrainConfig) -> None:
@@ -260,7 +263,8 @@ def train(
 
     Every `eval_interval` iterations, and at the end, both splits of `data` are evaluated, the model writes a `Sample` of
     `sample_tokens` tokens, if that is not 0, and a checkpoint is written, before the evaluation and after it. Samples do not change
-    training. `should_stop` is called before every step. When it returns true, a checkpoint is written, and the stream ends with `Done`.
+    training. `should_stop` is called before every step, and in a long evaluation. When it returns true, a checkpoint is written, and the
+    stream ends with `Done`.
 
     Nothing is lost when you leave the loop: with `break`, with an error of your own, or with Ctrl-C or the stop button of a
     notebook, a checkpoint of the last whole step is written first. Another `train` goes on from there, bit for bit as if it had

@@ -199,6 +199,8 @@ def test_a_file_that_cannot_be_read_is_named():
         MemoryError(),
         RuntimeError("[malloc_or_wait] Unable to allocate 9 bytes."),
         RuntimeError("out of memory"),
+        RuntimeError("Resource temporarily unavailable"),  # C++, where no thread can start
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
         RuntimeError("[METAL] Command buffer execution failed: Internal Error (0000000e:Internal Error)."),
     ],
 )

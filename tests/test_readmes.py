@@ -7,10 +7,11 @@ import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import mean
 
 import pytest
 import typer
-from mlx_nanogpt import Evaluation, Record, preset
+from mlx_nanogpt import PRESETS, Evaluation, Record, preset
 from mlx_nanogpt.config import configurations
 from mlx_nanogpt.measure.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
@@ -133,6 +134,19 @@ def test_the_recipes_are_those_of_the_logs(monkeypatch):
 def test_the_ladder_ends_at_the_preset_modern(monkeypatch):
     *_, (name, last) = script("recipes", monkeypatch)["ladder"]()
     assert configurations(last) == preset("modern", eval_interval=5000, eval_iters=1000)
+
+
+def test_the_losses_of_the_presets_are_those_of_the_logs():
+    logs = [log for kind in ("ladder", "presets") for log in ROOT.glob(f"benchmarks/results/*-{kind}.jsonl")]
+    lines = [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
+
+    def what_is_trained(settings: dict) -> tuple:
+        return configurations(settings | {"seed": 1, "eval_interval": 1, "eval_iters": 1})
+
+    for known in PRESETS.values():
+        own = what_is_trained(known.settings)
+        losses = [line["valid_loss"] for line in lines if what_is_trained(line["settings"]) == own]
+        assert known.loss == (round(mean(losses), 2) if losses else None), known
 
 
 def script(name: str, monkeypatch) -> dict:

@@ -597,6 +597,16 @@ def test_a_stop_request_saves_what_was_done_since_the_last_evaluation():
     assert run.position().train_seconds > 0
 
 
+def test_a_run_stopped_in_an_evaluation_repeats_it_and_ends_with_the_same_weights(monkeypatch):
+    whole, parts, records = trained_run(dropout=0.2), tiny_run(dropout=0.2), []
+    monkeypatch.setattr(training, "REPORT_SECONDS", 0.0)
+    for record in gpt.train(parts, DATA, lambda: bool(records) and isinstance(records[-1], gpt.Evaluating)):
+        records.append(record)
+    assert records[-1] == gpt.Done(4, "interrupted") and parts.history() == []
+    finish(gpt.open_run(parts.path))
+    assert same(checkpoint_arrays(whole), checkpoint_arrays(parts)) and losses(whole) == losses(parts)
+
+
 def test_a_stop_that_is_asked_for_once_stops():
     run, calls = tiny_run(), itertools.count(1)
     assert finish(run, lambda: next(calls) == 3)[-1] == gpt.Done(2, "interrupted")

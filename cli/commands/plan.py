@@ -30,9 +30,7 @@ from ..options.shared import (
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, load_dataset, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
-from ..screen.describe import describe_model, describe_training
-
-UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
+from ..screen.describe import describe_model, describe_training, format_duration
 
 TextOption = Annotated[list[str] | None, typer.Option(help=TEXTS, show_default="the size of tiny Shakespeare", **NAME)]
 
@@ -75,6 +73,16 @@ def plan(
         if result.warning:
             console.print(f"But {with_options(result.warning)}.", style="yellow")
         console.print(f"\nNext: mlx-gpt train {shlex.join(sys.argv[2:])}", soft_wrap=True)
+        if config is None and given.keys() <= {"preset", "device"}:
+            _print_loss(preset or "nanolux")
+
+
+def _print_loss(preset: str) -> None:
+    """Print the loss that a preset reached, and whether the shortest one reached a lower one."""
+    loss, least = gpt.PRESETS[preset].loss, gpt.PRESETS["minute"].loss
+    if loss and least:
+        better = f"; minute reached {least:.2f}: mlx-gpt train --preset minute" if least < loss else ""
+        console.print(f"On tiny Shakespeare it reached {loss:.2f} nats per character{better}", soft_wrap=True)
 
 
 def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:
@@ -118,16 +126,6 @@ def _make_rows(plan: Plan, text_tokens: int | None) -> dict[str, str]:
         rows["Step"] = f"not measured: at least {format_duration(plan.least_step_seconds)}"
         rows["In all"] = f"at least {format_duration(plan.training_seconds)}, at the rate of a matrix product"
     return rows
-
-
-def format_duration(seconds: float) -> str:
-    """Format a time for people, in one unit."""
-    for name, size in UNITS.items():
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {name}"
-    if seconds >= 1:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
-    return f"{1e3 * seconds:.0f} ms"
 
 
 def _format_bytes(count: int) -> str:

@@ -17,7 +17,7 @@ from ..options.settings import setting_option
 from ..options.shared import NAME, PATH, TEXTS, DocumentsOption, TokenizerOption, ValidDataOption, VocabSizeOption
 from ..options.texts import choose_tokens
 from ..screen.consoles import console, make_progress
-from ..screen.describe import describe_documents, describe_files
+from ..screen.describe import describe_documents, describe_files, describe_left_out
 
 
 def prepare(
@@ -59,4 +59,6 @@ def prepare(
         console.print(f"Documents: {describe_documents(done.documents)}")
     if files := describe_files(data):
         console.print(f"Files: {files}")
+    if left_out := describe_left_out(data):
+        console.print(f"Left out: {left_out}")
     console.print(f"\nNext: mlx-gpt train --data {shlex.quote(str(done.path))}", soft_wrap=True)

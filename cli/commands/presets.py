@@ -12,7 +12,7 @@ def presets() -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))  # each preset takes one line of 80 columns
     table.add_column("Preset", no_wrap=True)
     table.add_column("What it is", no_wrap=True)
-    for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps"):
+    for title in ("Parameters", "Layers/heads/\nwidth/context", "Tokens\na step", "Steps", "Loss"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, preset in gpt.PRESETS.items():
         gpt_config, train_config = gpt.preset(name)
@@ -23,10 +23,12 @@ def presets() -> None:
             f"{gpt_config.n_layer}/{gpt_config.n_head}/{gpt_config.n_embd}/{gpt_config.block_size}",
             f"{tokens_per_step(gpt_config, train_config):,}",
             f"{train_config.num_iter:,}",
+            f"{preset.loss:.2f}" if preset.loss else "-",
         )
     console.print(table)
-    console.print("Parameters for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
-    console.print("\nUse one, and change what you like:")
-    console.print("  mlx-gpt train --preset laptop --dropout 0.1", soft_wrap=True)
+    console.print("Parameters: for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
+    console.print("Loss: of its validation split, nats per character (benchmarks/recipes.md).")
+    console.print("\nA first run, and a better one of seven times as many steps:")
+    console.print("  mlx-gpt train --preset minute\n  mlx-gpt train --preset modern", soft_wrap=True)
     console.print("All settings of one, as a file to edit:")
-    console.print("  mlx-gpt config --preset laptop > mine.toml && mlx-gpt train --config mine.toml", soft_wrap=True)
+    console.print("  mlx-gpt config --preset minute > mine.toml && mlx-gpt train --config mine.toml", soft_wrap=True)

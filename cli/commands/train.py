@@ -42,8 +42,8 @@ from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
-from ..screen.consoles import console, errors, print_header
-from ..screen.describe import describe_left_out, describe_run, describe_weights
+from ..screen.consoles import console, print_header
+from ..screen.describe import describe_left_out, describe_run, describe_weights, forecast
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -239,7 +239,7 @@ def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
         raise UserError(
             f"the run {run.path} is at iteration {iteration} already", f"give a larger `num_iter` than {iteration}"
         )
-    if iteration >= end_of_learning(run.train_config):
+    if end_of_learning(run.train_config) <= iteration < num_iter:  # else only the last evaluation is left
         problem = f"the rate of the run {run.path} is 0 from iteration {end_of_learning(run.train_config):,} on, so it would learn nothing"
         raise UserError(problem, f"start a new run from its weights, with `init_from` {shlex.quote(str(run.path))}")
     return run.extended(**{name: given[name] for name in MAY_CHANGE if name in given}), dataset
@@ -270,6 +270,8 @@ def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: 
         lines["Left out"] = f"{left_out} (mlx-gpt eval --data measures it)"
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
+    if time := forecast(run, ranks.own_part(run.train_config)):
+        lines["Time"] = time
     if ranks.size > 1:
         lines["Ranks"] = describe_ranks(ranks)
     if "report_to" in given:
@@ -283,13 +285,8 @@ def _train(
     run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], options: list[str]
 ) -> tuple[Run, gpt.Done]:
     """Train `run`, which --resume and `options` resume; return it, with the path it has by then, and its last record."""
-    try:
-        with Trackers(report_to, run, _print_failure) as trackers, report_failures(run, options):
-            trained, done = follow(run, dataset, ranks, [trackers.note, note_checkpoint])
-    except KeyboardInterrupt:
-        if not run.checkpoint.exists():
-            errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
-        raise
+    with Trackers(report_to, run, _print_failure) as trackers, report_failures(run, options):
+        trained, done = follow(run, dataset, ranks, [trackers.note, note_checkpoint])
     if trained.path != run.path:
         console.print(f"\n{run.path} was moved during training; the run is now {trained.path}.", soft_wrap=True)
     return trained, done

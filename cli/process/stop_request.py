@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,42 +15,52 @@ STOPPING = "Finishing, then saving. Ctrl-C again quits without saving."
 
 
 @contextmanager
-def stop_request(silent: bool = False) -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether a signal has come. A message answers the first one unless `silent`; a Ctrl-C after it ends
-    the process at once. Other signals do not: a system that shuts down may send several.
+def stop_request(quit_now: Callable[[], object], silent: bool = False) -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether a signal has come. A message answers the first one unless `silent`; a Ctrl-C after it calls
+    `quit_now`, which ends the process. Other signals do not: a system that shuts down may send several.
 
-    Signals that were ignored when the process started (nohup, a background job) stay ignored.
+    A thread answers, at once: Python's own handlers wait until MLX is done, which may be a step of many seconds. Signals that were
+    ignored when the process started (nohup, a background job) stay ignored.
     """
-    request, first, same_seconds = threading.Event(), 0.0, SAME_SECONDS if PARENT in os.environ else 0.0
+    request, same_seconds = threading.Event(), SAME_SECONDS if PARENT in os.environ else 0.0
+    reader, writer = socket.socketpair()
 
-    def ask(signum: int, frame: object) -> None:
-        nonlocal first
-        if request.is_set():
-            if signum == signal.SIGINT and time.monotonic() - first >= same_seconds:
-                signal.signal(signum, handlers[signum])
-                signal.raise_signal(signum)
-            return
-        first = time.monotonic()
-        request.set()
-        if silent:
-            return
-        # Not through sys.stderr: a handler may interrupt a print, and a stream cannot be entered twice.
-        with suppress(OSError):  # standard error may be the terminal that is gone
-            os.write(2, f"{STOPPING}\n".encode())
+    def answer() -> None:
+        first = 0.0
+        while signals := reader.recv(1):  # empty at the end of the body
+            if not request.is_set():
+                first = time.monotonic()
+                request.set()
+                if not silent:
+                    # not through sys.stderr, whose lock the main thread may hold
+                    with suppress(OSError):  # standard error may be the terminal that is gone
+                        os.write(2, f"{STOPPING}\n".encode())
+            elif signals[0] == signal.SIGINT and time.monotonic() - first >= same_seconds:
+                quit_now()
 
-    with handle_stop_signals(ask) as handlers:
-        yield request.is_set
+    thread = threading.Thread(target=answer, daemon=True)
+    with reader:
+        with writer:
+            writer.setblocking(False)
+            thread.start()
+            before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+            try:
+                with handle_stop_signals(lambda *_: None):
+                    yield request.is_set
+            finally:
+                signal.set_wakeup_fd(before)
+        thread.join()
 
 
 @contextmanager
-def handle_stop_signals(handle: Callable[[int, object], None]) -> Iterator[dict]:
-    """Let `handle` answer `STOP_SIGNALS` during the body, except those that are ignored. Yield their handlers before."""
+def handle_stop_signals(handle: Callable[[int, object], None]) -> Iterator[None]:
+    """Let `handle` answer `STOP_SIGNALS` during the body, except those that are ignored."""
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
         for number in handlers:
             signal.signal(number, handle)
-        yield handlers
+        yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

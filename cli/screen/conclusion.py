@@ -1,16 +1,21 @@
 """The summary printed after training: losses and times, a warning where they are bad, a sample, and the next command."""
 
+import itertools
 import math
+import os
 import shlex
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
+from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.runs.run import RUNS
 from mlx_nanogpt.text.characters import MARK
+from mlx_nanogpt.text.identity import source_name
 
 from .consoles import console
 
 NOTHING_LEARNED = 0.95  # of the loss of a uniform guess, on the training split
+FALLING = 0.02  # nats that the validation loss fell with the last evaluation: there is more to gain
 BY_HEART = 0.1  # nats that the validation loss rises while the training loss falls
 SAMPLE_TOKENS = 200  # as many as NanoLux prints
 
@@ -39,8 +44,10 @@ def conclude(run: Run, dataset: Dataset) -> None:
         )
     _print_sample(run)
     # the newest run in runs/ is the default
-    named = "" if run.path.parent == RUNS else f"{shlex.quote(str(run.path))} "
-    console.print(f"\nNext: mlx-gpt generate {named}--tokens 500", soft_wrap=True)
+    named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
+    console.print(
+        f"\nNext: mlx-gpt generate{named}\n      mlx-gpt inspect{named}\n      mlx-gpt report{named}", soft_wrap=True
+    )
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:
@@ -61,10 +68,24 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
     if last.valid_loss > guess:
         return (
             f"The loss on the training split, {last.train_loss:.3g}, is good, and that on the validation split, {last.valid_loss:.3g}, is "
-            f"above that of a uniform guess, {guess:.3g}: the end of the text, which validates, differs from its beginning. Mix the text, "
-            "or leave out what is different at its end."
+            f"above that of a uniform guess, {guess:.3g}: the end of the text{_last_files(run)}, which validates, differs from "
+            "its beginning. Mix the text, or leave out what is different at its end."
         )
+    is_falling = len(history) > 2 and history[-2].valid_loss - last.valid_loss > FALLING
+    if is_falling and best is last and last.iteration == run.train_config.num_iter < end_of_learning(run.train_config):
+        more = f"mlx-gpt train --resume {shlex.quote(str(run.path))} --num-iter {2 * last.iteration}"
+        return f"The loss still falls; more steps would lower it: {more}"
     return None
+
+
+def _last_files(run: Run) -> str:
+    """The files that the validation split is made of, in brackets, if the text is several files; empty for any other text."""
+    sources = run.corpus.sources
+    if len(sources) == 1 or not all(map(os.path.isfile, sources)):
+        return ""
+    sizes = [os.path.getsize(source) for source in sources]
+    train, ends = run.train_config.train_fraction * sum(sizes), itertools.accumulate(sizes)
+    return f" ({', '.join(source_name(source) for source, end in zip(sources, ends) if end > train)})"
 
 
 def _print_sample(run: Run) -> None:

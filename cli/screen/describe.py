@@ -9,6 +9,7 @@ from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig
 from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.exchange.layouts import GPT2, best_layout
 from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, package_versions
+from mlx_nanogpt.measure.timing import flops_per_token, measure_matrix
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.text.corpus import holds_texts
 from mlx_nanogpt.text.folders import count_kinds, find_splits, folder_files
@@ -18,6 +19,9 @@ from ..options.settings import with_options
 from ..options.start import starting_settings
 
 DOCUMENTS = {"lines": "a line is one", "files": "a file is one"}
+UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
+LONG_SECONDS = 1800  # from here on, a run has a forecast
+LONG_WORK = 1e14  # floating-point operations: less takes no such time, and nothing is measured
 
 
 def describe_versions() -> str:
@@ -97,6 +101,29 @@ def describe_training(gpt_config: GPTConfig, train_config: TrainConfig) -> str:
         f"{train_config.num_iter:,} iterations of {product} = {tokens_per_step(gpt_config, train_config):,} tokens, "
         f"rate {train_config.learning_rate:g}, dropout {gpt_config.dropout:g}, seed {train_config.seed}"
     )
+
+
+def forecast(run: Run, train_config: TrainConfig) -> str | None:
+    """The least time of a long run, from the rate of a matrix product here; None for a shorter one. `train_config` has the batches of
+    this rank."""
+    steps = train_config.num_iter - run.position().iteration
+    work = flops_per_token(gpt.GPT(run.gpt_config)) * tokens_per_step(run.gpt_config, train_config)
+    if steps * work < LONG_WORK or (seconds := work / measure_matrix(rounds=3).max) * steps < LONG_SECONDS:
+        return None
+    return (
+        f"a step takes at least {format_duration(seconds)} here, and {steps:,} of them {format_duration(steps * seconds)}; "
+        "mlx-gpt plan, with the same settings, measures it"
+    )
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time for people, in one unit."""
+    for name, size in UNITS.items():
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {name}"
+    if seconds >= 1:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{1e3 * seconds:.0f} ms"
 
 
 def list_settings(run: Run) -> list[str]:

@@ -1,7 +1,9 @@
 """The screen during training: a row for each evaluation, a short sample below it, a bar with the time left, and a curve."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NoReturn
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
@@ -11,8 +13,9 @@ from mlx_nanogpt.training import reason_to_end
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..process.ranks import INTERRUPTED
 from ..process.stop_request import STOPPING, stop_request
-from .consoles import console, make_progress
+from .consoles import console, errors, make_progress
 from .curve import draw_curve
 from .work import count_work
 
@@ -25,7 +28,7 @@ MOST_LOSSES = 4000  # points of the curve, which is drawn ten times a second
 
 def follow_silently(run: Run, dataset: Dataset, ranks: Ranks) -> None:
     """Train as a rank other than 0, which shows what happens."""
-    with stop_request(silent=True) as should_stop:
+    with stop_request(lambda: os._exit(INTERRUPTED), silent=True) as should_stop:
         for _ in gpt.train(run, dataset, should_stop, ranks=ranks):
             pass
 
@@ -38,7 +41,7 @@ def follow(
     titles = ROW.format("iteration", "train loss", "valid loss", "training", "evaluation", "tokens/s")
     console.print(f"\n{titles}", style="bold")
     # a terminal has the answer to Ctrl-C below the bar; printed, it would displace the bar
-    with stop_request(silent=console.is_terminal) as should_stop:
+    with stop_request(lambda: _quit(run), silent=console.is_terminal) as should_stop:
         display = _Display(run, should_stop)
         with display.bar:
             for record in gpt.train(run, dataset, should_stop, SHORT_SAMPLE_TOKENS, ranks=ranks):
@@ -48,6 +51,18 @@ def follow(
     if console.is_terminal:
         console.print(display.curve())
     return replace(run, path=display.path), record
+
+
+def _quit(run: Run) -> NoReturn:
+    """End this process at once. Its main thread may wait for MLX."""
+    try:
+        if console.is_terminal:
+            console.show_cursor()
+            os.write(1, b"\n")  # below the bar, above which the console prints
+        if not run.checkpoint.exists():
+            errors.print(f"Stopped. {run.path} has no checkpoint; --resume starts it over.", soft_wrap=True)
+    finally:  # also if the streams are gone
+        os._exit(INTERRUPTED)
 
 
 class _Display:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from ..errors import UserError, is_out_of_memory
+from ..errors import NO_THREAD, UserError, is_out_of_memory
 
 
 def ram() -> int:
@@ -37,11 +37,15 @@ def model_checksum() -> int:
     return zlib.crc32(b"".join((Path(__file__).parents[1] / name).read_bytes() for name in ("model.py", "layers.py")))
 
 
-def explain_memory(error: RuntimeError | MemoryError) -> UserError | None:
-    """An error of MLX about memory, with the remedy; None for other errors."""
+def explain_memory(error: Exception) -> UserError | None:
+    """An error of Python, MLX or the system about memory or threads, with the remedy; None for other errors."""
     if not is_out_of_memory(error):
         return None
+    if any(words in str(error) for words in NO_THREAD):
+        remedy = "close other programs, or raise the limits that ulimit -u (processes) and ulimit -v (memory) print"
+        return UserError(f"the system starts no more threads or processes ({error})", remedy)
     return UserError(
         f"there is not enough memory ({str(error) or 'Python has no more'})",
-        "lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, `n_layer` or `n_embd`",
+        "close other programs; in training, lower `batch_size` (a larger `gradient_accumulation_steps` makes up for it), `block_size`, "
+        "`n_layer` or `n_embd`",
     )

@@ -76,6 +76,8 @@ def read_arrays(file: Path, expected: Mapping[str, object]) -> tuple[Contents, d
                     f"{file} does not fit: its {part} is of another shape, beginning with {differs}",
                     "use the model that the run was trained with, or restore the file from a copy",
                 )
+            # MLX would say that it is "unable to read": NumPy raises MemoryError if there is no room, and touches none
+            np.empty(sum(array.nbytes for array in found.values()), np.uint8)
             if checksum(found) != contents.parts[part]:
                 raise ValueError(f"its {part} is not as it was written")
             # infinity is allowed: an own block may keep a mask

@@ -16,7 +16,7 @@ from .characters import MARK
 from .dataset import Dataset
 from .documents import JSON_LINES, Documents, mark, squeeze
 from .folders import count_kinds, find_splits, folder_files
-from .identity import STANDARD_INPUT, Corpus, Texts, source_name
+from .identity import STANDARD_INPUT, Corpus, Texts, explaining_size, source_name
 from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
@@ -61,6 +61,7 @@ def choose_texts(sources: Sequence[str], valid: Sequence[str] = (), documents: D
     return Texts(tuple(train), documents, tuple(valid or found))
 
 
+@explaining_size()
 def load_corpus(*sources: Path | str, valid: Sequence[Path | str] = (), documents: Documents | None = None) -> Corpus:
     """The texts of `sources`, one after the other, without byte order marks, as `choose_texts` understands them. A text that is no
     document begins on a line of its own. `valid` are texts to validate on, in the place of a part of the others.

@@ -9,7 +9,7 @@ from ..errors import UserError
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
 from .documents import DocumentSizes, count_documents, shuffle, split_documents
-from .identity import Corpus, CorpusIdentity
+from .identity import Corpus, CorpusIdentity, explaining_size
 from .tokenizer import Tokenizer
 
 
@@ -32,6 +32,7 @@ class Dataset:
         return f"<Dataset {self.corpus.name}: {tokens}, vocabulary {self.tokenizer.vocab_size:,}>"
 
 
+@explaining_size()
 def tokenize(
     corpus: Corpus,
     tokenizer: Tokenizer | None = None,

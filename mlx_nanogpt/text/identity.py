@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, get_args
 
-from ..errors import printable
+from ..errors import UserError, printable
 from .documents import Documents
 
 STANDARD_INPUT = "-"
@@ -98,6 +99,16 @@ class TextChecksum:
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
+
+
+@contextmanager
+def explaining_size() -> Iterator[None]:
+    """Turn a lack of memory for a text in the body into a `UserError`."""
+    try:
+        yield
+    except MemoryError as error:
+        remedy = "tokenize it once with mlx-gpt prepare, which takes little memory, and give the folder as `data`"
+        raise UserError("the text does not fit into memory", remedy) from error
 
 
 def source_name(source: str) -> str:

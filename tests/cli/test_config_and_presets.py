@@ -146,15 +146,15 @@ def test_every_preset_is_listed(mlx_gpt, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     out = mlx_gpt("presets").out
     for row in (
-        "nanolux .* 311,361 .* 6/4/64/64 .* 2,048 .* 5,000",
-        "modern .* 310,400 .* 6/4/64/64 .* 2,048 .* 5,000",
-        "baby-modern .* 10,672,512 .* 6/6/384/256 .* 16,384 .* 5,000",
+        "nanolux .* 311,361 .* 6/4/64/64 .* 2,048 .* 5,000  1.71\n",
+        "modern .* 310,400 .* 6/4/64/64 .* 2,048 .* 5,000  1.59\n",
+        "baby-modern .* 10,672,512 .* 6/6/384/256 .* 16,384 .* 5,000     -\n",
         "804,096 .* 4/4/128/64 .* 768 .* 2,000",
         "10,745,088 .* 6/6/384/256 .* 16,384 .* 5,000",
         "124,337,664 .* 12/12/768/1024 .* 491,520 .* 600,000",
     ):
         assert re.search(row, out), row
-    header, *listed = out.split("Parameters for the")[0].splitlines()[1:]
+    header, *listed = out.split("Parameters: for the")[0].splitlines()[1:]
     assert [line.split()[0] for line in listed] == list(PRESETS) and "\u2026" not in out
     assert max(map(len, out.splitlines())) <= 80
 

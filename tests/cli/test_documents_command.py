@@ -98,7 +98,7 @@ def test_a_run_without_documents_goes_on_without_and_names_the_way(mlx_gpt):
     mlx_gpt("train", *TINY)
     Path("in").mkdir()
     for i in (1, 2):
-        Path(f"in/{i}.md").write_text("to be or not to be\n" * 20)
+        Path(f"in/{i}.md").write_text("to be or not to be\n" * 20 * i)
     assert mlx_gpt("train", "--init-from=1", "--data=in", "--num-iter=2").status == 0
     result = mlx_gpt("train", "--init-from=1", "--data=in", "--documents=files", "--num-iter=2")
     assert (

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from mlx_nanogpt import PRESETS
 from conftest import TEXT, TINY
 from helpers import is_a_sentence, pipe
 from mlx_nanogpt.machine import machine
@@ -49,6 +50,18 @@ def test_a_plan_that_does_not_fit_gets_a_way_out(mlx_gpt, monkeypatch):
 def test_without_settings_it_plans_the_default_run(mlx_gpt, monkeypatch):
     monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
     assert "311,361 parameters" in mlx_gpt("plan").out
+
+
+def test_a_plan_of_a_preset_names_its_loss_and_the_shortest_preset_if_that_is_better(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
+    loss, least = (PRESETS[name].loss for name in ("laptop", "minute"))
+    assert (
+        f" reached {loss:.2f} nats per character; minute reached {least:.2f}: "
+        in mlx_gpt("plan", "--preset=laptop").out
+    )
+    assert " reached 1.59 nats per character\n" in mlx_gpt("plan", "--preset=modern").out
+    for options in (["--preset=laptop", "--num-iter=9"], ["--preset=baby"]):
+        assert "nats per character" not in mlx_gpt("plan", *options).out
 
 
 def test_learned_byte_pairs_are_planned(mlx_gpt, monkeypatch):

@@ -158,6 +158,13 @@ def test_a_run_whose_rate_is_0_is_not_resumed_and_no_command_recommends_it(mlx_g
     assert "--resume" not in listed and "mlx-gpt train --init-from runs/1\n" in listed
 
 
+def test_a_run_stopped_in_its_last_evaluation_is_resumed_though_its_rate_is_0(mlx_gpt):
+    run = tiny_run(lr_decay_iters=8, eval_interval=8)
+    finish(run, asked(9))  # after the last step
+    assert run.position().iteration == 8 and not run.history()
+    assert mlx_gpt(*RESUME).status == 0 and run.history()
+
+
 def test_a_run_is_resumed_from_another_folder(mlx_gpt, monkeypatch):
     mlx_gpt("train", *TINY)
     Path("elsewhere").mkdir()

@@ -133,13 +133,11 @@ def test_a_signal_that_both_processes_get_is_one_signal(monkeypatch, seconds, en
     times = itertools.accumulate(itertools.repeat(seconds), initial=100.0)
     monkeypatch.setenv(retries.PARENT, "5")
     monkeypatch.setattr(stop_request.time, "monotonic", lambda: next(times))
-    ended = []
-    monkeypatch.setattr(stop_request.signal, "raise_signal", ended.append)
-    with stop_request.stop_request(silent=True) as should_stop:
+    quits = []
+    with stop_request.stop_request(lambda: quits.append("now"), silent=True) as should_stop:
         for _ in range(3):
-            if not ended:
-                signal.pthread_kill(threading.get_ident(), signal.SIGINT)
-    assert should_stop() and bool(ended) == ends
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    assert should_stop() and bool(quits) == ends
 
 
 def test_a_file_of_the_users_beside_the_text_is_not_imported(train):

@@ -14,8 +14,9 @@ import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
 from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
+from mlx_nanogpt.measure.timing import Rounds
 from mlx_nanogpt.text.identity import CorpusIdentity
-from mlx_nanogpt_cli.screen import conclusion
+from mlx_nanogpt_cli.screen import conclusion, describe
 from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import shorten_sample
@@ -262,9 +263,28 @@ def test_a_mistake_of_a_nanogpt_user_is_answered(mlx_gpt, halves, command, reaso
         ([(8.1, 8.0)], "the model learned nothing. Try a lower --learning-rate than 0.001"),
         ([(3.0, 3.1), (1.0, 4.0)], "Since iteration 1 the model has learned its text by heart"),
         ([(2.5, 8.3), (2.04, 8.1)], "the end of the text, which validates, differs from its beginning"),
+        (
+            [(3.0, 3.1), (2.5, 2.6), (2.0, 2.1)],
+            "still falls; more steps would lower it: mlx-gpt train --resume runs/1 --num-iter 6",
+        ),
     ],
 )
 def test_the_advice_at_the_end_looks_at_both_losses(losses, words):
     history = [gpt.Evaluation(i, *pair, 1, 1.0, 1, 1.0, "play.txt", "cpu") for i, pair in enumerate(losses, 1)]
-    advice = conclusion._advise(history, 4.17, tiny_run())
+    advice = conclusion._advise(history, 4.17, tiny_run(num_iter=len(losses)))
     assert advice is None if words is None else words in advice
+
+
+def test_the_advice_names_the_files_that_validate(mlx_gpt, halves):
+    mlx_gpt("train", *NO_CORPUS, *(f"--data={name}" for name in ("halves/1.txt", "halves/2/rest.txt", "play.txt")))
+    advice = conclusion._advise([gpt.Evaluation(4, 2.0, 8.1, 1, 1.0, 1, 1.0, "", "cpu")], 4.17, open_run("runs/1"))
+    assert "the end of the text (play.txt), which validates" in advice
+
+
+def test_a_long_run_has_a_forecast_and_a_short_one_none(mlx_gpt, monkeypatch):
+    monkeypatch.setattr(describe, "measure_matrix", lambda rounds: Rounds.of([1e3]))  # a very slow machine
+    assert "  Time  " not in mlx_gpt("train", *TINY).out
+    monkeypatch.setattr(describe, "LONG_WORK", 0)
+    assert re.search(
+        r"  Time +a step takes at least .* here, and 4 of them .*; mlx-gpt plan", mlx_gpt("train", *TINY).out
+    )

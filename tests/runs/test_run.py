@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import combinations, islice
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -40,6 +42,7 @@ from conftest import (
     worsened_run,
 )
 from mlx_nanogpt.records import State
+from mlx_nanogpt.runs import checkpoint as checkpoint_module
 from mlx_nanogpt.runs import recorder as recorder_module
 from mlx_nanogpt.runs import run as run_module
 from mlx_nanogpt.runs.find import named_run
@@ -65,7 +68,7 @@ def test_a_run_directory_has_all_the_parts_and_no_others(run):
 
 def test_a_run_holds_the_identity_of_its_text_and_the_versions():
     config = json.loads((tiny_run().path / "config.json").read_text())
-    assert config["corpus"] == asdict(CORPUS.identity) | {"sources": ["play.txt"]}
+    assert config["corpus"] == asdict(CORPUS.identity) | {"sources": ["play.txt"], "valid": []}
     assert config["corpus"]["characters"] == len(TEXT) and len(config["corpus"]["sha256"]) == 64
     assert config["versions"].keys() == {"mlx-nanogpt", "mlx"}
 
@@ -344,6 +347,12 @@ def check_refused(run: gpt.Run, match: str) -> None:
 def test_a_damaged_checkpoint_is_refused(run, damage):
     run.checkpoint.write_bytes(damage(run.checkpoint.read_bytes()))
     check_refused(run, "checkpoint.safetensors is damaged, or was not written by this program")
+
+
+def test_too_little_memory_for_a_checkpoint_is_not_damage(run, monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "np", SimpleNamespace(empty=Mock(side_effect=MemoryError), uint8=None))
+    with pytest.raises(MemoryError):  # MLX would say "[read] Unable to read from file."
+        run.load_model()
 
 
 @pytest.mark.parametrize("metadata", [{}, {"position": "{}"}, {"position": '{"iteration": 1}'}], ids=str)

@@ -9,13 +9,14 @@ import threading
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, UserError, create_run, load_corpus, prepare, tokenize
 from conftest import TINY, files_in, trained_run
 from mlx_nanogpt.files import cache_dir
 from mlx_nanogpt.runs.find import own_dataset
-from mlx_nanogpt.text import corpus, folders, tinyshakespeare
+from mlx_nanogpt.text import corpus, dataset, folders, tinyshakespeare
 from mlx_nanogpt.text.corpus import read_corpus
 from mlx_nanogpt.text.folders import count_kinds, folder_files
 from mlx_nanogpt.text.identity import Texts
@@ -349,3 +350,13 @@ def test_a_linked_folder_is_counted_as_left_out(folder):
     (folder / "link").symlink_to(Path("elsewhere").resolve())
     files = folder_files("texts")
     assert "secret" not in load_corpus("texts").text and count_kinds(files.left) == "1 linked folder"
+
+
+def test_a_text_that_outgrows_memory_names_the_command_that_takes_little(monkeypatch):
+    text = load_corpus("play.txt")
+    for module, name, use in (
+        (corpus, "read_pieces", lambda: load_corpus("play.txt")), (dataset, "CharTokenizer", lambda: tokenize(text))
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, Mock(side_effect=MemoryError, of=Mock(side_effect=MemoryError)))
+        with pytest.raises(UserError, match="does not fit into memory; tokenize it once with mlx-gpt prepare"):
+            use()

@@ -101,6 +101,11 @@ def test_a_lack_of_memory_is_a_sentence_with_the_settings_to_lower(error):
     assert "there is not enough memory" in explained.problem and "`batch_size`" in explained.remedy
 
 
+@pytest.mark.parametrize("words", ["can't start new thread", "Resource temporarily unavailable"])
+def test_a_thread_that_cannot_start_is_a_sentence_with_the_limits(words):
+    assert "ulimit -u" in Machine().explain(RuntimeError(words)).remedy
+
+
 INTERACTIVITY = "Impacting Interactivity (0000000e:kIOGPUCommandBufferCallbackErrorImpactingInteractivity)"
 TIMEOUT = "Caused GPU Timeout Error (00000002:kIOGPUCommandBufferCallbackErrorTimeout)"
 INTERNAL = "Internal Error (0000000e:Internal Error)"
