@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
-from mlx_nanogpt import GPTConfig, TrainConfig
+from mlx_nanogpt import PRESETS, GPTConfig, TrainConfig
 from mlx_nanogpt.config import configurations, tokens_per_step
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.measure.plan import Plan, make_plan
@@ -79,7 +79,7 @@ def plan(
 
 def _print_loss(preset: str) -> None:
     """Print the loss that a preset reached, and whether the shortest one reached a lower one."""
-    loss, least = gpt.PRESETS[preset].loss, gpt.PRESETS["minute"].loss
+    loss, least = PRESETS[preset].loss, PRESETS["minute"].loss
     if loss and least:
         better = f"; minute reached {least:.2f}: mlx-gpt train --preset minute" if least < loss else ""
         console.print(f"On tiny Shakespeare it reached {loss:.2f} nats per character{better}", soft_wrap=True)
