@@ -120,12 +120,16 @@ def split_documents(pieces: Iterable[str], is_valid: np.ndarray) -> Iterator[tup
     yield from ((0, MARK), (1, MARK))
     document, length = 0, 0
     for piece in pieces:
+        found: tuple[list[str], list[str]] = [], []
         for part, is_end in _parts(piece):
             length += len(part)
             if length:
-                yield int(is_valid[document]), part + MARK * is_end
+                found[int(is_valid[document])].append(part + MARK * is_end)
             if is_end and length:
                 document, length = document + 1, 0
+        for number, parts in enumerate(found):
+            if parts:
+                yield number, "".join(parts)
 
 
 def _parts(piece: str) -> Iterator[tuple[str, bool]]:
