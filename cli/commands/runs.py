@@ -126,13 +126,14 @@ def _make_remarks(listed: ListedRun) -> str:
 
 def _print_commands(listed: ListedRun) -> None:
     """Print the commands that use a run."""
-    name = shlex.quote(str(listed.run.path))
+    name, config = shlex.quote(str(listed.run.path)), listed.run.train_config
     more = {
-        "finished": f" --num-iter {2 * listed.run.train_config.num_iter}",
+        "finished": f" --num-iter {2 * config.num_iter}",
         "out of patience": " --patience 0",
         "at the target": " --target-loss 0",
     }.get(listed.end, "")
-    if listed.iteration < end_of_learning(listed.run.train_config):
+    is_unevaluated = listed.end is None and listed.iteration == config.num_iter
+    if listed.iteration < end_of_learning(config) or is_unevaluated:
         what, option = "Resume the newest", f"--resume {name}{more}"
     else:  # its rate is 0
         what, option = "Start a new run from the newest", f"--init-from {name}"

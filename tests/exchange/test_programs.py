@@ -19,6 +19,7 @@ from mlx_nanogpt import CharTokenizer, export_gguf, export_run
 from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt
 from exports import FOLDER, GPT2, TIED, run_of
 from mlx_nanogpt.exchange.pretrained import load_exported
+from mlx_nanogpt.text.tokenizer import encode_prompt
 
 pytestmark = [pytest.mark.programs, pytest.mark.filterwarnings("default"), pytest.mark.slow]
 MODELS = {"gpt2": GPT2, "qwen3": MODERN, "qwen3-tied": TIED}
@@ -158,6 +159,27 @@ def test_mlx_lm_writes_the_same_and_converts_what_comes_back(mlx_lm, run):
         assert "".join(step.text for step in steps) == run.tokenizer.decode(greedy(run))
     mlx_lm.convert(str(FOLDER), str(AGAIN), dtype="float32")
     assert_the_same(AGAIN, run)
+
+
+@each_model
+@each_tokenizer
+def test_mlx_lm_begins_and_ends_a_document_as_we_do(mlx_lm, kind, tokens):
+    corpus = gpt.Corpus(("names.txt",), "\0to be\0or not\0that is\0", documents="lines")
+    tokenizer = CharTokenizer.of(corpus.text) if tokens == "char" else byte_pairs().with_marks()
+    shape = {"vocab_size": tokenizer.vocab_size, "block_size": 32, "n_embd": 64, "head_size": 16}
+    run = run_of(lively_model(tiny_gpt(**shape | MODELS[kind])), gpt.tokenize(corpus, tokenizer), Path("run"))
+    export_run(run, FOLDER)
+    model, likeliest = run.load_model(), gpt.make_sampler(temperature=0)
+    theirs, their_tokenizer = mlx_lm.load(str(FOLDER))
+    ended = 0
+    for prompt in {character for character in corpus.text if character != "\0"}:
+        ids = encode_prompt(tokenizer, prompt)
+        ours = list(gpt.generate(model, ids, 28, seed=0, sample=likeliest, end=tokenizer.end_token))
+        *steps, last = mlx_lm.stream_generate(theirs, their_tokenizer, prompt, max_tokens=28)
+        ended += last.finish_reason == "stop"
+        assert [step.token for step in [*steps, last]][: len(ours)] == ours
+        assert (last.token == tokenizer.end_token) == (last.finish_reason == "stop") == (len(ours) < 28)
+    assert ended or kind != "qwen3", "no text came to its end"
 
 
 @each_model
