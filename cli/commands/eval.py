@@ -10,7 +10,7 @@ from mlx_nanogpt import Corpus, Dataset, Run, SplitLoss, UserError
 from mlx_nanogpt.evaluation import evaluate_split
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
-from mlx_nanogpt.runs.find import is_own, own_dataset
+from mlx_nanogpt.runs.find import is_own, own_dataset, read_for
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from ..options.settings import with_options
 from ..options.shared import NAME, DeviceOption, InitFromOption, LastOption, RunArgument, given_options, use_device
-from ..options.texts import read_data
+from ..options.texts import default_documents, read_data
 from ..screen.consoles import console, make_progress, print_header
 from ..screen.describe import describe_weights
 
@@ -57,7 +57,10 @@ def evaluate(
     if init_from and not data:
         raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
     model, tokenizer, source = find_model(run, last, init_from)
-    text = _load_text(source, data)
+    if source:
+        text = _load_text(source, data)
+    else:
+        text = read_data(data, documents=default_documents(data, init_from, tokenizer))
     if isinstance(text, Dataset):
         parts = _choose_splits(text, tokenizer, split)
     elif "split" in given_options(ctx):
@@ -78,12 +81,12 @@ def evaluate(
         console.print(_make_table(_measure(model, tokenizer, tokens, train_tokens)))
 
 
-def _load_text(run: Run | None, data: Sequence[str] | None) -> Corpus | Dataset:
+def _load_text(run: Run, data: Sequence[str] | None) -> Corpus | Dataset:
     """Load the text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run."""
     if not data:
         return own_dataset(run)
-    text = read_data(data)
-    return own_dataset(run, text) if run and is_own(run, text) else text
+    text = read_for(run, data)
+    return own_dataset(run, text) if is_own(run, text) else text
 
 
 def _choose_splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[str, np.ndarray]:

@@ -60,7 +60,9 @@ def inspect_text(
     if text is not None:
         ids = tokenizer.encode(text)
     elif source:
-        ids = own_dataset(source).valid_tokens[:EXCERPT]
+        ids = own_dataset(source).valid_tokens[int(tokenizer.marks) :][
+            :EXCERPT
+        ]  # after its first mark, the start token
     else:
         raise UserError("an exported model has no text of its own", "give one with `prompt`")
     found = inspect(model, ids, tokenizer.start_token)

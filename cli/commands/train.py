@@ -17,7 +17,7 @@ from mlx_nanogpt.ranks import Ranks
 from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
 from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
-from mlx_nanogpt.text.corpus import TINYSHAKESPEARE, is_token_folder
+from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits
@@ -190,8 +190,8 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     gpt_config, train_config = configurations({**values, "vocab_size": GPTConfig.vocab_size})
     model, tokenizer = _load_start(values["init_from"], chosen)
     documents = values["documents"]
-    if tokenizer and documents is None and not is_token_folder(values["data"]):
-        documents = default_documents(values["init_from"], tokenizer)
+    if tokenizer and documents is None:
+        documents = default_documents(values["data"], values["init_from"], tokenizer)
     text = read_data(values["data"], "data" in chosen, values["valid_data"], documents)
     if isinstance(text, Dataset) and "train_fraction" in given:  # that of a preset or a file does not count here
         raise UserError(

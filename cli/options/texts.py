@@ -43,8 +43,11 @@ def read_data(
     return read(names, valid=valid, documents=documents)
 
 
-def default_documents(init_from: str, tokenizer: Tokenizer) -> Documents | None:
-    """The documents of a text for the model of `init_from`: those of the run that it is, or none if its tokens have no mark."""
+def default_documents(names: Sequence[str], init_from: str, tokenizer: Tokenizer) -> Documents | None:
+    """The documents of the texts `names` for the model of `init_from`: those of the run that it is, or none if its tokens have no
+    mark. Tokens leave no choice."""
+    if corpus.is_token_folder(names):
+        return None
     try:
         return gpt.open_run(init_from).corpus.documents
     except UserError:  # a model of another program

@@ -144,3 +144,11 @@ def test_an_export_begins_and_ends_texts_as_the_run_does(mlx_gpt, tokens):
     library = pytest.importorskip("tokenizers").Tokenizer.from_file("out/tokenizer.json")
     assert library.encode("abé").ids == [tokenizer.end_token, *tokenizer.encode("abé")]
     assert mlx_gpt("generate", "--init-from=out", "--tokens=3", "--seed=1").status == 0
+
+
+def test_another_text_is_measured_in_the_documents_of_the_run(mlx_gpt):
+    mlx_gpt(*LINES)
+    Path("others.txt").write_text("\n".join(NAMES[::3]))
+    result = mlx_gpt("eval", "1", "--data=others.txt")
+    characters = sum(len(name) + 1 for name in NAMES[::3])
+    assert result.status == 0 and f"others.txt: {characters:,} tokens" in result.out
