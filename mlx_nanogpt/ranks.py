@@ -63,9 +63,6 @@ class Ranks:
         self.sums = 0  # how many were started by `_start_sum`
         self.watchdog: Watchdog | None = None
 
-    def __repr__(self) -> str:
-        return f"<rank {self.rank} of {self.size}>"
-
     @property
     def is_first(self) -> bool:
         return self.rank == 0

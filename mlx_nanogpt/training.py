@@ -149,10 +149,11 @@ def interval(
         if progress:
             state.train_seconds = time.perf_counter() - started  # the caller may leave here
             yield progress
-    if progress := meter.read():
-        yield progress
+    progress = meter.read()
     mx.eval(state.arrays)
     state.train_seconds = time.perf_counter() - started
+    if progress:
+        yield progress
     return is_stopped
 
 
@@ -301,7 +302,7 @@ def saved_when_left(
 
     def save() -> None:
         if getgeneratorstate(records) == GEN_SUSPENDED and recorder.saved != state.iteration:  # the state is whole
-            with interrupt.held(), suppress(Diverged):
+            with suppress(Diverged):
                 check_weights(state, config)
                 recorder.save(state)
 
@@ -310,8 +311,9 @@ def saved_when_left(
         while True:
             with interrupt.held():
                 record = next(records, None)
-                while interrupt.came and record and recorder.saved != state.iteration:
-                    record = next(records, None)
+                if interrupt.came:
+                    for _ in records:  # to the end of the step, and the checkpoint
+                        pass
             if interrupt.came:
                 raise KeyboardInterrupt(f"saved at iteration {state.iteration}; train goes on from there")
             if record is None:

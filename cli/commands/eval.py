@@ -12,13 +12,15 @@ from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.machine import describe_device
 from mlx_nanogpt.runs.find import is_own, own_dataset, read_for
 from mlx_nanogpt.text.baselines import bigram, count_characters, uniform, unigram, xz_bits_per_character
+from mlx_nanogpt.text.corpus import choose_texts, is_token_folder, read_corpus
+from mlx_nanogpt.text.identity import Texts
+from mlx_nanogpt.text.token_files import open_token_folder
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from rich.progress import Progress
 from rich.table import Table
 
 from ..options.settings import with_options
 from ..options.shared import NAME, DeviceOption, InitFromOption, LastOption, RunArgument, given_options, use_device
-from ..options.texts import default_documents, read_data
 from ..screen.consoles import console, make_progress, print_header
 from ..screen.describe import describe_weights
 
@@ -57,10 +59,7 @@ def evaluate(
     if init_from and not data:
         raise UserError(f"{init_from} comes without a text to evaluate it on", "give one with `data`")
     model, tokenizer, source = find_model(run, last, init_from)
-    if source:
-        text = _load_text(source, data)
-    else:
-        text = read_data(data, documents=default_documents(data, init_from, tokenizer))
+    text = _load_text(source, tokenizer, data)
     if isinstance(text, Dataset):
         parts = _choose_splits(text, tokenizer, split)
     elif "split" in given_options(ctx):
@@ -81,12 +80,18 @@ def evaluate(
         console.print(_make_table(_measure(model, tokenizer, tokens, train_tokens)))
 
 
-def _load_text(run: Run, data: Sequence[str] | None) -> Corpus | Dataset:
-    """Load the text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run."""
-    if not data:
-        return own_dataset(run)
-    text = read_for(run, data)
-    return own_dataset(run, text) if is_own(run, text) else text
+def _load_text(run: Run | None, tokenizer: Tokenizer, data: Sequence[str] | None) -> Corpus | Dataset:
+    """Load the text that `data` names, or that `run` learned from. If they are the same text, it has the splits of the run; another
+    text is read whole, in the documents of the run or of its kind."""
+    if run:
+        text = read_for(run, data) if data else None
+        if text is None or is_own(run, text):
+            return own_dataset(run, text)
+    names = tuple(data or ())
+    if is_token_folder(names):
+        return open_token_folder(names[0])
+    documents = run.corpus.documents if run else choose_texts(names).documents if tokenizer.marks else "none"
+    return read_corpus(Texts(names, documents))
 
 
 def _choose_splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[str, np.ndarray]:

@@ -82,7 +82,9 @@ def _print_loss(preset: str) -> None:
     loss, least = PRESETS[preset].loss, PRESETS["minute"].loss
     if loss and least:
         better = f"; minute reached {least:.2f}: mlx-gpt train --preset minute" if least < loss else ""
-        console.print(f"On tiny Shakespeare it reached {loss:.2f} nats per character{better}", soft_wrap=True)
+        console.print(
+            f"This preset reached a validation loss of {loss:.2f} on tiny Shakespeare{better}", soft_wrap=True
+        )
 
 
 def _make_configurations(values: Mapping, chosen: Mapping) -> tuple[GPTConfig, TrainConfig, int | None]:

@@ -17,7 +17,7 @@ from ..options.settings import setting_option
 from ..options.shared import NAME, PATH, TEXTS, DocumentsOption, TokenizerOption, ValidDataOption, VocabSizeOption
 from ..options.texts import choose_tokens
 from ..screen.consoles import console, make_progress
-from ..screen.describe import describe_documents, describe_files, describe_left_out
+from ..screen.describe import describe_files, describe_left_out
 
 
 def prepare(
@@ -55,8 +55,6 @@ def prepare(
         f"{done.path}: {done.train_tokens:,} tokens to train on and {done.valid_tokens:,} to validate, vocabulary "
         f"{done.vocab_size:,}"
     )
-    if done.documents:
-        console.print(f"Documents: {describe_documents(done.documents)}")
     if files := describe_files(data):
         console.print(f"Files: {files}")
     if left_out := describe_left_out(data):

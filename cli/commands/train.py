@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,8 +143,10 @@ def train(
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
     if times := count_retries(retries):
-        sources = gpt.open_run(resume).corpus.sources if resume and "data" not in given else data
-        raise typer.Exit(train_with_retries(times, sys.argv[1:], STANDARD_INPUT in sources))
+        is_piped = STANDARD_INPUT in (*data, *valid_data)
+        if resume and "data" not in given:
+            is_piped |= gpt.open_run(resume).corpus.is_piped
+        raise typer.Exit(train_with_retries(times, sys.argv[1:], is_piped))
     with join_ranks(given) as ranks, keep_awake(caffeinate) as sleep:
         if not ranks.is_first:
             follow_silently(*receive_run(ranks, given), ranks)
@@ -153,13 +156,14 @@ def train(
             run, dataset = _resume_run(resume, given)
         else:
             chosen = _choose_settings(preset, config, given)
+            data = chosen.get("data", data)
             texts = {"data": data, "valid_data": valid_data, "documents": documents}
             defaults = texts | {"tokenizer": tokenizer, "init_from": init_from} | settings
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
         options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
             share_run(ranks, run, options)
-        _print_header(run, dataset, ranks, given, sleep)
+        _print_header(run, dataset, ranks, given, data, sleep)
         run, done = _train(run, dataset, ranks, report_to, options)
     if done.end == "interrupted":
         _print_how_to_resume(run, done.iteration, given)
@@ -198,6 +202,8 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
             f"{text.corpus.name} holds tokens, split already",
             "leave out `train_fraction`, or prepare the text again with another",
         )
+    if isinstance(text, Dataset) and tokenizer and text.tokenizer.marks and tokenizer.end_token is not None:
+        tokenizer = tokenizer.with_marks()
     if isinstance(text, Dataset) and tokenizer not in (None, text.tokenizer):
         raise UserError(
             f"{text.corpus.name} holds the tokens of another tokenizer than that of {values['init_from']}",
@@ -261,12 +267,14 @@ def _check_unchanged(run: Run, given: dict) -> None:
 # ---- print the header, train, print the end
 
 
-def _print_header(run: Run, dataset: Dataset, ranks: Ranks, given: dict, sleep: str | None) -> None:
+def _print_header(
+    run: Run, dataset: Dataset, ranks: Ranks, given: dict, data: Sequence[str], sleep: str | None
+) -> None:
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     lines = describe_run(run, dataset)
     if "init_from" in given and is_run(given["init_from"]):
         lines["Start"] = f"from the weights of {describe_weights(gpt.open_run(given['init_from']))}"
-    if left_out := describe_left_out(given.get("data", ())):
+    if left_out := describe_left_out(data):
         lines["Left out"] = f"{left_out} (mlx-gpt eval --data measures it)"
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
@@ -297,7 +305,7 @@ def _print_failure(name: str, reason: str) -> None:
 
 
 def _print_how_to_resume(run: Run, iteration: int, given: dict) -> None:
-    piped = ", pipe in the same text" if STANDARD_INPUT in run.corpus.sources else ""
+    piped = ", pipe in the same text" if run.corpus.is_piped else ""
     console.print(f"\nStopped at iteration {iteration}; everything is kept in {run.path}. To resume{piped}:")
     console.print(f"  {resume_command(run.path, _options_to_resume(given))}", soft_wrap=True)
 

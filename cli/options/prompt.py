@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 from mlx_nanogpt import UserError
-from mlx_nanogpt.text.corpus import read_text
+from mlx_nanogpt.text.corpus import read_source
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer, known_form, known_text
 
@@ -31,7 +31,7 @@ def read_prompt(tokenizer: Tokenizer, prompt: str | None, file: Path | None, unk
     if prompt is not None and file is not None:
         raise UserError("`prompt` and `prompt_file` exclude each other", "leave out one of them")
     if file is not None or prompt == STANDARD_INPUT:
-        prompt = read_text(str(file or STANDARD_INPUT))
+        prompt = read_source(str(file or STANDARD_INPUT))
     if prompt is None:
         return None
     if unknown != "refuse":

@@ -53,7 +53,7 @@ VocabSizeOption = Annotated[
 DocumentsOption = Annotated[
     Documents | None,
     typer.Option(
-        help="What begins and ends: each line (names, sums), each file (notes, code), or none of it. Whole documents validate.",
+        help="What a document is: a line (names, sums), a file (notes, code), or none. No document is cut between the splits.",
         show_default="files for a folder, lines for JSON Lines, else none",
         rich_help_panel="Text",
     ),
@@ -61,7 +61,7 @@ DocumentsOption = Annotated[
 ValidDataOption = Annotated[
     list[str],
     typer.Option(
-        help="A text to validate on, in the place of a part of --data; give it again to add another.",
+        help="Validate on this text instead of on a part of --data; give it again to add another.",
         show_default="what a folder names valid, else a part of --data",
         rich_help_panel="Text",
         **NAME,

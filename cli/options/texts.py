@@ -1,6 +1,5 @@
 """Read the text that an option names, and choose its tokens."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -80,10 +79,10 @@ def load_dataset(
     if isinstance(data, Dataset):
         _check_tokens(data, chosen)
         return data
-    counts = Counter(data.text + data.valid_text)
-    if tokenizer and (unknown := tokenizer.unknown("".join(counts.keys() - {MARK}))):
+    text = data.text + data.valid_text if tokenizer else ""
+    if tokenizer and (unknown := [character for character in tokenizer.unknown(text) if character != MARK]):
         raise UserError(
-            f"the model has never seen {quote_some(unknown)}, {sum(counts[c] for c in unknown):,} of the {counts.total():,} characters of "
+            f"the model has never seen {quote_some(unknown)}, {sum(map(text.count, unknown)):,} of the {len(text):,} characters of "
             f"{data.identity.name}",
             "leave them out of the text, or train a new model with `tokenizer` bpe, which knows all characters",
         )

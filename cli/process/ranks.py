@@ -46,7 +46,7 @@ def join_ranks(given: Mapping[str, object]) -> Iterator[Ranks]:
     """Join the ranks of a launch, started with the options `given`, for the time of the body."""
     lost = threading.Event()
     if is_rank():
-        if STANDARD_INPUT in given.get("data", ()):
+        if STANDARD_INPUT in (*given.get("data", ()), *given.get("valid_data", ())):
             raise UserError("several ranks cannot share standard input", "write the text to a file on each machine")
         flush = _filter_ring_lines(lost)
     if LAUNCH_WORDS in os.environ:

@@ -28,6 +28,8 @@ def stop_request(quit_now: Callable[[], object], silent: bool = False) -> Iterat
     def answer() -> None:
         first = 0.0
         while signals := reader.recv(1):  # empty at the end of the body
+            if signals[0] not in STOP_SIGNALS:
+                continue  # of a handler that somebody else set
             if not request.is_set():
                 first = time.monotonic()
                 request.set()

@@ -43,7 +43,6 @@ def conclude(run: Run, dataset: Dataset) -> None:
             "these weights, and not the last."
         )
     _print_sample(run)
-    # the newest run in runs/ is the default
     named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
     console.print(
         f"\nNext: mlx-gpt generate{named}\n      mlx-gpt inspect{named}\n      mlx-gpt report{named}", soft_wrap=True
@@ -68,8 +67,8 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
     if last.valid_loss > guess:
         return (
             f"The loss on the training split, {last.train_loss:.3g}, is good, and that on the validation split, {last.valid_loss:.3g}, is "
-            f"above that of a uniform guess, {guess:.3g}: the end of the text{_last_files(run)}, which validates, differs from "
-            "its beginning. Mix the text, or leave out what is different at its end."
+            f"above that of a uniform guess, {guess:.3g}: {_validation_text(run)} differs from the text to train on. Mix the text, or leave out "
+            "what is different."
         )
     is_falling = len(history) > 2 and history[-2].valid_loss - last.valid_loss > FALLING
     if is_falling and best is last and last.iteration == run.train_config.num_iter < end_of_learning(run.train_config):
@@ -78,14 +77,19 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
     return None
 
 
-def _last_files(run: Run) -> str:
-    """The files that the validation split is made of, in brackets, if the text is several files; empty for any other text."""
+def _validation_text(run: Run) -> str:
+    """What validates: a text of its own, documents, or the end of the text, with its files if the text is several."""
     sources = run.corpus.sources
+    if run.corpus.valid:
+        return "the validation text"
+    if run.corpus.documents != "none":
+        return "what validates"
     if len(sources) == 1 or not all(map(os.path.isfile, sources)):
-        return ""
+        return "the end of the text, which validates,"
     sizes = [os.path.getsize(source) for source in sources]
     train, ends = run.train_config.train_fraction * sum(sizes), itertools.accumulate(sizes)
-    return f" ({', '.join(source_name(source) for source, end in zip(sources, ends) if end > train)})"
+    files = ", ".join(source_name(source) for source, end in zip(sources, ends) if end > train)
+    return f"the end of the text ({files}), which validates,"
 
 
 def _print_sample(run: Run) -> None:

@@ -18,7 +18,6 @@ from mlx_nanogpt.text.identity import source_name
 from ..options.settings import with_options
 from ..options.start import starting_settings
 
-DOCUMENTS = {"lines": "a line is one", "files": "a file is one"}
 UNITS = {"years": 31_557_600, "days": 86_400, "h": 3600, "min": 60}  # seconds
 LONG_SECONDS = 1800  # from here on, a run has a forecast
 LONG_WORK = 1e14  # floating-point operations: less takes no such time, and nothing is measured
@@ -38,10 +37,6 @@ def describe_data(data: Dataset) -> str:
         return f"{data.corpus.name}: {data.corpus.characters:,} characters, {vocabulary:,} different"
     characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
     return f"{data.corpus.name}: {characters}{tokens:,} tokens, vocabulary {vocabulary:,}"
-
-
-def describe_documents(counts: tuple[int, int]) -> str:
-    return f"{counts[0]:,} to train on, {counts[1]:,} to validate"
 
 
 def describe_files(sources: Sequence[str]) -> str:
@@ -67,8 +62,9 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     if train_config.backend == "compiled" and not can_compile():
         lines["Backend"] += f" (but run uncompiled: on the CPU MLX needs g++ for it; {compiler_source()} brings it)"
     lines["Corpus"] = describe_data(data)
-    if data.documents:
-        lines["Documents"] = f"{describe_documents(data.documents)} ({DOCUMENTS[data.corpus.documents]})"
+    if counts := data.count_documents():
+        what = "line" if data.corpus.documents == "lines" else "file"
+        lines["Documents"] = f"{counts[0]:,} to train on, {counts[1]:,} to validate (a {what} is one)"
     if data.corpus.valid:
         lines["Validated"] = f"on {', '.join(map(source_name, data.corpus.valid))}"
     if files := describe_files([*data.corpus.sources, *data.corpus.valid]):

@@ -53,8 +53,11 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
         data = read_for(run)
     name, fraction = _identity(data).name, run.train_config.train_fraction
     if not is_own(run, data):
-        piped = STANDARD_INPUT in _identity(data).sources
-        remedy = "pipe the same text into it" if piped else "give the text that it learned from with `data`"
+        remedy = (
+            "pipe the same text into it"
+            if _identity(data).is_piped
+            else "give the text that it learned from with `data`"
+        )
         problem = f"the run {run.path} learned from another text than {name} holds now"
         raise UserError(problem, f"{remedy}, or train a new run")
     if not isinstance(data, Dataset):
@@ -62,7 +65,7 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
     if data.tokenizer != run.tokenizer:
         problem = f"{name} holds the text that the run {run.path} learned from in the tokens of another tokenizer"
         raise UserError(problem, "give the text itself with `data`")
-    if data.train_fraction != fraction:
+    if data.train_fraction != fraction and not run.corpus.valid:  # a validation text of its own is split at no fraction
         problem = f"{name} holds the text of the run {run.path}, but {data.train_fraction:g} of it for training"
         remedy = f"give the text itself with `data`, or prepare it with `train_fraction` {fraction:g}"
         raise UserError(f"{problem}, where the run had {fraction:g}", remedy)
@@ -76,25 +79,31 @@ def read_for(run: Run, sources: Sequence[str] | None = None, valid: Sequence[str
         return _read_again(run)
     if is_token_folder(sources):
         return read_data(sources, valid)
-    texts = choose_texts(sources, valid, run.corpus.documents)
-    return read_corpus(texts._replace(valid=texts.valid or _find_sources(run, run.corpus.valid)))
+    texts, before = choose_texts(sources, valid, run.corpus.documents), _find_sources(run, run.corpus.valid)
+    if before and not valid and all(map(os.path.exists, before)):
+        texts = texts._replace(valid=before)
+    data, whole = read_corpus(texts), Texts(tuple(sources), texts.documents)
+    if not is_own(run, data) and texts.sources != whole.sources and is_own(run, read := read_corpus(whole)):
+        return read  # as older runs read a folder whose names tell splits
+    return data
 
 
 def _read_again(run: Run) -> Corpus | Dataset:
     own = run.corpus
     check_readable_again([*own.sources, *own.valid])
-    piped = STANDARD_INPUT in (*own.sources, *own.valid)
     try:
         sources = _find_sources(run, own.sources)
         if is_token_folder(sources):
             return open_token_folder(sources[0])
         texts = Texts(sources, own.documents, _find_sources(run, own.valid))
         data = read_corpus(texts)
-        return data if is_own(run, data) or piped else read_corpus(texts, separate=False)  # as older runs read several
+        if is_own(run, data) or own.is_piped:
+            return data
+        return read_corpus(texts, separate=False)  # as older runs read several texts
     except UserError as error:
-        remedy = (
-            "pipe the same text in, or name its file with `data`" if piped else "name it with `data` where it is now"
-        )
+        remedy = "name it with `data` where it is now"
+        if own.is_piped:
+            remedy = "pipe the same text in, or name its file with `data`"
         problem = f"the text of the run {run.path} is not where it was: {error.problem}"
         raise UserError(problem, remedy) from error
 

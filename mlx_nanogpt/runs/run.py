@@ -105,8 +105,8 @@ class Run:
         top_k: int | None = None,
         top_p: float | None = None,
     ) -> str:
-        """`prompt` and `tokens` tokens that the model writes after it, fewer if its document ends: another text each time, or that of
-        `seed`. The other settings are those of `make_sampler`. A run that trains may write, too: its weights are read each time, and MLX's random state stays.
+        """`prompt` and `tokens` tokens that the model writes after it, fewer if its document ends. The text differs each time, unless
+        you give a `seed`. The other settings are those of `make_sampler`. A run that trains may write, too: its weights are read each time, and MLX's random state stays.
 
         Raises `UserError` for characters that the model has never seen, for a setting out of range, and as `load_model` does.
         """
@@ -178,8 +178,7 @@ class Run:
 
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
-        with explaining_damage(self.path):
-            return dict(self._read()["versions"])
+        return dict(self._read()["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for

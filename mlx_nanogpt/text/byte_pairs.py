@@ -142,7 +142,9 @@ class BPETokenizer:
     @cached_property
     def start_token(self) -> int:
         """The token of an empty prompt: the end of the text before; a new line for byte pairs that were learned without documents."""
-        return self.token_id(spell("\n")) or 0 if self.end_token is None else self.end_token
+        if self.end_token is not None:
+            return self.end_token
+        return self.token_id(spell("\n")) or 0
 
     @cached_property
     def end_token(self) -> int | None:
@@ -168,7 +170,7 @@ class BPETokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The different characters of `text` that have unknown bytes, or none, in code-point order."""
-        unknown = set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
+        unknown = self._unknown_bytes
         return sorted(c for c in set(text) if "\ud800" <= c <= "\udfff" or not unknown.isdisjoint(c.encode("utf-8")))
 
     def decode(self, ids) -> str:
@@ -191,6 +193,10 @@ class BPETokenizer:
     @cached_property
     def _library(self):
         return _load(self.json)
+
+    @cached_property
+    def _unknown_bytes(self) -> set[int]:
+        return set(range(256)).difference(*(piece for piece in self._pieces.values() if len(piece) == 1))
 
     @cached_property
     def _pieces(self) -> dict[int, bytes]:
@@ -225,10 +231,8 @@ def _describe(library) -> str:
 
 def begin_with_mark(end: int) -> dict:
     """The part of a tokenizer.json by which other programs begin a text with END_OF_TEXT, whose id is `end`."""
-    mark, text, other = (
-        {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}},
-        *({"Sequence": {"id": name, "type_id": 0}} for name in "AB"),
-    )
+    mark = {"SpecialToken": {"id": END_OF_TEXT, "type_id": 0}}
+    text, other = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
     return {
         "type": "TemplateProcessing",
         "single": [mark, text],

@@ -15,8 +15,8 @@ from . import pastiche
 from .characters import MARK
 from .dataset import Dataset
 from .documents import JSON_LINES, Documents, mark, squeeze
-from .folders import count_kinds, find_splits, folder_files
-from .identity import STANDARD_INPUT, Corpus, Texts, explaining_size, source_name
+from .folders import SplitFolder, count_kinds, find_splits, folder_files
+from .identity import STANDARD_INPUT, Corpus, Texts, explaining_size, names_of, source_name
 from .tinyshakespeare import tinyshakespeare
 from .token_files import TOKEN_FILES, holds_tokens, open_token_folder
 
@@ -41,38 +41,41 @@ PREPARE, NOTES = "prepare.py", {"readme.md"}  # what a folder of nanoGPT's data 
 
 
 def choose_texts(sources: Sequence[str], valid: Sequence[str] = (), documents: Documents | None = None) -> Texts:
-    """What `sources` mean together. Of a folder whose names tell splits (`find_splits`), the files to train on count, and without a
-    `valid` those that validate; a test file is left out.
+    """The texts to train on and to validate, and what a document is. A folder such as train.txt and valid.txt is split by its names
+    (`find_splits`), and its test files are left out. `valid` replaces its validation texts.
 
     Without a choice of `documents`, JSON Lines hold one in each line, and each file of a folder is one; other texts are none.
     """
     train: list[str] = []
     found: list[str] = []
+    folders, files = [], []  # the files to train on
     for source in sources:
-        splits = find_splits(source, folder_files(source).taken) if holds_texts(source) else None
-        train += splits.train if splits else [source]
-        found += splits.valid if splits else []
+        taken = folder_files(source).taken if holds_texts(source) else None
+        splits = (taken and find_splits(source, taken)) or SplitFolder([source], [], [])
+        train, found = [*train, *splits.train], [*found, *splits.valid]
+        own = [file for file in taken or [Path(source)] if any(file.is_relative_to(name) for name in splits.train)]
+        files += own
+        folders.append(taken is not None and len(own) > 1)
     if documents is None:
-        files = [folder_files(source).taken if holds_texts(source) else [Path(source)] for source in train]
-        if all(file.suffix.lower() in JSON_LINES for taken in files for file in taken) and any(files):
-            documents = "lines"
-        else:
-            documents = "files" if any(len(taken) > 1 for taken in files) else "none"
+        are_lines = all(file.suffix.lower() in JSON_LINES for file in files)
+        documents = "lines" if are_lines else "files" if any(folders) else "none"
     return Texts(tuple(train), documents, tuple(valid or found))
 
 
-@explaining_size()
-def load_corpus(*sources: Path | str, valid: Sequence[Path | str] = (), documents: Documents | None = None) -> Corpus:
+def load_corpus(
+    *sources: Path | str, valid: Sequence[Path | str] | Path | str = (), documents: Documents | None = None
+) -> Corpus:
     """The texts of `sources`, one after the other, without byte order marks, as `choose_texts` understands them. A text that is no
-    document begins on a line of its own. `valid` are texts to validate on, in the place of a part of the others.
+    document begins on a line of its own. `valid`, one or several, are texts to validate on, instead of on a part of the others.
 
     A source is a name in `BUILT_IN`, "-" for standard input, the path of a UTF-8 text file, or a folder, of which
     `folder_files` chooses the texts. Raises `CorpusUnavailable` if a download fails, `UserError` for any other text that cannot
     be used.
     """
-    return read_corpus(choose_texts(list(map(str, sources)), list(map(str, valid)), documents))
+    return read_corpus(choose_texts(names_of(sources), names_of(valid), documents))
 
 
+@explaining_size()
 def read_corpus(texts: Texts, separate: bool = True) -> Corpus:
     """The text of `texts`. Raises the same errors as `load_corpus`. Without `separate`, texts do not begin on lines of their own, as in
     older runs."""
@@ -87,8 +90,8 @@ def read_corpus(texts: Texts, separate: bool = True) -> Corpus:
 def read_data(
     sources: Sequence[str], valid: Sequence[str] = (), documents: Documents | None = None
 ) -> Corpus | Dataset:
-    """The text of `load_corpus`, or the tokens in a folder, if `sources` is one. Raises the same errors, and `UserError` for choices
-    that tokens do not leave."""
+    """The text of `load_corpus`, or the tokens in a folder, if `sources` is one. Raises the same errors, and `UserError` if `valid` or
+    `documents` is given for tokens, which are split already."""
     if not is_token_folder(sources):
         return load_corpus(*sources, valid=valid, documents=documents)
     if valid or documents:
@@ -135,11 +138,11 @@ def _read(
                     yield piece
                     empty, last = empty and not piece.strip(MARK), piece[-1]
         if empty:
-            remedy = PIPE if source == STANDARD_INPUT else "`data` needs a text to learn from"
+            remedy = PIPE if source == STANDARD_INPUT else "name another text"
             raise UserError(f"{source_name(source)} is empty", remedy)
 
 
-def read_text(source: str) -> str:
+def read_source(source: str) -> str:
     """The text of the UTF-8 file `source`, or of standard input for "-". Raises `UserError` if it cannot be read."""
     try:
         if source == STANDARD_INPUT:
@@ -159,7 +162,7 @@ def _explaining(source: str) -> Iterator[None]:
     except OSError as error:
         takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
         problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
-        raise UserError(problem, f"`data` takes {takes}") from error
+        raise UserError(problem, f"a text is {takes}") from error
 
 
 def holds_texts(source: str) -> bool:

@@ -1,5 +1,6 @@
 """A text as tokens, in two splits: one to train on, one to validate."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from ..config import TrainConfig
 from ..errors import UserError
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
-from .documents import DocumentSizes, count_documents, shuffle, split_documents
+from .documents import Documents, DocumentSizes, choose_split, count_documents, shuffle
 from .identity import Corpus, CorpusIdentity, explaining_size
 from .tokenizer import Tokenizer
 
@@ -16,8 +17,7 @@ from .tokenizer import Tokenizer
 @dataclass(frozen=True)
 class Dataset:
     """The tokens of the two splits, (N,) each, their tokenizer, and the identity of the text. `floor` is the lowest loss that a
-    model can reach on the validation split, in nats per character, if that is known; for byte pairs it is not. `documents` are the
-    numbers of documents in the splits, if the text is made of some."""
+    model can reach on the validation split, in nats per character, if that is known; for byte pairs it is not."""
 
     corpus: CorpusIdentity
     tokenizer: Tokenizer
@@ -25,7 +25,15 @@ class Dataset:
     valid_tokens: np.ndarray
     train_fraction: float
     floor: float | None = None
-    documents: tuple[int, int] | None = None
+
+    def count_documents(self) -> tuple[int, int] | None:
+        """The numbers of documents in the splits, if the text is made of some."""
+        if self.corpus.documents == "none":
+            return None
+        train, valid = (
+            count_documents(tokens, self.tokenizer.start_token) for tokens in (self.train_tokens, self.valid_tokens)
+        )
+        return train, valid
 
     def __repr__(self) -> str:
         tokens = f"{len(self.train_tokens):,} tokens to train on, {len(self.valid_tokens):,} to validate"
@@ -46,38 +54,42 @@ def tokenize(
     of documents, or if there are too few documents.
     """
     check_one_kind(tokenizer, vocab_size)
-    marked = corpus.documents != "none"
     texts = split_text(corpus, train_fraction)
-    if vocab_size is not None:
-        tokenizer = BPETokenizer.learn(pieces_of(texts[0]), vocab_size)
-    tokenizer = tokenizer or CharTokenizer.of("".join(texts))
-    tokenizer = tokenizer.with_marks() if marked else tokenizer
+    symbols = set[str]().union(*texts)
+    tokenizer = choose_tokenizer(tokenizer, vocab_size, corpus.documents, pieces_of(texts[0]), symbols)
     train, valid = map(tokenizer.encode, texts)
-    counts = None
-    if marked:
-        mark = tokenizer.start_token
-        train, valid = (np.concatenate([*shuffle(tokens, mark)]) for tokens in (train, valid))
-        counts = count_documents(train, mark), count_documents(valid, mark)
+    if corpus.documents != "none":
+        train, valid = (np.concatenate([*shuffle(tokens, tokenizer.start_token)]) for tokens in (train, valid))
     by_character = isinstance(tokenizer, CharTokenizer)
     floor = corpus.floor(len(texts[0]), len(corpus.text)) if corpus.floor and by_character else None
-    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor, counts)
+    return Dataset(corpus.identity, tokenizer, train, valid, train_fraction, floor)
 
 
 def split_text(corpus: Corpus, train_fraction: float) -> tuple[str, str]:
-    """The texts to train on and to validate: the validation text is one of its own, if there is one; or whole documents; or the end of
-    the text, after its first `train_fraction`."""
-    text = corpus.text
-    if corpus.valid:
-        return text, corpus.valid_text
-    if corpus.documents == "none":
-        boundary = int(train_fraction * len(text))
-        return text[:boundary], text[boundary:]
+    """The texts to train on and to validate; see `choose_split`."""
     sizes = DocumentSizes()
-    sizes.read(text)
+    if corpus.documents != "none":
+        sizes.read(corpus.text)
+    split = choose_split(corpus.documents, bool(corpus.valid), train_fraction, len(corpus.text), sizes)
     parts: tuple[list[str], list[str]] = [], []
-    for split, piece in split_documents([text], sizes.choose_validation(train_fraction)):
-        parts[split].append(piece)
+    for number, piece in split([(0, corpus.text), (1, corpus.valid_text)]):
+        parts[number].append(piece)
     return "".join(parts[0]), "".join(parts[1])
+
+
+def choose_tokenizer(
+    tokenizer: Tokenizer | None,
+    vocab_size: int | None,
+    documents: Documents,
+    training: Iterable[str],
+    symbols: Iterable[str],
+) -> Tokenizer:
+    """`tokenizer`, or a new one: of `vocab_size` byte pairs, learned from the text `training`, or of the characters `symbols`. It has a
+    mark if the text is made of `documents`."""
+    if vocab_size is not None:
+        tokenizer = BPETokenizer.learn(training, vocab_size)
+    tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
+    return tokenizer if documents == "none" else tokenizer.with_marks()
 
 
 def check_one_kind(tokenizer: Tokenizer | None, vocab_size: int | None) -> None:

@@ -1,15 +1,15 @@
 """Documents: the parts of a text that begin and end, such as names, poems or files.
 
-In a marked text a `MARK` stands before the first document and after each. The mark is a character, or the END_OF_TEXT of byte pairs:
-it starts a document, as after the one before, and ends it. A split holds whole documents, shuffled: in a sorted list, each would
-tell how the next one begins.
+A mark stands before the first document and after each, so that the one that ends a document also starts the next. As a token it is
+a character, or the END_OF_TEXT of byte pairs. Splits hold whole documents, shuffled: in a sorted list each document tells how the
+next one begins.
 """
 
 import io
 import json
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import chain, count
 from typing import Literal
@@ -20,6 +20,8 @@ from ..errors import UserError
 from .characters import MARK
 
 Documents = Literal["lines", "files", "none"]  # in settings
+# Gives the pieces of a text, each with a number, the number of their split: 0 trains, 1 validates.
+Split = Callable[[Iterable[tuple[int, str]]], Iterable[tuple[int, str]]]
 JSON_LINES = (".jsonl", ".ndjson")
 PART = 2**20  # tokens read at a time
 ORDER_SEED = 0  # the order of documents is the same in every run
@@ -55,9 +57,8 @@ def _read_json(pieces: Iterable[str], name: str) -> Iterator[str]:
     rest, numbers = "", count(1)
     for piece in chain(pieces, ["\n"]):
         *lines, rest = (rest + piece).split("\n")
-        for line, number in zip(lines, numbers):
-            if line.strip():
-                yield _text_of(line, f"line {number:,} of {name}") + MARK
+        found = [_text_of(line, f"line {n:,} of {name}") + MARK for line, n in zip(lines, numbers) if line.strip()]
+        yield "".join(found)
 
 
 def _text_of(line: str, where: str) -> str:
@@ -70,12 +71,14 @@ def _text_of(line: str, where: str) -> str:
         fields = f"its fields are {', '.join(content) or 'none'}" if isinstance(content, dict) else "it is no object"
         raise UserError(f"{where} has no text in a field text: {fields}", f'write {{"text": "..."}}, {PLAIN}')
     if any(character == MARK or "\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"the text in {where} has a zero or half a character", f"take it out, {PLAIN}")
+        raise UserError(
+            f"the text in {where} has a character that no UTF-8 text may have here", f"take it out, {PLAIN}"
+        )
     return text
 
 
 class DocumentSizes:
-    """The lengths and hashes of the documents of a marked text, which is read piece by piece. Takes 16 bytes for each."""
+    """The lengths and hashes of the documents of a marked text, which is read piece by piece."""
 
     def __init__(self) -> None:
         self.lengths, self.hashes = array("Q"), array("Q")
@@ -92,8 +95,8 @@ class DocumentSizes:
                 self._length, self._hash = 0, blake2b(digest_size=8)
 
     def choose_validation(self, train_fraction: float) -> np.ndarray:
-        """Whether a document, (N,), belongs to the validation split, which has at most the rest of `train_fraction` of the characters
-        (but one document at least). Raises `UserError` if there is only one.
+        """Whether a document, (N,), belongs to the validation split, which has at most 1 - `train_fraction` of the characters (but one
+        document at least). Raises `UserError` if there is only one.
 
         The order of hashes decides: the same documents are chosen from a sorted list and from a shuffled one, and equal
         documents stay together.
@@ -101,25 +104,44 @@ class DocumentSizes:
         _, which = np.unique(np.asarray(self.hashes), return_inverse=True)  # (N,), in the order of hashes
         sizes = np.bincount(which, np.asarray(self.lengths))  # characters of equal documents
         if len(sizes) < 2:
-            problem = f"a text of {len(sizes)} different document cannot be split into whole documents"
+            problem = "the text has only one document (equal ones count once), so none is left to validate"
             raise UserError(problem, "give `documents` none, or a validation text with `valid_data`")
-        room, least = (1 - train_fraction) * sizes.sum(), sizes.min()
-        chosen = np.zeros(len(sizes), bool)
+        room, chosen = (1 - train_fraction) * sizes.sum(), np.zeros(len(sizes), bool)
         for i, size in enumerate(sizes):
-            if room < least:
-                break
-            chosen[i] = size <= room
-            room -= size * chosen[i]
+            if size <= room:
+                chosen[i], room = True, room - size
         chosen[sizes.argmin()] |= not chosen.any()
         return chosen[which]
 
 
-def split_documents(pieces: Iterable[str], is_valid: np.ndarray) -> Iterator[tuple[int, str]]:
-    """Yield pairs of a number and a piece of the marked text `pieces`: 1 for the documents that validate, (N,), 0 for the others. Both
-    are marked texts."""
+def choose_split(
+    documents: Documents, has_valid: bool, train_fraction: float, characters: int, sizes: DocumentSizes
+) -> Split:
+    """What splits a text of so many `characters`, or of documents of these `sizes`: its validation text, if it has one of its own; else
+    whole documents; or the first `train_fraction` trains and the rest validates."""
+    if has_valid:
+        return lambda pieces: pieces
+    if documents == "none":
+        boundary = int(train_fraction * characters)
+        return lambda pieces: _cut(pieces, boundary)
+    is_valid = sizes.choose_validation(train_fraction)
+    return lambda pieces: _deal_out(pieces, is_valid)
+
+
+def _cut(pieces: Iterable[tuple[int, str]], boundary: int) -> Iterator[tuple[int, str]]:
+    """Give the first `boundary` characters the number 0, and the rest 1."""
+    for _, piece in pieces:
+        for number, part in enumerate((piece[:boundary], piece[boundary:])):
+            if part:
+                yield number, part
+        boundary = max(boundary - len(piece), 0)
+
+
+def _deal_out(pieces: Iterable[tuple[int, str]], is_valid: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Give the documents that validate, (N,), the number 1, and the others 0. Both are marked texts."""
     yield from ((0, MARK), (1, MARK))
     document, length = 0, 0
-    for piece in pieces:
+    for _, piece in pieces:
         found: tuple[list[str], list[str]] = [], []
         for part, is_end in _parts(piece):
             length += len(part)
@@ -142,14 +164,18 @@ def _parts(piece: str) -> Iterator[tuple[str, bool]]:
 
 
 def count_documents(tokens: np.ndarray, mark: int) -> int:
-    """The number of documents in the tokens (N,) of a marked text."""
-    return int(np.count_nonzero(tokens == mark)) - 1
+    """The number of documents in the tokens (N,) of a marked text, which may be an `np.memmap`."""
+    parts = (tokens[start : start + PART] for start in range(0, len(tokens), PART))
+    return sum(int(np.count_nonzero(part == mark)) for part in parts) - 1
 
 
 def shuffle(tokens: np.ndarray, mark: int) -> Iterator[np.ndarray]:
     """Yield the tokens (N,) of a marked text, whose mark is the token `mark`, with the documents in random order, the same in every
     call. Reads a part at a time, so `tokens` may be an `np.memmap`."""
-    starts = range(0, len(tokens), PART)
+    tokens, starts = (
+        np.asarray(tokens),
+        range(0, len(tokens), PART),
+    )  # a slice of an array costs less than one of a memmap
     ends = np.concatenate([start + np.flatnonzero(tokens[start : start + PART] == mark) for start in starts])
     order = np.random.default_rng(ORDER_SEED).permutation(len(ends) - 1)
     yield tokens[:1]

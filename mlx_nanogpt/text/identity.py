@@ -2,10 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 from ..errors import UserError, printable
@@ -30,6 +31,11 @@ class CorpusIdentity:
     @property
     def name(self) -> str:
         return " + ".join(source_name(source) for source in self.sources)
+
+    @property
+    def is_piped(self) -> bool:
+        """Whether a part of it came from standard input."""
+        return STANDARD_INPUT in (*self.sources, *self.valid)
 
     @classmethod
     def from_json(cls, content: dict) -> "CorpusIdentity":
@@ -76,12 +82,9 @@ class Corpus:
 
     @cached_property
     def identity(self) -> CorpusIdentity:
-        checksum, texts = TextChecksum(), (self.text, self.valid_text)
-        for split, text in enumerate(texts):
-            checksum.update(split, text)
-        return CorpusIdentity(
-            tuple(self.sources), checksum.hexdigest(), sum(map(len, texts)), self.documents, tuple(self.valid)
-        )
+        checksum = TextChecksum()
+        characters = sum(len(text) for _, text in checksum.of(enumerate((self.text, self.valid_text))))
+        return CorpusIdentity(tuple(self.sources), checksum.hexdigest(), characters, self.documents, tuple(self.valid))
 
 
 class TextChecksum:
@@ -90,12 +93,14 @@ class TextChecksum:
     def __init__(self) -> None:
         self._hash, self._split = hashlib.sha256(), 0
 
-    def update(self, split: int, piece: str) -> None:
-        """Add the next piece of the text, or with `split` 1 of the validation text."""
-        if split != self._split and piece:
-            self._split = split
-            self._hash.update(BETWEEN)
-        self._hash.update(piece.encode())
+    def of(self, pieces: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """Yield `pieces` of the text and, with the number 1, of the validation text, and add them."""
+        for split, piece in pieces:
+            if split != self._split and piece:
+                self._split = split
+                self._hash.update(BETWEEN)
+            self._hash.update(piece.encode())
+            yield split, piece
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -109,6 +114,11 @@ def explaining_size() -> Iterator[None]:
     except MemoryError as error:
         remedy = "tokenize it once with mlx-gpt prepare, which takes little memory, and give the folder as `data`"
         raise UserError("the text does not fit into memory", remedy) from error
+
+
+def names_of(sources: Iterable[Path | str] | Path | str) -> list[str]:
+    """`sources`, one or several, as strings."""
+    return [str(sources)] if isinstance(sources, str | Path) else list(map(str, sources))
 
 
 def source_name(source: str) -> str:

@@ -16,17 +16,16 @@ import numpy as np
 from ..config import TrainConfig
 from ..errors import UserError
 from ..files import LOCK, Folder, explaining_write, locked
-from .byte_pairs import BPETokenizer, cut_between_tokens
+from .byte_pairs import cut_between_tokens
 from .characters import CharTokenizer
 from .corpus import check_readable_again, choose_texts, read_pieces
-from .dataset import check_one_kind
-from .documents import Documents, DocumentSizes, shuffle, split_documents
-from .identity import STANDARD_INPUT, CorpusIdentity, TextChecksum, Texts
+from .dataset import check_one_kind, choose_tokenizer
+from .documents import Documents, DocumentSizes, Split, choose_split, shuffle
+from .identity import STANDARD_INPUT, CorpusIdentity, TextChecksum, Texts, names_of
 from .token_files import ID, META, MOST_IDS, TOKEN_FILES, seal
 from .tokenizer import Tokenizer
 
 Read = Callable[[], Iterator[tuple[int, str]]]  # pieces of the text, as `read_pieces` yields them
-Split = Callable[[Iterator[tuple[int, str]]], Iterator[tuple[int, str]]]  # the same, with the number of their split
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class TokensWritten:
     train_tokens: int
     valid_tokens: int
     vocab_size: int
-    documents: tuple[int, int] | None = None
 
 
 def prepare(
@@ -55,18 +53,17 @@ def prepare(
     train_fraction: float = TrainConfig.train_fraction,
     tokenizer: Tokenizer | None = None,
     vocab_size: int | None = None,
-    valid: Sequence[str] = (),
+    valid: Sequence[Path | str] | Path | str = (),
     documents: Documents | None = None,
 ) -> Iterator[Preparing | TokensWritten]:
     """Write the text of `sources`, one or several, with `valid` and `documents` as in `load_corpus`, into the folder `out` as tokens,
     in the splits of `tokenize`; yield the progress and, at the end, `TokensWritten`.
 
-    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text, but by 16 bytes a document; standard
-    input is kept in a temporary file, to be read again. The files are complete or not there. Raises `UserError` if the text cannot be used, has
-    more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
+    `tokenizer` and `vocab_size` are those of `tokenize`. Memory does not grow with the text, but by some 70 bytes a document;
+    standard input is kept in a temporary file, to be read again. The files are complete or not there. Raises `UserError` if the text
+    cannot be used, has more different tokens than uint16 has ids, or `out` holds such files or cannot be written.
     """
-    given = [sources] if isinstance(sources, str | Path) else sources
-    out, names = Path(out), list(map(str, given))
+    out, names = Path(out), names_of(sources)
     TrainConfig(train_fraction=train_fraction)  # checks it
     check_one_kind(tokenizer, vocab_size)
     if vocab_size is not None and vocab_size > MOST_IDS:
@@ -74,7 +71,7 @@ def prepare(
         raise UserError(problem, f"give at most {MOST_IDS}, or train on the text itself, with `data`")
     if any(os.path.isdir(source) and os.path.isdir(out) and os.path.samefile(source, out) for source in names):
         raise UserError(f"{out} holds the text itself, which its tokens would hide", "choose another `out`")
-    texts = choose_texts(names, list(map(str, valid)), documents)
+    texts = choose_texts(names, names_of(valid), documents)
     named = [*texts.sources, *texts.valid]
     check_readable_again(named)
     with _new_files_in(out) as folder, TemporaryFile(dir=out) as spool:
@@ -89,9 +86,8 @@ def prepare(
         identity, symbols, split = yield from _count(texts, read, train_fraction)
         if vocab_size is not None:
             yield Preparing("Learning", identity.characters or 0)
-            tokenizer = BPETokenizer.learn((piece for part, piece in split(read()) if part == 0), vocab_size)
-        tokenizer = tokenizer or CharTokenizer("".join(sorted(symbols)))
-        tokenizer = tokenizer if texts.documents == "none" else tokenizer.with_marks()
+        training = (piece for number, piece in split(read()) if number == 0)
+        tokenizer = choose_tokenizer(tokenizer, vocab_size, texts.documents, training, symbols)
         if tokenizer.vocab_size > MOST_IDS:
             problem = (
                 f"the text has {tokenizer.vocab_size:,} different tokens, and these files have ids for {MOST_IDS:,}"
@@ -102,90 +98,71 @@ def prepare(
             "corpus": asdict(identity),
             "train_fraction": train_fraction,
         }
-        written = yield from _encode(folder, read, split, identity, tokenizer, meta)
-    yield TokensWritten(out, *written)
+        counts = yield from _encode(folder, read, split, identity, tokenizer, meta)
+    yield TokensWritten(out, *counts, tokenizer.vocab_size)
 
 
 def _count(
     texts: Texts, read: Read, train_fraction: float
 ) -> Generator[Preparing, None, tuple[CorpusIdentity, set[str], Split]]:
     """Return the identity of the text, its different characters, and what splits it."""
-    counts, checksum, sizes = [0, 0], TextChecksum(), DocumentSizes()
+    count, checksum, sizes = 0, TextChecksum(), DocumentSizes()
     symbols: set[str] = set()
-    for part, piece in read():
-        counts[part] += len(piece)
+    for _, piece in checksum.of(read()):
+        count += len(piece)
         symbols.update(piece)
-        checksum.update(part, piece)
-        if texts.documents != "none" and not texts.valid:
+        if texts.documents != "none":
             sizes.read(piece)
-        yield Preparing("Counting", sum(counts))
-    identity = CorpusIdentity(texts.sources, checksum.hexdigest(), sum(counts), texts.documents, texts.valid)
-    if texts.valid:
-        return identity, symbols, lambda pieces: pieces
-    if texts.documents != "none":
-        is_valid = sizes.choose_validation(train_fraction)
-        return identity, symbols, lambda pieces: split_documents((piece for _, piece in pieces), is_valid)
-    boundary = int(train_fraction * counts[0])
-    if not 0 < boundary < counts[0]:
-        problem = f"a text of {counts[0]:,} characters cannot be split at {train_fraction:g} of it"
+        yield Preparing("Counting", count)
+    split = choose_split(texts.documents, bool(texts.valid), train_fraction, count, sizes)
+    if not texts.valid and not 0 < int(train_fraction * count) < count:
+        problem = f"a text of {count:,} characters cannot be split at {train_fraction:g} of it"
         raise UserError(problem, "use a longer text")
-    return identity, symbols, lambda pieces: _cut((piece for _, piece in pieces), boundary)
+    return CorpusIdentity(texts.sources, checksum.hexdigest(), count, texts.documents, texts.valid), symbols, split
 
 
 def _encode(
     folder: Folder, read: Read, split: Split, identity: CorpusIdentity, tokenizer: Tokenizer, meta: dict
-) -> Generator[Preparing, None, tuple[int, int, int, tuple[int, int] | None]]:
-    """Write the files of both splits and `meta`; return the fields of `TokensWritten` after the folder."""
+) -> Generator[Preparing, None, tuple[int, int]]:
+    """Write the files of both splits and `meta`; return the number of tokens of each split."""
     done, splits = 0, []
-    marked, mark = identity.documents != "none", tokenizer.start_token
+    marked = identity.documents != "none"
     train, valid = map(folder.replacing, TOKEN_FILES)
     # train.bin gets its name last: a folder without it is refused. One without meta.json would be read as nanoGPT's
     with train as train_file, folder.replacing(META) as meta_file, valid as valid_file:
         for number, file in enumerate((train_file, valid_file)):
             checksum = TextChecksum()
-            splits.append(kept := _Split(file, mark))
-            texts: Iterable[str] = (piece for part, piece in split(_checked(read(), checksum)) if part == number)
+            splits.append(kept := _Split(file))
+            texts: Iterable[str] = (piece for part, piece in split(checksum.of(read())) if part == number)
             if not isinstance(tokenizer, CharTokenizer):
                 texts = cut_between_tokens(texts)  # a token may reach from one piece into the next
             with TemporaryFile(dir=folder.path) as unshuffled:
                 for text in texts:
-                    ids = tokenizer.encode(text).astype(ID)
-                    unshuffled.write(ids.data) if marked else kept.write(ids)
+                    (unshuffled if marked else kept).write(tokenizer.encode(text).astype(ID).data)
                     done += len(text)
                     yield Preparing("Encoding", done, identity.characters)
                 if marked:
                     unshuffled.flush()
-                    for ids in shuffle(np.memmap(unshuffled, ID, "r"), mark):
-                        kept.write(ids)
+                    for ids in shuffle(np.memmap(unshuffled, ID, "r"), tokenizer.start_token):
+                        kept.write(ids.data)
             file.flush()  # on a full disk this fails before any file has its name
             if checksum.hexdigest() != identity.sha256:
                 raise UserError(f"{identity.name} changed while it was read", "try again, and do not edit it meanwhile")
-        documents = (splits[0].marks - 1, splits[1].marks - 1) if marked else None
-        meta |= {"documents": documents}
-        sealed = seal(meta, [kept.digest.digest() for kept in splits])
-        meta_file.write((json.dumps(meta | {"sha256": sealed}, indent=2) + "\n").encode())
-    return splits[0].tokens, splits[1].tokens, tokenizer.vocab_size, documents
+        sealed = meta | {"sha256": seal(meta, [kept.digest.digest() for kept in splits])}
+        meta_file.write((json.dumps(sealed, indent=2) + "\n").encode())
+    return splits[0].tokens, splits[1].tokens
 
 
 class _Split:
-    """The file of a split, with the digest and the numbers of its tokens and of its marks so far."""
+    """The file of a split, with the digest and the number of its tokens so far."""
 
-    def __init__(self, file: BinaryIO, mark: int):
-        self.file, self.mark = file, mark
-        self.digest, self.tokens, self.marks = hashlib.sha256(), 0, 0
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest, self.tokens = file, hashlib.sha256(), 0
 
-    def write(self, ids: np.ndarray) -> None:
-        self.file.write(ids.data)
-        self.digest.update(ids.data)
+    def write(self, ids: memoryview) -> None:
+        self.file.write(ids)
+        self.digest.update(ids)
         self.tokens += len(ids)
-        self.marks += int(np.count_nonzero(ids == self.mark))
-
-
-def _checked(pieces: Iterator[tuple[int, str]], checksum: TextChecksum) -> Iterator[tuple[int, str]]:
-    """Yield `pieces`, and add them to `checksum`."""
-    for part, piece in pieces:
-        checksum.update(part, piece)
-        yield part, piece
 
 
 @contextmanager
@@ -210,12 +187,3 @@ def _new_files_in(path: Path) -> Iterator[Folder]:
             with suppress(UserError, OSError), locked(path):  # nobody else writes there
                 if os.listdir(path) == [LOCK]:
                     shutil.rmtree(path)
-
-
-def _cut(pieces: Iterable[str], boundary: int) -> Iterator[tuple[int, str]]:
-    """Yield pairs of a number and a piece: 0 for the first `boundary` characters, 1 for the rest."""
-    for piece in pieces:
-        for part, text in enumerate((piece[:boundary], piece[boundary:])):
-            if text:
-                yield part, text
-        boundary = max(boundary - len(piece), 0)

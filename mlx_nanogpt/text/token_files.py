@@ -21,7 +21,7 @@ from ..config import TrainConfig
 from ..errors import UserError
 from ..files import DAMAGE, explaining_damage, read_text
 from .byte_pairs import GPT2_SIZE
-from .characters import LISTED, CharTokenizer, quote_some
+from .characters import LISTED, MARK, CharTokenizer, quote_some
 from .dataset import Dataset
 from .identity import CorpusIdentity
 from .plain_pickle import PlainUnpickler
@@ -66,20 +66,18 @@ def open_token_folder(path: Path | str) -> Dataset:
         counts, digests = zip(*(_inspect(path / name, tokenizer.vocab_size, meta is None) for name in TOKEN_FILES))
     if meta and meta["sha256"] != seal(meta, digests):
         raise _damage(path, f"{META}, {' and '.join(TOKEN_FILES)} are not as they were written")
-    documents, kind = None, CorpusIdentity.documents
+    kind = CorpusIdentity.documents
     if meta:
         # the checksum of the text: a run on the text can resume with the folder
         own = CorpusIdentity.from_json(meta["corpus"])
         checksum, characters, kind, train_fraction = own.sha256, own.characters, own.documents, meta["train_fraction"]
-        if meta.get("documents"):  # older folders have none
-            documents = (meta["documents"][0], meta["documents"][1])
     else:
         checksum = hashlib.sha256(b"".join(digests)).hexdigest()
         characters = sum(counts) if isinstance(tokenizer, CharTokenizer) else None
         train_fraction = counts[0] / sum(counts)
     identity = CorpusIdentity((str(path),), checksum, characters, kind)
     train, valid = (np.memmap(path / name, dtype=ID, mode="r") for name in TOKEN_FILES)
-    return Dataset(identity, tokenizer, train, valid, train_fraction, documents=documents)
+    return Dataset(identity, tokenizer, train, valid, train_fraction)
 
 
 def _load_gpt2_tokenizer(path: Path) -> Tokenizer:
@@ -163,6 +161,8 @@ def _tokenizer_of(meta: object, folder: Path) -> Tokenizer:
         raise ValueError(f"its vocab_size is no whole number from {len(symbols):,} on, the number of its symbols")
     if given.get("stoi", stoi := {symbol: i for i, symbol in enumerate(symbols)}) != stoi:
         raise ValueError("its stoi is not the reverse of its itos")
+    if MARK in stoi:
+        raise ValueError("it has a token for a zero character, which stands between documents here")
     return tokenizer_from_json(CharTokenizer("".join(symbols)).to_json())
 
 
