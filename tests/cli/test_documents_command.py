@@ -5,10 +5,13 @@ import random
 import re
 from pathlib import Path
 
+import mlx_nanogpt as gpt
 import pytest
 from mlx_nanogpt import load_pretrained, open_run
-from conftest import TINY
+from conftest import TINY, byte_pairs
 from helpers import NO_CORPUS, is_a_sentence, pipe
+from mlx_nanogpt.text.corpus import read_corpus
+from mlx_nanogpt.text.identity import Texts
 
 NAMES = sorted({"".join(random.Random(i).choices("abdeiklmno", k=3 + i % 5)) for i in range(200)})
 LINES = ["train", *NO_CORPUS, "--data=names.txt", "--documents=lines"]
@@ -152,3 +155,34 @@ def test_another_text_is_measured_in_the_documents_of_the_run(mlx_gpt):
     result = mlx_gpt("eval", "1", "--data=others.txt")
     characters = sum(len(name) + 1 for name in NAMES[::3])
     assert result.status == 0 and f"others.txt: {characters:,} tokens" in result.out
+
+
+def test_the_own_text_of_a_run_is_found_where_it_was_moved_with_its_validation_text(mlx_gpt):
+    Path("more.txt").write_text("aki\nono\nbel\nlok\nnim\n")
+    mlx_gpt(*LINES, "--valid-data=more.txt")
+    Path("names.txt").rename("moved.txt")
+    result = mlx_gpt("eval", "1", "--data=moved.txt")
+    assert result.status == 0 and "moved.txt, validation split: 20 tokens" in result.out  # the marks count
+
+
+def test_a_folder_of_splits_that_older_runs_read_whole_is_found_when_it_moves(mlx_gpt):
+    for folder in ("in", "moved"):
+        Path(folder).mkdir()
+        for name in ("train", "valid", "test"):
+            Path(f"{folder}/{name}.txt").write_text(f"to be or not to be, {name}\n" * 9)
+    corpus = read_corpus(Texts(("in",)))
+    data = gpt.tokenize(corpus)
+    gpt.create_run(gpt.GPTConfig(block_size=4, n_layer=1), gpt.TrainConfig(num_iter=2, eval_iters=1), data)
+    result = mlx_gpt("train", "--resume=1", "--data=moved")
+    assert result.status == 0, result.err
+
+
+def test_prepared_documents_of_gpt2s_tokens_train_a_model_of_gpt2s(mlx_gpt):
+    gpt2s = byte_pairs()
+    assert gpt2s.kind == "gpt2" and not gpt2s.marks
+    model = gpt.GPT(gpt.GPTConfig(vocab_size=gpt2s.vocab_size, n_embd=16, head_size=8, n_layer=1, block_size=8))
+    data = gpt.tokenize(gpt.load_corpus("play.txt"), gpt2s)
+    gpt.start_from(gpt.create_run(model.config, gpt.TrainConfig(), data, run_dir="first"), model)
+    list(gpt.prepare("names.txt", "tokens", tokenizer=gpt2s, documents="lines"))
+    result = mlx_gpt("train", "--init-from=first", "--data=tokens", "--num-iter=2", "--eval-iters=1")
+    assert result.status == 0, result.err
