@@ -25,7 +25,7 @@ from mlx_nanogpt.text.tokenizer import encode_prompt
 from peers.record import circumstances, write_json
 from rich.console import Console
 
-RECIPE = {"num_iter": 400, "lr_decay_iters": 400, "eval_interval": 100, "eval_iters": 20}
+RECIPE = {"num_iter": 400, "lr_decay_iters": 400, "eval_interval": 200, "eval_iters": 20}
 STEP_TOKENS = 2048
 CONTEXT = 128  # of a text that is no documents
 SAMPLES = 200  # also the number of questions
@@ -34,15 +34,14 @@ console = Console(highlight=False)
 
 def main(only: Annotated[list[str] | None, typer.Option(help="Train these kinds, and keep nothing.")] = None) -> None:
     """Train on each kind, and print the tables."""
-    results = {}
+    result = {"recipe": {"preset": "minute", **RECIPE}, "kinds": {}, **circumstances("benchmarks/kinds.py")}
     for name in only or KINDS:
         if name not in KINDS:
             raise UserError(f"there is no kind {name!r}", f"choose of: {', '.join(KINDS)}")
         console.print(f"{name}: training", soft_wrap=True)
-        results[name] = measure(KINDS[name])
-    result = {"recipe": {"preset": "minute", **RECIPE}, "kinds": results, **circumstances("benchmarks/kinds.py")}
-    if not only:
-        write_json("kinds", result)
+        result["kinds"][name] = measure(KINDS[name])
+        if not only:
+            write_json("kinds", result)
     print(tables(result))
 
 
