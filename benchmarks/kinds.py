@@ -1,12 +1,14 @@
 """Train on nineteen kinds of text, most of them made of documents, and tell what the models learned.
 
-    python benchmarks/kinds.py                    # results/<machine>-kinds.json, and its tables for kinds.md
-    python benchmarks/kinds.py --only sums        # prints the tables of one kind alone
+    python benchmarks/kinds.py                # all kinds, and the tables for kinds.md
+    python benchmarks/kinds.py --only sums    # one
 
 The texts are made by kinds_texts.py. All kinds have one recipe, the preset `minute` with fewer steps; the context is the longest
-document, rounded up to a multiple of 32, and every step reads as many tokens.
+document, rounded up to a multiple of 32, and every step reads as many tokens. Each kind is one line of results/<machine>-kinds.jsonl,
+the log. A kind that is there is not repeated, so the script may be stopped. With --only it may run twice at once, on different cores.
 """
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -19,10 +21,11 @@ import typer
 from mlx_nanogpt import UserError
 from kinds_texts import KINDS, Kind
 from mlx_nanogpt.evaluation import evaluate_split
+from mlx_nanogpt.machine import chip
 from mlx_nanogpt.text.baselines import count_characters
 from mlx_nanogpt.text.characters import MARK
 from mlx_nanogpt.text.tokenizer import encode_prompt
-from peers.record import circumstances, write_json
+from peers.record import RESULTS, circumstances, slug
 from rich.console import Console
 
 RECIPE = {"num_iter": 400, "lr_decay_iters": 400, "eval_interval": 200, "eval_iters": 20}
@@ -32,17 +35,26 @@ SAMPLES = 200  # also the number of questions
 console = Console(highlight=False)
 
 
-def main(only: Annotated[list[str] | None, typer.Option(help="Train these kinds, and keep nothing.")] = None) -> None:
-    """Train on each kind, and print the tables."""
-    result = {"recipe": {"preset": "minute", **RECIPE}, "kinds": {}, **circumstances("benchmarks/kinds.py")}
+def main(only: Annotated[list[str] | None, typer.Option(help="Train these kinds alone.")] = None) -> None:
+    """Train on the kinds that are not in the log yet, and print the tables."""
+    log = RESULTS / f"{slug(chip())}-kinds.jsonl"
     for name in only or KINDS:
         if name not in KINDS:
             raise UserError(f"there is no kind {name!r}", f"choose of: {', '.join(KINDS)}")
+        if name in read(log):
+            continue
         console.print(f"{name}: training", soft_wrap=True)
-        result["kinds"][name] = measure(KINDS[name])
-        if not only:
-            write_json("kinds", result)
-    print(tables(result))
+        line = {"name": name, **measure(KINDS[name]), **circumstances("benchmarks/kinds.py")}
+        with log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    print(tables(read(log)))
+
+
+def read(log: Path) -> dict[str, dict]:
+    """Return the results in `log`, by the name of the kind, in the order of `KINDS`."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    found = {line["name"]: line for line in map(json.loads, lines)}
+    return {name: found[name] for name in KINDS if name in found}
 
 
 def measure(kind: Kind) -> dict:
@@ -62,6 +74,7 @@ def measure(kind: Kind) -> dict:
     *_, valid = evaluate_split(model, data.valid_tokens)
     samples = list(write(model, data.tokenizer, block_size, SAMPLES if kind.check else 1))
     return {
+        "recipe": {"preset": "minute", **settings},
         "documents": corpus.documents,
         "splits": data.documents,
         "characters": len(corpus.text),
@@ -101,7 +114,7 @@ def share_right(model: gpt.GPT, data: gpt.Dataset, before_answer: str) -> float 
     return right / len(documents)
 
 
-def tables(result: dict) -> str:
+def tables(results: dict[str, dict]) -> str:
     """Two tables in Markdown: figures, and a sample of each kind."""
     rows = [
         "| Kind | `--documents` | Train / valid | Characters | Context | Train loss | Valid loss | Bits per character | Right answers "
@@ -109,7 +122,7 @@ def tables(result: dict) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     samples = ["| Kind | A sample |", "|---|---|"]
-    for name, found in result["kinds"].items():
+    for name, found in results.items():
         splits = " / ".join(f"{count:,}" for count in found["splits"] or ())
         losses = [f"{found[key]:.4f}" for key in ("train_loss", "valid_loss", "bits_per_character")]
         shares = [
