@@ -126,7 +126,7 @@ def tables(results: dict[str, dict]) -> str:
         splits = " / ".join(f"{count:,}" for count in found["splits"] or ())
         losses = [f"{found[key]:.4f}" for key in ("train_loss", "valid_loss", "bits_per_character")]
         shares = [
-            "" if found[key] is None else f"{found[key]:.0%}"
+            "" if found[key] is None else f"{found[key]:.1%}"
             for key in ("right_answers", "valid_samples", "new_samples")
         ]
         figures = [splits, f"{found['characters']:,}", f"{found['block_size']}", *losses, *shares]
