@@ -1,13 +1,16 @@
 """The promises of the texts of benchmarks/kinds.py: made again they are the same, and each document keeps the rules of its kind."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import mlx_nanogpt as gpt
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
 KINDS = runpy.run_path(str(BENCHMARKS / "kinds_texts.py"))["KINDS"]
+sys.path.remove(str(BENCHMARKS))
 CHECKED = [name for name in KINDS if KINDS[name].check]
 HEADERS = ["day,item,quantity,price,total"]  # of a table: a document, too
 
