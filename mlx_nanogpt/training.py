@@ -139,7 +139,7 @@ def interval(
     started, meter = time.perf_counter() - state.train_seconds, Meter(state, config)
     is_stopped = False
     while state.iteration < target and not (is_stopped := should_stop()):
-        batch = training_batch(data.train_tokens, config.seed, state.iteration, *shape, ranks.share)
+        batch = training_batch(data.train_tokens, config.seed, state.iteration, *shape, ranks.share, data.beginnings)
         loss, norm = step(*map(mx.array, batch))  # a graph, built while the device works on the step before
         progress = meter.read() if meter.is_due else None
         state.iteration += 1

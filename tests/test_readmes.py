@@ -11,7 +11,7 @@ from statistics import mean
 
 import pytest
 import typer
-from mlx_nanogpt import PRESETS, Evaluation, Record, preset
+from mlx_nanogpt import PRESETS, CharTokenizer, Evaluation, GPTConfig, Record, TrainConfig, preset
 from mlx_nanogpt.config import configurations
 from mlx_nanogpt.measure.roofline import expected_seconds
 from mlx_nanogpt_cli.app import app
@@ -153,6 +153,13 @@ def script(name: str, monkeypatch) -> dict:
     """Return the names that a script of benchmarks/ defines."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return runpy.run_path(str(ROOT / f"benchmarks/{name}.py"))
+
+
+def test_the_peers_begin_a_text_as_we_do(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from peers.record import settings_of
+
+    assert settings_of(GPTConfig(), TrainConfig()).start_token == CharTokenizer.of("First Citizen:\n").start_token
 
 
 def test_a_mac_in_the_gallery_has_its_share_of_the_roofline():

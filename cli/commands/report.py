@@ -50,7 +50,7 @@ def _make_inside(run: Run) -> str:
     if not run.checkpoint.exists():
         return _explain("The first run has no weights yet.")
     try:
-        ids = own_dataset(run).valid_tokens[int(run.tokenizer.marks) :][:EXCERPT]
+        ids = own_dataset(run).valid_tokens[int(run.tokenizer.marks) :][:EXCERPT]  # the page has the first mark
     except UserError as error:
         return _explain(f"The inside takes the text of the first run: {error.problem}.")
     about = f"{describe_weights(run)}, on the beginning of the validation text of {run.corpus.name}."

@@ -44,8 +44,10 @@ def conclude(run: Run, dataset: Dataset) -> None:
         )
     _print_sample(run)
     named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
+    samples = " --num-samples 20" if run.corpus.documents == "lines" else ""
     console.print(
-        f"\nNext: mlx-gpt generate{named}\n      mlx-gpt inspect{named}\n      mlx-gpt report{named}", soft_wrap=True
+        f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}\n      mlx-gpt report{named}",
+        soft_wrap=True,
     )
 
 

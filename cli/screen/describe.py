@@ -138,7 +138,8 @@ def list_settings(run: Run) -> list[str]:
         differing = [name for name, value in own.items() if value != theirs[name]]
         found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]
     nearest = min(found, key=lambda preset: len(found[preset]))
-    return [*([f"preset {nearest}"] if nearest else []), *found[nearest]]
+    documents = [] if run.corpus.documents == "none" else [f"documents {run.corpus.documents}"]
+    return [*documents, *([f"preset {nearest}"] if nearest else []), *found[nearest]]
 
 
 def describe_export(run: Run) -> str:

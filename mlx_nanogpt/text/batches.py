@@ -19,12 +19,17 @@ def training_batch(
     block_size: int,
     batches: int = 1,
     share: slice = ALL,
+    beginnings: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Random windows for one step of `batches` batches: inputs and targets, both (A * B, T), batch after batch. Reads only the
-    rows `share` of each batch."""
+    rows `share` of each batch. If documents have their `beginnings` in rising order, (N,), every second window begins with one: a text
+    is written from there, and few other windows show it."""
     rng = np.random.default_rng([seed, iteration])
-    starts = rng.integers(len(tokens) - block_size, size=(batches, batch_size))[:, share]
-    return windows(tokens, starts.reshape(-1), block_size)  # (A * B,) windows
+    starts = rng.integers(len(tokens) - block_size, size=(batches, batch_size))
+    if beginnings is not None:
+        whole = beginnings[: np.searchsorted(beginnings, len(tokens) - block_size)]  # that have a whole window
+        starts[:, 1::2] = rng.choice(whole, starts[:, 1::2].shape)
+    return windows(tokens, starts[:, share].reshape(-1), block_size)  # (A * B,) windows
 
 
 def evaluation_starts(tokens: np.ndarray, count: int, block_size: int) -> np.ndarray:

@@ -61,7 +61,7 @@ class CharTokenizer:
         table[own] = np.arange(self.vocab_size)
         ids = table[np.minimum(_code_points(text), len(table) - 1)]
         if none in ids:
-            remedy = f"remove them from the text: it knows {quote_some(self.symbols)}"
+            remedy = f"remove them from the text: it knows {quote_some(self.symbols.replace(MARK, ''))}"
             raise UserError(f"the model has never seen {quote_some(self.unknown(text))}", remedy)
         return ids.astype(id_type(self.vocab_size), copy=False)
 

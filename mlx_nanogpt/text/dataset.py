@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from ..config import TrainConfig
 from ..errors import UserError
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
-from .documents import Documents, DocumentSizes, choose_split, count_documents, shuffle
+from .documents import Documents, DocumentSizes, choose_split, find_marks, shuffle
 from .identity import Corpus, CorpusIdentity, explaining_size
 from .tokenizer import Tokenizer
 
@@ -26,14 +27,16 @@ class Dataset:
     train_fraction: float
     floor: float | None = None
 
+    @cached_property
+    def beginnings(self) -> np.ndarray | None:
+        """The places of the marks in `train_tokens`, with which documents begin; None if the text is made of none."""
+        return None if self.corpus.documents == "none" else find_marks(self.train_tokens, self.tokenizer.start_token)
+
     def count_documents(self) -> tuple[int, int] | None:
         """The numbers of documents in the splits, if the text is made of some."""
-        if self.corpus.documents == "none":
+        if self.beginnings is None:
             return None
-        train, valid = (
-            count_documents(tokens, self.tokenizer.start_token) for tokens in (self.train_tokens, self.valid_tokens)
-        )
-        return train, valid
+        return len(self.beginnings) - 1, len(find_marks(self.valid_tokens, self.tokenizer.start_token)) - 1
 
     def __repr__(self) -> str:
         tokens = f"{len(self.train_tokens):,} tokens to train on, {len(self.valid_tokens):,} to validate"

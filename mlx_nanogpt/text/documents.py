@@ -163,21 +163,18 @@ def _parts(piece: str) -> Iterator[tuple[str, bool]]:
         yield rest, False
 
 
-def count_documents(tokens: np.ndarray, mark: int) -> int:
-    """The number of documents in the tokens (N,) of a marked text, which may be an `np.memmap`."""
-    parts = (tokens[start : start + PART] for start in range(0, len(tokens), PART))
-    return sum(int(np.count_nonzero(part == mark)) for part in parts) - 1
+def find_marks(tokens: np.ndarray, mark: int) -> np.ndarray:
+    """The places of the marks in the tokens (N,) of a marked text, which may be an `np.memmap`; one more than it has documents."""
+    starts = range(0, len(tokens), PART)
+    return np.concatenate([start + np.flatnonzero(tokens[start : start + PART] == mark) for start in starts])
 
 
 def shuffle(tokens: np.ndarray, mark: int) -> Iterator[np.ndarray]:
     """Yield the tokens (N,) of a marked text, whose mark is the token `mark`, with the documents in random order, the same in every
     call. Reads a part at a time, so `tokens` may be an `np.memmap`."""
-    tokens, starts = (
-        np.asarray(tokens),
-        range(0, len(tokens), PART),
-    )  # a slice of an array costs less than one of a memmap
-    ends = np.concatenate([start + np.flatnonzero(tokens[start : start + PART] == mark) for start in starts])
+    tokens = np.asarray(tokens)  # a slice of an array costs less than one of a memmap
+    ends = find_marks(tokens, mark)
     order = np.random.default_rng(ORDER_SEED).permutation(len(ends) - 1)
     yield tokens[:1]
-    for some in np.array_split(order, len(starts)):
+    for some in np.array_split(order, -(-len(tokens) // PART)):
         yield np.concatenate([tokens[:0], *(tokens[ends[i] + 1 : ends[i + 1] + 1] for i in some)])

@@ -78,9 +78,9 @@ def find_splits(path: str, files: Sequence[Path]) -> SplitFolder | None:
 def count_kinds(files: Sequence[Path]) -> str:
     """The number of files of each kind, the most frequent first: "12 .md, 2 .py"."""
     counts = Counter(map(_kind, files)).most_common()
-    listed = [f"{count} {kind}" for kind, count in counts[:MOST_KINDS]]
+    listed = [f"{count:,} {kind}" for kind, count in counts[:MOST_KINDS]]
     if rest := sum(count for _, count in counts[MOST_KINDS:]):
-        listed.append(f"{rest} of other kinds")
+        listed.append(f"{rest:,} of other kinds")
     return ", ".join(listed)
 
 

@@ -1,5 +1,6 @@
 """Documents on the command line: a list of names, a folder of files, a validation text of one's own, from training to export."""
 
+import html
 import json
 import random
 import re
@@ -66,6 +67,21 @@ def test_the_samples_of_training_are_documents_in_lines(mlx_gpt):
     assert all(
         "\0" not in json.loads(line).get("text", "") for line in Path("runs/1/log.jsonl").read_text().splitlines()
     )
+
+
+def test_the_marks_are_no_characters_of_the_users(mlx_gpt):
+    mlx_gpt(*LINES)
+    result = mlx_gpt("generate", "--prompt=x")
+    assert "it knows 'a' 'b' 'd'" in result.err
+
+
+def test_the_inside_of_a_report_begins_after_the_mark_that_begins_a_document(mlx_gpt):
+    pytest.importorskip("plotly")
+    mlx_gpt(*LINES)
+    assert mlx_gpt("report").status == 0
+    page = html.unescape(Path("report.html").read_text())
+    first = re.search(r'"ids": \[(\d+)', page).group(1)
+    assert int(first) != open_run("runs/1").tokenizer.start_token
 
 
 def test_a_run_on_documents_is_resumed_from_its_text_another_copy_of_it_and_its_tokens(mlx_gpt):

@@ -74,3 +74,13 @@ def test_a_text_that_just_fits_is_accepted(length, block_size):
 def test_a_text_that_is_too_short_is_refused_with_the_remedy(length, block_size, reason):
     with pytest.raises(UserError, match=reason):
         check_splits(dataset(length), block_size)
+
+
+@pytest.mark.parametrize("share", [slice(None), slice(1, None, 3)])
+def test_every_second_window_of_documents_begins_with_one(share):
+    tokens, beginnings = np.arange(1000), np.array([0, 10, 500, 994])
+    draw = lambda **more: training_batch(tokens, 1, 2, batch_size=60, block_size=8, batches=2, **more)[0][:, 0]
+    whole = draw(beginnings=beginnings).reshape(2, 60)  # the first token of each window
+    assert set(whole[:, 1::2].flat) == {0, 10, 500}  # not 994, whose window is cut
+    assert (whole[:, ::2] == draw().reshape(2, 60)[:, ::2]).all() and len(set(whole[:, ::2].flat)) > 40
+    assert (draw(beginnings=beginnings, share=share) == whole[:, share].reshape(-1)).all()
