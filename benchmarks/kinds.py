@@ -62,7 +62,7 @@ def measure(kind: Kind) -> dict:
     with TemporaryDirectory() as folder:
         corpus = gpt.load_corpus(kind.write(Path(folder)), documents=kind.documents)
         data = gpt.tokenize(corpus)
-        block_size = CONTEXT if data.documents is None else -(-max(map(len, kind.texts())) // 32) * 32
+        block_size = CONTEXT if data.count_documents() is None else -(-max(map(len, kind.texts())) // 32) * 32
         settings = RECIPE | {"block_size": block_size, "batch_size": STEP_TOKENS // block_size}
         run = gpt.create_run(*gpt.preset("minute", **settings), data, Path(folder) / "run")
         start = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(kind: Kind) -> dict:
     return {
         "recipe": {"preset": "minute", **settings},
         "documents": corpus.documents,
-        "splits": data.documents,
+        "splits": data.count_documents(),
         "characters": len(corpus.text),
         "block_size": block_size,
         "parameters": model.num_parameters(),
