@@ -45,7 +45,18 @@ def preset(name: str, **changes: Any) -> tuple[GPTConfig, TrainConfig]:
     """
     for key, value in changes.items():
         _check_key(key, value, f"preset {name}", SETTINGS)
-    return configurations(preset_settings(name) | changes)
+    settings = preset_settings(name)
+    if "num_iter" in changes:
+        settings = with_length(settings, changes["num_iter"])
+    return configurations(settings | changes)
+
+
+def with_length(settings: Mapping[str, Any], num_iter: int) -> dict[str, Any]:
+    """`settings` with another `num_iter`. A rate that falls until the last iteration does so then, too."""
+    longer = dict(settings) | {"num_iter": num_iter}
+    if settings.get("lr_decay_iters") == settings.get("num_iter", TrainConfig.num_iter):
+        longer |= {"lr_decay_iters": num_iter, "warmup_iters": min(settings.get("warmup_iters", 0), num_iter // 2)}
+    return longer
 
 
 def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:

@@ -73,7 +73,7 @@ def test_a_string_and_a_path_are_the_same(call, tmp_path, monkeypatch):
 
 
 def test_a_preset_is_both_configurations_and_may_be_changed():
-    settings = gpt.PRESETS["minute"].settings | {"num_iter": 300, "n_layer": 2}
+    settings = gpt.PRESETS["minute"].settings | {"num_iter": 300, "lr_decay_iters": 300, "n_layer": 2}
     gpt_config, train_config = gpt.preset("minute", num_iter=300, n_layer=2)
     assert settings == {name: getattr(gpt_config, name, getattr(train_config, name, None)) for name in settings}
 

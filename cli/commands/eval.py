@@ -99,7 +99,8 @@ def _choose_splits(dataset: Dataset, tokenizer: Tokenizer, split: str) -> dict[s
     if dataset.tokenizer != tokenizer:
         raise UserError(f"{dataset.corpus.name} holds the tokens of another tokenizer", "give a text with `data`")
     chosen = list(SPLITS) if split == "both" else [split]
-    return {f"{dataset.corpus.name}, {SPLITS[name]}": getattr(dataset, f"{name}_tokens") for name in chosen}
+    names = {"train": dataset.corpus.name, "valid": " + ".join(dataset.corpus.valid) or dataset.corpus.name}
+    return {f"{names[split]}, {SPLITS[split]}": getattr(dataset, f"{split}_tokens") for split in chosen}
 
 
 def _find_training_split(run: Run | None) -> np.ndarray | None:

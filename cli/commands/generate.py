@@ -8,9 +8,11 @@ from typing import Annotated
 
 import mlx_nanogpt as gpt
 import typer
+from mlx_nanogpt import UserError
 from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.generation import until
+from mlx_nanogpt.text.characters import quote_some
 from mlx_nanogpt.text.tokenizer import encode_prompt
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
@@ -70,6 +72,9 @@ def generate(
         origin = describe_weights(source, last)
     else:
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
+    if never := tokenizer.unknown("".join(stop)):
+        remedy = "give another `stop`; in a shell, $'\\n' is the end of a line"
+        raise UserError(f"the model never writes {quote_some(never)}, at which it should stop", remedy)
     begun = read_prompt(tokenizer, prompt, prompt_file, unknown) or ""
     ids = encode_prompt(tokenizer, begun)
     errors.print(origin, style="dim")
@@ -82,6 +87,7 @@ def generate(
     for i in range(num_samples):
         if lines > 1:
             sys.stdout.write("\n")  # a line between two texts of several lines
+            errors.print(f"seed {seed + i}", style="dim")
         new = gpt.generate(model, ids, tokens, seed + i, sample, tokenizer.end_token)
         texts = tokenizer.stream(token for token, _ in zip(new, drawn))
         lines = 1

@@ -22,7 +22,11 @@ from ..screen.describe import list_settings
 TITLES = ("Run", "Written", "Text", "Params", "Steps", "Loss", "Bits", "Tokens/s")
 LEGEND = "Loss: the lowest validation loss, in nats per token. Bits: per character."
 NAMES = 3  # columns that hold names, and are aligned to the left
-LONGEST_TEXT = 15  # characters of the name of a text, so that a row fits 80 columns
+TEXT, LONGEST_TEXT, SHORTEST_TEXT = (
+    2,
+    15,
+    5,
+)  # the column of the texts, and characters of it, so that a row fits 80 columns
 INDENT = "     "
 
 
@@ -92,8 +96,12 @@ def runs(
 def _print_table(listed: list[ListedRun]) -> None:
     rows = [TITLES, *map(_make_row, listed)]
     widths = [max(map(len, column)) for column in zip(*rows)]
+    if console.is_terminal:
+        too_wide = sum(widths) + 2 * (len(widths) - 1) - console.width
+        widths[TEXT] = max(widths[TEXT] - max(too_wide, 0), SHORTEST_TEXT)
     for i, row in enumerate(rows):
-        cells = (f"{cell:{'<' if n < NAMES else '>'}{widths[n]}}" for n, cell in enumerate(row))
+        cells = [f"{cell:{'<' if n < NAMES else '>'}{widths[n]}}" for n, cell in enumerate(row)]
+        cells[TEXT] = cells[TEXT] if len(cells[TEXT]) == widths[TEXT] else f"{cells[TEXT][: widths[TEXT] - 1]}…"
         console.print("  ".join(cells), style="bold" if i == 0 else None, soft_wrap=True)
         if i and (remarks := _make_remarks(listed[i - 1])):
             console.print(fold(remarks, INDENT, INDENT), style="dim")
@@ -121,6 +129,8 @@ def _make_remarks(listed: ListedRun) -> str:
     remarks = [end or f"{left:,} steps left"] if left > 0 else []
     if listed.model_class:
         remarks.append(f"model of your own, {listed.model_class}")
+    if listed.run.init_from:
+        remarks.append(f"from {listed.run.init_from}")
     return ", ".join([*remarks, *list_settings(listed.run)])
 
 

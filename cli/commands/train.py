@@ -240,14 +240,16 @@ def _resume_run(path: Path, given: dict) -> tuple[Run, Dataset]:
     dataset = own_dataset(run, read_for(run, given.get("data"), given.get("valid_data", ())))
     iteration = run.position().iteration
     num_iter = given.get("num_iter", run.train_config.num_iter)
-    finished = any(evaluation.iteration == num_iter for evaluation in run.history())
-    if finished or num_iter < iteration:
+    finished = num_iter < iteration or any(evaluation.iteration == num_iter for evaluation in run.history())
+    if end_of_learning(run.train_config) <= iteration and (
+        finished or iteration < num_iter
+    ):  # else an evaluation is left
+        problem = f"the rate of the run {run.path} is 0 from iteration {end_of_learning(run.train_config):,} on, so it would learn nothing"
+        raise UserError(problem, f"start a new run from its weights, with `init_from` {shlex.quote(str(run.path))}")
+    if finished:
         raise UserError(
             f"the run {run.path} is at iteration {iteration} already", f"give a larger `num_iter` than {iteration}"
         )
-    if end_of_learning(run.train_config) <= iteration < num_iter:  # else only the last evaluation is left
-        problem = f"the rate of the run {run.path} is 0 from iteration {end_of_learning(run.train_config):,} on, so it would learn nothing"
-        raise UserError(problem, f"start a new run from its weights, with `init_from` {shlex.quote(str(run.path))}")
     return run.extended(**{name: given[name] for name in MAY_CHANGE if name in given}), dataset
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from mlx_nanogpt import PRESETS, UserError
-from mlx_nanogpt.config_file import preset_settings, read_config_file
+from mlx_nanogpt.config_file import preset_settings, read_config_file, with_length
 
 from .settings import RUN
 from .shared import NAME, PATH
@@ -33,8 +33,4 @@ def starting_settings(preset: str | None, config: Path | None, given: dict) -> d
         start.pop("vocab_size", None)
     if given.get("optimizer", "muon") != "muon":
         start.pop("muon_lr", None)
-    if preset is not None and "num_iter" in given and start.get("lr_decay_iters"):
-        # the rate of a preset falls until its last iteration, however many there are
-        start["lr_decay_iters"] = given["num_iter"]
-        start["warmup_iters"] = min(start.get("warmup_iters", 0), given["num_iter"] // 2)
-    return start
+    return with_length(start, given["num_iter"]) if "num_iter" in given else start

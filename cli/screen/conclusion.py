@@ -4,10 +4,12 @@ import itertools
 import math
 import os
 import shlex
+from importlib.util import find_spec
 
 import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.optimizer import end_of_learning
+from mlx_nanogpt.records import since_best
 from mlx_nanogpt.runs.run import RUNS
 from mlx_nanogpt.text.characters import MARK
 from mlx_nanogpt.text.identity import source_name
@@ -45,10 +47,8 @@ def conclude(run: Run, dataset: Dataset) -> None:
     _print_sample(run)
     named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
     samples = " --num-samples 20" if run.corpus.documents == "lines" else ""
-    console.print(
-        f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}\n      mlx-gpt report{named}",
-        soft_wrap=True,
-    )
+    report = f"\n      mlx-gpt report{named}" if find_spec("plotly") else ""
+    console.print(f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}{report}", soft_wrap=True)
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:
@@ -63,8 +63,8 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
     if last.valid_loss - best.valid_loss > BY_HEART and last.train_loss < best.train_loss:
         return (
             f"Since iteration {best.iteration:,} the model has learned its text by heart: its loss on the validation split rose from "
-            f"{best.valid_loss:.3g} to {last.valid_loss:.3g}. More text, --dropout or a smaller model would help, and --patience 5 stops in "
-            "time."
+            f"{best.valid_loss:.3g} to {last.valid_loss:.3g}. More text, --dropout or a smaller model would help, and --patience "
+            f"{max(since_best(history) // 2, 1)} would have stopped in time."
         )
     if last.valid_loss > guess:
         return (

@@ -33,6 +33,9 @@ def describe_packages(packages: dict[str, str]) -> str:
 
 def describe_data(data: Dataset) -> str:
     tokens, vocabulary = len(data.train_tokens) + len(data.valid_tokens), data.tokenizer.vocab_size
+    if data.corpus.valid:
+        counts = f"{len(data.train_tokens):,} tokens to train on, {len(data.valid_tokens):,} to validate"
+        return f"{data.corpus.name}: {counts}, vocabulary {vocabulary:,}"
     if isinstance(data.tokenizer, gpt.CharTokenizer) and data.corpus.characters:
         return f"{data.corpus.name}: {data.corpus.characters:,} characters, {vocabulary:,} different"
     characters = f"{data.corpus.characters:,} characters in " if data.corpus.characters else ""
@@ -66,7 +69,7 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         what = "line" if data.corpus.documents == "lines" else "file"
         lines["Documents"] = f"{counts[0]:,} to train on, {counts[1]:,} to validate (a {what} is one)"
     if data.corpus.valid:
-        lines["Validated"] = f"on {', '.join(map(source_name, data.corpus.valid))}"
+        lines["Validates"] = ", ".join(map(source_name, data.corpus.valid))
     if files := describe_files([*data.corpus.sources, *data.corpus.valid]):
         lines["Files"] = files
     lines["Model"] = describe_model(gpt_config)

@@ -246,9 +246,10 @@ class Run:
         }
 
 
-def open_run(path: Path | str) -> Run:
-    """The run in the directory `path`. Raises `UserError` if there is none, or if its files are damaged."""
-    path = Path(path)
+def open_run(path: Path | str | int) -> Run:
+    """The run in the directory `path`, or of that number in `runs/`. Raises `UserError` if there is none, or if its files are
+    damaged."""
+    path = RUNS / str(path) if isinstance(path, int) else Path(path)
     if not os.path.isfile(path / CONFIG):
         raise UserError(f"{path} holds no run (it has no {CONFIG})", _runs_to_name())
     with explaining_damage(path):

@@ -67,7 +67,9 @@ def test_a_file_holds_and_options_replace_its_values(mlx_gpt):
     result = mlx_gpt("train", "--config=my file.toml", *options)
     assert result.status == 0 and result.out.startswith("mlx-gpt train --config 'my file.toml'\n")
     given = {"num_iter": 3, "tied": False, "dropout": 0.5, "vocab_size": TOKENIZER.vocab_size, "sources": ["play.txt"]}
-    assert read_settings() == DEFAULTS | settings | given
+    # a rate that falls until the last iteration of the file does so with another number, too
+    assert settings["lr_decay_iters"] == settings["num_iter"] == 2
+    assert read_settings() == DEFAULTS | settings | given | {"lr_decay_iters": 3}
 
 
 def test_a_text_that_a_file_asks_for_by_name_is_not_replaced(mlx_gpt):

@@ -139,7 +139,7 @@ def test_a_folder_of_splits_says_what_validates_and_what_is_left_out(mlx_gpt):
     for name in ("train", "valid", "test"):
         Path(f"in/{name}.txt").write_text("to be or not to be\n" * 9)
     out = mlx_gpt("train", *NO_CORPUS, "--data=in").out
-    assert "  Validated on in/valid.txt" in out and "  Left out  in/test.txt" in out
+    assert "  Validates in/valid.txt" in out and "  Left out  in/test.txt" in out
     assert "Left out: in/test.txt" in mlx_gpt("prepare", "--data=in", "--out=tokens").out
 
 
@@ -178,7 +178,7 @@ def test_the_own_text_of_a_run_is_found_where_it_was_moved_with_its_validation_t
     mlx_gpt(*LINES, "--valid-data=more.txt")
     Path("names.txt").rename("moved.txt")
     result = mlx_gpt("eval", "1", "--data=moved.txt")
-    assert result.status == 0 and "moved.txt, validation split: 20 tokens" in result.out  # the marks count
+    assert result.status == 0 and "more.txt, validation split: 20 tokens" in result.out  # the marks count
 
 
 def test_a_folder_of_splits_that_older_runs_read_whole_is_found_when_it_moves(mlx_gpt):

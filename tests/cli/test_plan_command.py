@@ -56,12 +56,12 @@ def test_a_plan_of_a_preset_names_its_loss_and_the_shortest_preset_if_that_is_be
     monkeypatch.setattr(planning, "LONGEST_STEP", 0.0)
     loss, least = (PRESETS[name].loss for name in ("laptop", "minute"))
     assert (
-        f" reached {loss:.2f} nats per character; minute reached {least:.2f}: "
+        f" reached a validation loss of {loss:.2f} on tiny Shakespeare; minute reached {least:.2f}: "
         in mlx_gpt("plan", "--preset=laptop").out
     )
-    assert " reached 1.59 nats per character\n" in mlx_gpt("plan", "--preset=modern").out
+    assert " reached a validation loss of 1.59 on tiny Shakespeare\n" in mlx_gpt("plan", "--preset=modern").out
     for options in (["--preset=laptop", "--num-iter=9"], ["--preset=baby"]):
-        assert "nats per character" not in mlx_gpt("plan", *options).out
+        assert "tiny Shakespeare" not in mlx_gpt("plan", *options).out
 
 
 def test_learned_byte_pairs_are_planned(mlx_gpt, monkeypatch):
