@@ -3,6 +3,7 @@
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from itertools import chain, count
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from mlx_nanogpt.config import SETTINGS
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.generation import until
 from mlx_nanogpt.text.characters import quote_some
-from mlx_nanogpt.text.tokenizer import encode_prompt
+from mlx_nanogpt.text.tokenizer import Tokenizer, encode_prompt
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
 from ..options.settings import setting_option
@@ -72,9 +73,7 @@ def generate(
         origin = describe_weights(source, last)
     else:
         origin = f"{init_from}: {model.num_parameters():,} parameters, context {model.config.block_size:,}"
-    if never := tokenizer.unknown("".join(stop)):
-        remedy = "give another `stop`; in a shell, $'\\n' is the end of a line"
-        raise UserError(f"the model never writes {quote_some(never)}, at which it should stop", remedy)
+    _check_stops(tokenizer, stop)
     begun = read_prompt(tokenizer, prompt, prompt_file, unknown) or ""
     ids = encode_prompt(tokenizer, begun)
     errors.print(origin, style="dim")
@@ -97,3 +96,10 @@ def generate(
             lines += text.count("\n")
         sys.stdout.write("\n")
     errors.print(f"{next(drawn) / (time.perf_counter() - started):,.0f} tokens/s", style="dim")
+
+
+def _check_stops(tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    """Raise `UserError` if one of `stops` has a character that the model never writes."""
+    if never := tokenizer.unknown("".join(stops)):
+        remedy = "give another `stop`; in a shell, $'\\n' is the end of a line"
+        raise UserError(f"the model never writes {quote_some(never)}, at which it should stop", remedy)

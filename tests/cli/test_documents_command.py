@@ -202,3 +202,9 @@ def test_prepared_documents_of_gpt2s_tokens_train_a_model_of_gpt2s(mlx_gpt):
     list(gpt.prepare("names.txt", "tokens", tokenizer=gpt2s, documents="lines"))
     result = mlx_gpt("train", "--init-from=first", "--data=tokens", "--num-iter=2", "--eval-iters=1")
     assert result.status == 0, result.err
+
+
+def test_a_stop_that_the_model_never_writes_is_a_sentence(mlx_gpt):
+    mlx_gpt("train", *TINY)
+    result = mlx_gpt("generate", r"--stop=\n")
+    assert is_a_sentence(result) and r"the model never writes '\\'" in result.err and r"$'\n'" in result.err
