@@ -178,7 +178,8 @@ class Run:
 
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
-        return dict(self._read()["versions"])
+        with explaining_damage(self.path):
+            return dict(self._read()["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for

@@ -185,7 +185,7 @@ def test_a_device_is_refused(device):
 
 @pytest.mark.parametrize("name", ["nowhere.txt", ""])
 def test_a_missing_file_is_a_sentence_with_what_a_text_is(name):
-    takes = f"`data` takes {', '.join(corpus.BUILT_IN)}, a UTF-8"
+    takes = f"a text is {', '.join(corpus.BUILT_IN)}, a UTF-8"
     with pytest.raises(UserError, match=f"{name} cannot be read .*{takes}"):
         load_corpus(name)
 
