@@ -1,0 +1,249 @@
+"use strict";
+// The GPT of model.py, under the same names, for one text: it reads tokens and knows what may come next.
+// Shapes: T tokens, C = n_embd channels, nh heads of hs channels. An array (T, C) is a Float32Array, one row after the other.
+
+const EPS = 1e-5;  // of the norms, as in MLX
+const ROPE_BASE = 10000;
+
+/** Token ids to the logits of the next token. `weights` are Float32Arrays by their names in MLX. */
+class GPT {
+  constructor(config, weights) {
+    this.config = config;
+    this.wte = new Embedding(weights["wte.weight"], config.n_embd);
+    if (config.position === "learned") this.wpe = new Embedding(weights["wpe.weight"], config.n_embd);
+    this.h = Array.from({ length: config.n_layer }, (_, i) => new Block(config, weights, `h.${i}.`));
+    this.ln_f = makeNorm(config, weights, "ln_f");
+    this.lm_head = new Linear(weights, config.tied ? "wte" : "lm_head");
+  }
+
+  /** Read the tokens `idx`, (T), after those in `cache`, which keeps what each layer found. */
+  read(idx, cache) {
+    let x = this.embed(idx, cache);  // (T, C)
+    this.h.forEach((block, layer) => {
+      x = block.forward(x, idx.length, cache.layers[layer], cache.length);
+      cache.layers[layer].x.set(x, cache.length * this.config.n_embd);
+    });
+    cache.ids.push(...idx);
+  }
+
+  /** Vectors of tokens, and of positions if they are learned: (T, C). */
+  embed(idx, cache) {
+    const C = this.config.n_embd, x = new Float32Array(idx.length * C);
+    idx.forEach((id, t) => {
+      x.set(this.wte.row(id), t * C);
+      if (this.wpe) add(x.subarray(t * C, (t + 1) * C), this.wpe.row(cache.length + t));
+    });
+    return x;
+  }
+
+  /** The output of a block (T, C) -> logits (T, vocab_size). */
+  logits(x, T = 1) {
+    return this.lm_head.forward(this.ln_f.forward(x), T);
+  }
+
+  /** The logits (T, vocab_size) after the places from `place` on in `cache`, as the head reads the output of `layer`. */
+  logitsAt(cache, place, layer = this.h.length - 1, T = 1) {
+    const C = this.config.n_embd;
+    return this.logits(cache.layers[layer].x.subarray(place * C, (place + T) * C), T);
+  }
+}
+
+/** Communication, then computation, each added to the residual stream. */
+class Block {
+  constructor(config, weights, name) {
+    this.ln_1 = makeNorm(config, weights, name + "ln_1");
+    this.attn = new Attention(config, weights, name + "attn.");
+    this.ln_2 = makeNorm(config, weights, name + "ln_2");
+    this.mlp = new MLP(config, weights, name + "mlp.");
+  }
+
+  forward(x, T, cache, length) {
+    x = add(this.attn.forward(this.ln_1.forward(x), T, cache, length), x);
+    return add(this.mlp.forward(this.ln_2.forward(x), T), x);
+  }
+}
+
+/** Causal self-attention with all heads in one projection. */
+class Attention {
+  constructor(config, weights, name) {
+    this.n_head = config.n_embd / config.head_size;
+    this.head_size = config.head_size;
+    this.scale = config.head_size ** -0.5;
+    this.c_attn = new Linear(weights, name + "c_attn");
+    this.c_proj = new Linear(weights, name + "c_proj");
+    if (config.qk_norm) {
+      this.q_norm = new RMSNorm(weights, name + "q_norm");
+      this.k_norm = new RMSNorm(weights, name + "k_norm");
+    }
+    this.rope = config.position === "rope";
+  }
+
+  /** (T, C) -> (T, C), after the `length` tokens in `cache`. */
+  forward(x, T, cache, length) {
+    const C = x.length / T, hs = this.head_size, heads = this.c_attn.forward(x, T), y = new Float32Array(T * C);  // heads: (T, 3 C)
+    for (let t = 0; t < T; t++) {
+      const parts = ["q", "k", "v"].map((name, i) => [name, heads.subarray((3 * t + i) * C, (3 * t + i + 1) * C)]);
+      for (const [name, part] of parts) cache[name].set(name === "v" ? part : this.locate(name, part, length + t), (length + t) * C);
+      for (let head = 0; head < this.n_head; head++) {
+        const share = this.weigh(cache, length + t, head), out = t * C + head * hs;
+        for (let j = 0; j < share.length; j++) {
+          const from = j * C + head * hs, s = share[j];
+          for (let c = 0; c < hs; c++) y[out + c] += s * cache.v[from + c];
+        }
+      }
+    }
+    return this.c_proj.forward(y, T);
+  }
+
+  /** A query or a key (C): each head's part normalised, and rotated to its position, where the model does that. */
+  locate(name, part, position) {
+    const norm = name === "q" ? this.q_norm : this.k_norm, hs = this.head_size, half = hs / 2;
+    if (norm) part = norm.forward(part);
+    if (!this.rope) return part;
+    const turned = new Float32Array(part.length);
+    for (let c = 0; c < half; c++) {
+      const angle = position * ROPE_BASE ** (-c / half), cos = Math.cos(angle), sin = Math.sin(angle);
+      for (let i = c; i < part.length; i += hs) {
+        turned[i] = part[i] * cos - part[i + half] * sin;
+        turned[i + half] = part[i] * sin + part[i + half] * cos;
+      }
+    }
+    return turned;
+  }
+
+  /** Where `head` looks from the place `i`: the share of each token up to it, (i + 1). */
+  weigh(cache, i, head) {
+    const C = this.n_head * this.head_size, q = i * C + head * this.head_size, scores = new Float32Array(i + 1);
+    for (let j = 0; j <= i; j++) {
+      const k = j * C + head * this.head_size;
+      let sum = 0;
+      for (let c = 0; c < this.head_size; c++) sum += cache.q[q + c] * cache.k[k + c];
+      scores[j] = this.scale * sum;
+    }
+    return softmax(scores);
+  }
+}
+
+/** Two layers, wider inside. The activation `swiglu` has a third one, the gate. */
+class MLP {
+  constructor(config, weights, name) {
+    this.activation = ACTIVATIONS[config.activation];
+    this.c_fc = new Linear(weights, name + "c_fc");
+    if (config.activation === "swiglu") this.c_gate = new Linear(weights, name + "c_gate");
+    this.c_proj = new Linear(weights, name + "c_proj");
+  }
+
+  forward(x, T) {
+    const inside = this.c_fc.forward(x, T);
+    const y = this.c_gate ? this.c_gate.forward(x, T).map((gate, i) => this.activation(gate) * inside[i]) : inside.map(this.activation);
+    return this.c_proj.forward(y, T);
+  }
+}
+
+const ACTIVATIONS = {
+  relu: x => Math.max(x, 0),
+  gelu: x => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  relu2: x => Math.max(x, 0) ** 2,
+  swiglu: gate => gate / (1 + Math.exp(-gate)),
+};
+
+class Embedding {
+  constructor(weight, C) { this.weight = weight; this.C = C; }
+  row(i) { return this.weight.subarray(i * this.C, (i + 1) * this.C); }
+}
+
+class Linear {
+  constructor(weights, name) { this.weight = weights[name + ".weight"]; this.bias = weights[name + ".bias"]; }
+
+  /** x (T, n) -> (T, m), with a weight of (m, n): blocks of 4 rows by 2, so that a number is loaded once for several products. */
+  forward(x, T) {
+    const w = this.weight, n = x.length / T, m = w.length / n, y = new Float32Array(T * m);
+    let t = 0;
+    for (; t + 3 < T; t += 4) {
+      const a = t * n, b = a + n, c = b + n, d = c + n;
+      for (let j = 0; j < m; j += 2) {
+        const e = j * n, f = Math.min(j + 1, m - 1) * n;  // an odd last row is computed twice
+        let ae = 0, be = 0, ce = 0, de = 0, af = 0, bf = 0, cf = 0, df = 0;
+        for (let i = 0; i < n; i++) {
+          const u = w[e + i], v = w[f + i], p = x[a + i], q = x[b + i], r = x[c + i], s = x[d + i];
+          ae += p * u; be += q * u; ce += r * u; de += s * u;
+          af += p * v; bf += q * v; cf += r * v; df += s * v;
+        }
+        const out = t * m + j;
+        y[out] = ae; y[out + m] = be; y[out + 2 * m] = ce; y[out + 3 * m] = de;
+        if (j + 1 < m) { y[out + 1] = af; y[out + m + 1] = bf; y[out + 2 * m + 1] = cf; y[out + 3 * m + 1] = df; }
+      }
+    }
+    for (; t < T; t++) {
+      for (let j = 0; j < m; j += 4) {
+        const e = j * n, f = Math.min(j + 1, m - 1) * n, g = Math.min(j + 2, m - 1) * n, h = Math.min(j + 3, m - 1) * n;
+        let o = 0, p = 0, q = 0, r = 0;
+        for (let i = 0, a = t * n; i < n; i++, a++) {
+          const v = x[a];
+          o += v * w[e + i]; p += v * w[f + i]; q += v * w[g + i]; r += v * w[h + i];
+        }
+        const out = t * m + j, left = m - j;
+        y[out] = o;
+        if (left > 1) y[out + 1] = p;
+        if (left > 2) y[out + 2] = q;
+        if (left > 3) y[out + 3] = r;
+      }
+    }
+    if (this.bias) for (t = 0; t < T; t++) add(y.subarray(t * m, (t + 1) * m), this.bias);
+    return y;
+  }
+}
+
+class LayerNorm {
+  constructor(weights, name) { this.weight = weights[name + ".weight"]; this.bias = weights[name + ".bias"]; }
+
+  /** Each row of the weight's width, (..., C) -> (..., C). */
+  forward(x) {
+    const C = this.weight.length, y = new Float32Array(x.length);
+    for (let start = 0; start < x.length; start += C) {
+      let mean = 0, squares = 0;
+      if (this.centred) { for (let c = 0; c < C; c++) mean += x[start + c] / C; }
+      for (let c = 0; c < C; c++) squares += (x[start + c] - mean) ** 2 / C;
+      const factor = 1 / Math.sqrt(squares + EPS);
+      for (let c = 0; c < C; c++) y[start + c] = (x[start + c] - mean) * factor * this.weight[c] + (this.bias?.[c] ?? 0);
+    }
+    return y;
+  }
+  get centred() { return true; }
+}
+
+/** Subtracts no mean, and has no bias. */
+class RMSNorm extends LayerNorm {
+  get centred() { return false; }
+}
+
+function makeNorm(config, weights, name) {
+  return config.norm === "rmsnorm" ? new RMSNorm(weights, name) : new LayerNorm(weights, name);
+}
+
+/** What each layer keeps of the tokens read so far, `ids`: queries, keys, values, and its output x, each (block_size, C). */
+class Cache {
+  constructor(config) {
+    const array = () => new Float32Array(config.block_size * config.n_embd);
+    this.layers = Array.from({ length: config.n_layer }, () => ({ q: array(), k: array(), v: array(), x: array() }));
+    this.ids = [];
+  }
+  get length() { return this.ids.length; }
+
+  /** Forget what does not belong to a text that begins with `ids`. */
+  rewind(ids) {
+    const differs = this.ids.findIndex((id, i) => id !== ids[i]);
+    if (differs >= 0) this.ids.length = differs;
+  }
+}
+
+function add(x, y) {
+  for (let i = 0; i < x.length; i++) x[i] += y[i];
+  return x;
+}
+
+function softmax(scores) {
+  const most = scores.reduce((a, b) => Math.max(a, b)), powers = scores.map(score => Math.exp(score - most));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map(power => power / sum);
+}
