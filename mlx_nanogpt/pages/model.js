@@ -81,14 +81,17 @@ class Attention {
   /** (T, C) -> (T, C), after the `length` tokens in `cache`. */
   forward(x, T, cache, length) {
     const C = x.length / T, hs = this.head_size, heads = this.c_attn.forward(x, T), y = new Float32Array(T * C);  // heads: (T, 3 C)
+    const values = cache.v;
     for (let t = 0; t < T; t++) {
-      const parts = ["q", "k", "v"].map((name, i) => [name, heads.subarray((3 * t + i) * C, (3 * t + i + 1) * C)]);
-      for (const [name, part] of parts) cache[name].set(name === "v" ? part : this.locate(name, part, length + t), (length + t) * C);
+      const [q, k, v] = [0, 1, 2].map(i => heads.subarray((3 * t + i) * C, (3 * t + i + 1) * C)), at = (length + t) * C;
+      cache.q.set(this.locate(q, this.q_norm, length + t), at);
+      cache.k.set(this.locate(k, this.k_norm, length + t), at);
+      cache.v.set(v, at);
       for (let head = 0; head < this.n_head; head++) {
         const share = this.weigh(cache, length + t, head), out = t * C + head * hs;
-        for (let j = 0; j < share.length; j++) {
-          const from = j * C + head * hs, s = share[j];
-          for (let c = 0; c < hs; c++) y[out + c] += s * cache.v[from + c];
+        for (let j = 0, from = head * hs; j < share.length; j++, from += C) {
+          const s = share[j];
+          for (let c = 0; c < hs; c++) y[out + c] += s * values[from + c];
         }
       }
     }
@@ -96,8 +99,8 @@ class Attention {
   }
 
   /** A query or a key (C): each head's part normalised, and rotated to its position, where the model does that. */
-  locate(name, part, position) {
-    const norm = name === "q" ? this.q_norm : this.k_norm, hs = this.head_size, half = hs / 2;
+  locate(part, norm, position) {
+    const hs = this.head_size, half = hs / 2;
     if (norm) part = norm.forward(part);
     if (!this.rope) return part;
     const turned = new Float32Array(part.length);
@@ -113,11 +116,11 @@ class Attention {
 
   /** Where `head` looks from the place `i`: the share of each token up to it, (i + 1). */
   weigh(cache, i, head) {
-    const C = this.n_head * this.head_size, q = i * C + head * this.head_size, scores = new Float32Array(i + 1);
-    for (let j = 0; j <= i; j++) {
-      const k = j * C + head * this.head_size;
+    const hs = this.head_size, C = this.n_head * hs, scores = new Float32Array(i + 1), keys = cache.k;
+    const query = cache.q.subarray(i * C + head * hs, i * C + (head + 1) * hs);
+    for (let j = 0, k = head * hs; j <= i; j++, k += C) {
       let sum = 0;
-      for (let c = 0; c < this.head_size; c++) sum += cache.q[q + c] * cache.k[k + c];
+      for (let c = 0; c < hs; c++) sum += query[c] * keys[k + c];
       scores[j] = this.scale * sum;
     }
     return softmax(scores);
@@ -134,15 +137,15 @@ class MLP {
   }
 
   forward(x, T) {
-    const inside = this.c_fc.forward(x, T);
-    const y = this.c_gate ? this.c_gate.forward(x, T).map((gate, i) => this.activation(gate) * inside[i]) : inside.map(this.activation);
-    return this.c_proj.forward(y, T);
+    const inside = this.c_fc.forward(x, T), gate = this.c_gate?.forward(x, T), { activation } = this;
+    for (let i = 0; i < inside.length; i++) inside[i] = gate ? activation(gate[i]) * inside[i] : activation(inside[i]);
+    return this.c_proj.forward(inside, T);
   }
 }
 
 const ACTIVATIONS = {
   relu: x => Math.max(x, 0),
-  gelu: x => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+  gelu: x => x / (1 + Math.exp(-2 * Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x))),  // (1 + tanh u) / 2 is 1 / (1 + exp -2u)
   relu2: x => Math.max(x, 0) ** 2,
   swiglu: gate => gate / (1 + Math.exp(-gate)),
 };
@@ -243,7 +246,10 @@ function add(x, y) {
 }
 
 function softmax(scores) {
-  const most = scores.reduce((a, b) => Math.max(a, b)), powers = scores.map(score => Math.exp(score - most));
-  const sum = powers.reduce((a, b) => a + b, 0);
-  return powers.map(power => power / sum);
+  const powers = new Float32Array(scores.length);
+  let most = -Infinity, sum = 0;
+  for (const score of scores) if (score > most) most = score;
+  for (let i = 0; i < scores.length; i++) sum += powers[i] = Math.exp(scores[i] - most);
+  for (let i = 0; i < scores.length; i++) powers[i] /= sum;
+  return powers;
 }

@@ -307,6 +307,7 @@ by("legend").append("Bits from ", ...[...LEVELS].reverse().map(least => {
   return key;
 }), " on; fewer have no colour.");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => look && showHeads());
+by("how").open = innerWidth > 900;
 by("text").value = data.text;
 const cursor = /^#\d+$/.test(location.hash) ? Number(location.hash.slice(1)) : data.text.length;  // page.html#17: after 17 characters
 by("text").setSelectionRange(cursor, cursor);

@@ -11,6 +11,8 @@ from io import BufferedReader, BufferedWriter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
 
@@ -72,7 +74,7 @@ class Browser:
     def wait(self, condition: str) -> None:
         """Wait until an expression is true."""
         self.run(
-            f"new Promise(done => {{ const look = () => ({condition}) ? done() : setTimeout(look, 20); look(); }})"
+            f"new Promise(done => {{ const poll = () => ({condition}) ? done() : setTimeout(poll, 20); poll(); }})"
         )
 
     def show_as(self, width: int, height: int, dark: bool) -> None:
@@ -85,6 +87,11 @@ class Browser:
 
     def picture(self, file: Path) -> None:
         file.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot")["data"]))
+
+
+def in_a_browser(test):
+    """Mark a test that takes Chromium."""
+    return pytest.mark.programs(pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")(test))
 
 
 @contextmanager

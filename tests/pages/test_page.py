@@ -1,6 +1,5 @@
 """The promises of a page with a model inside: a browser computes what MLX computes, and needs nothing but the page."""
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ import mlx_nanogpt as gpt
 import mlx.core as mx
 import numpy as np
 import pytest
-from browser import CHROMIUM, browser
+from browser import browser, in_a_browser
 from conftest import ARCHITECTURES, TEXT, TOKENIZER, byte_pairs, lively_model, tiny_gpt
 from mlx.utils import tree_map
 from mlx_nanogpt.model import GPT
@@ -110,7 +109,13 @@ def make_cases() -> dict[str, tuple[Stop, str]]:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def chromium():
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, chromium):
     """What the browser computed in each case, and the model that it computed with."""
     cases, orders, models = make_cases(), {}, {}
     with pytest.MonkeyPatch.context() as patch:
@@ -132,16 +137,11 @@ def results(tmp_path_factory):
     page.write_text(
         f"<meta charset=utf-8><script>{scripts}{DRIVER}const cases = {as_script(orders)};</script>", encoding="utf-8"
     )
-    with browser() as chromium:
-        chromium.open(page)
-        script = "(async () => { const all = {}; for (const name in cases) all[name] = await compute(cases[name]); return JSON.stringify(all); })()"
-        found = json.loads(chromium.run(script))
-        assert not chromium.complaints
+    chromium.open(page)
+    compute = "(async () => { const all = {}; for (const name in cases) all[name] = await compute(cases[name]); return all; })()"
+    found = chromium.run(compute)
+    assert not chromium.complaints
     return {title: (*models[title], found[title]) for title in orders}
-
-
-def in_a_browser(test):
-    return pytest.mark.programs(pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")(test))
 
 
 @in_a_browser
@@ -199,3 +199,137 @@ def test_the_browser_writes_what_mlx_writes(results):
         logits = np.array(stop.model(mx.array(windows))[:, -1])
         assert (logits.max(-1) - logits[np.arange(WRITTEN), drawn] < TIE).all(), name
         assert found["text"] == stop.tokenizer.decode(drawn), name
+
+
+# ---- the screen
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--"
+IDLE = "document.body.dataset.milliseconds && !by('text').readOnly"
+
+
+@pytest.fixture
+def screen(chromium):
+    """Opens a page on stops, which begins with a text; returns a function that runs a script, and waits until its work is done."""
+
+    def start(*stops: Stop, text: str = "to be", place: str = ""):
+        Path("page.html").write_text(model_page(stops, text), encoding="utf-8")
+        chromium.open(Path("page.html"), place)
+        chromium.wait(IDLE)
+
+        def act(script: str):
+            chromium.run("delete document.body.dataset.milliseconds")
+            chromium.run(script)
+            chromium.wait(IDLE)
+            return chromium.run("by('text').value")
+
+        return act
+
+    yield start
+    assert not chromium.complaints  # no message, no error, no request
+
+
+def plain_stop(title: str = "runs/1", seed: int = 3, **changes) -> Stop:
+    return Stop(lively_model(tiny_gpt(**changes), seed).eval(), TOKENIZER, title, f"{title}: play.txt")
+
+
+@in_a_browser
+def test_the_screen_shows_the_numbers_of_the_place_of_the_cursor(screen, chromium):
+    stop = plain_stop()
+    act = screen(stop, text="to be or", place="#3")
+    for script, read, next_token in (("", "to ", "b"), ("by('on').click()", "to b", "e"), ("", "to be o", None)):
+        if next_token is None:
+            act("by('text').focus(); by('text').setSelectionRange(7, 8); document.execCommand('delete')")
+        elif script:
+            act(f"{script}; document.body.dataset.milliseconds = 0")
+            chromium.wait("look.place === 4")
+        lens, _ = look_inside(stop.model, [TOKENIZER.start_token, *TOKENIZER.encode(read).tolist()])
+        shown = chromium.run("Array.from(document.querySelectorAll('#candidates .number'), e => e.textContent)")
+        assert [float(p[:-1]) for p in shown] == pytest.approx(100 * np.sort(lens[-1])[::-1][:10], abs=0.06)
+        said = chromium.run("by('said').textContent")
+        if next_token:
+            p = lens[-1][TOKENIZER.encode(next_token)[0]]
+            assert said.startswith(f"The text goes on with {next_token}: ") and f"{-np.log2(p):.2f} bits" in said
+        else:
+            assert said == "What comes next, after all of the text?"
+
+
+@in_a_browser
+def test_it_writes_the_same_with_the_same_seed_goes_another_way_and_takes_it_back(screen, chromium):
+    act = screen(plain_stop())
+    settings = "by('seed').value = 7; by('count').value = 30; by('temperature').value = 0.8; by('topK').value = 9; by('topP').value = 0.95;"
+    first = act(f"{settings} by('write').click()")
+    assert first.startswith("to be") and len(first) == 35
+    assert act("by('undo').click()") == "to be" and act("by('write').click()") == first
+    act("by('text').setSelectionRange(2, 2); lookAt(2); document.body.dataset.milliseconds = 0")
+    chromium.wait("look.place === 2")
+    other = chromium.run("look.candidates.find(({ id }) => id !== look.id).text")
+    way = act(
+        "document.querySelectorAll('#candidates button')[look.candidates.findIndex(({ id }) => id !== look.id)].click()"
+    )
+    assert way.startswith("to" + other) and len(way) == len(first) and act("by('undo').click()") == first
+    assert chromium.run("by('shown').textContent") == first + "\u200b"
+
+
+@in_a_browser
+def test_a_slider_goes_from_one_model_to_the_next_also_of_other_tokens(screen, chromium):
+    pairs = byte_pairs()
+    other = Stop(
+        lively_model(tiny_gpt(vocab_size=pairs.vocab_size, n_layer=1)).eval(), pairs, "runs/2", "runs/2: pairs"
+    )
+    act = screen(plain_stop(), other, text="to be or not")
+    pieces = "Array.from(by('shown').querySelectorAll('span'), e => e.textContent)"
+    assert chromium.run(pieces) != list("to be or not") and chromium.run("by('title').textContent") == "runs/2: pairs"
+    act("by('stop').value = 0; by('stop').dispatchEvent(new Event('input'))")
+    assert (
+        chromium.run(pieces) == list("to be or not") and chromium.run("by('title').textContent") == "runs/1: play.txt"
+    )
+    assert chromium.run("by('heads').querySelectorAll('button').length") == 4
+
+
+@in_a_browser
+def test_a_text_a_name_and_a_tokenizer_command_no_browser(screen, chromium):
+    tokenizer = gpt.CharTokenizer("".join(sorted({*EVIL, "\u2028"})))
+    stop = Stop(lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size)).eval(), tokenizer, EVIL, EVIL)
+    act = screen(stop, stop, text=EVIL)
+    assert (
+        chromium.run("by('shown').textContent") == EVIL + "\u200b"
+        and chromium.run("document.title") == "A GPT to play with"
+    )
+    assert act("by('text').focus(); document.execCommand('insertText', false, '<a>éß')") == EVIL + "<a>éß"
+    assert "It has never seen ß, and skips it." in chromium.run("by('cost').textContent")
+    assert chromium.run("document.querySelectorAll('img, a').length") == 0
+
+
+def test_the_page_asks_for_nothing_outside_itself():
+    page = model_page([plain_stop()])
+    assert not re.search(r"https?://|@import|url\(|fetch\(|XMLHttp|importScripts|src=", page)
+    policy = re.search('Content-Security-Policy" content="(.*?)"', page).group(1)
+    assert (
+        policy
+        == "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; worker-src blob:"
+    )
+    assert page.count("<script") == page.count("</script>") == 4 and "innerHTML" not in page
+
+
+# ---- what a page holds
+
+
+def test_many_parameters_are_rounded_and_too_many_are_refused(monkeypatch):
+    stop = plain_stop()
+    whole = len(pack([stop])[1][0])
+    monkeypatch.setattr(pages, "MOST_IN_FLOAT32", stop.model.num_parameters())
+    assert len(pack([stop])[1][0]) == whole and len(pack([stop, stop])[1][0]) == pytest.approx(whole / 2, abs=4)
+    monkeypatch.setattr(pages, "MOST_PARAMETERS", 2 * stop.model.num_parameters() - 1)
+    with pytest.raises(gpt.UserError, match="parameters are too many for a page, which holds .*; name fewer runs"):
+        model_page([stop, stop])
+
+
+def test_a_model_of_ones_own_is_refused():
+    class OwnGPT(gpt.GPT):
+        pass
+
+    stop = Stop(OwnGPT(tiny_gpt()), TOKENIZER, "mine", "mine")
+    with pytest.raises(
+        gpt.UserError, match="mine is not the GPT of this library, which a page computes: it has .*OwnGPT"
+    ):
+        model_page([stop])
