@@ -12,7 +12,7 @@ from mlx_nanogpt.text.characters import MARK
 
 from ..options.shared import PATH, RUN_PATH, LastOption
 from ..screen.consoles import console
-from ..screen.describe import describe_weights
+from ..screen.describe import describe_iteration
 from ..screen.output_file import ForceOption, check_replaceable, write_file
 
 EXCERPT = 300  # tokens of the run's own text that the page begins with
@@ -38,12 +38,18 @@ def page(
     """
     check_replaceable(out, "out", force)
     opened = [find_run(path) for path in runs or [None]]
-    stops = [Stop(run.load_model(last), run.tokenizer, str(run.path), describe_weights(run, last)) for run in opened]
-    write_file(out, model_page(stops, _find_text(opened[-1])))
+    write_file(out, model_page([_make_stop(run, last) for run in opened], _find_text(opened[-1])))
     size = f"{out.stat().st_size / 1e6:.1f} MB"
     console.print(f"Written: {out} ({size}). Open it in a browser, or send it: it needs nothing else.", soft_wrap=True)
     if show and not webbrowser.open(out.resolve().as_uri()):
         console.print("No browser was found to open it.", style="yellow")
+
+
+def _make_stop(run: Run, last: bool) -> Stop:
+    """The run on the page, which others may read: the folders of its text are not named."""
+    texts = " + ".join(Path(source).name for source in run.corpus.sources)
+    title = f"{run.path.name}: {describe_iteration(run, last)}"
+    return Stop(run.load_model(last), run.tokenizer, title, f"A GPT that learned from {texts}")
 
 
 def _find_text(run: Run) -> str:

@@ -6,7 +6,7 @@ const data = JSON.parse(by("data").textContent), { stops, tokenizers } = data;
 const make = (tag, content = "", name = "") => Object.assign(document.createElement(tag), { textContent: content, className: name });
 const LEVELS = [8, 4, 2, 1];  // the least bits of a colour
 const PAUSE = 900;  // ms between two stops that play
-const STRONG = 0.01;  // the share of attention that a line shows
+const WEAKEST = 0.1;  // of the largest share of attention: a line shows it
 
 let stop = 0, turn = 0, writing = false, playing = false, pauseTimer;
 let spans = [], pieces = [], bits = [];  // spans and pieces of the text; bits of its tokens, as far as they are known
@@ -162,13 +162,13 @@ function showHeads() {
   head = Math.min(head ?? 0, count - 1);
   if (by("heads").children.length !== (n_layer + 1) * (count + 1)) makeHeads(n_layer, count);
   const share = attention[layer * count + head], rgb = getComputedStyle(document.documentElement).getPropertyValue("--look").split(",").map(Number);
-  const most = Array.from(share, (s, j) => [s, first + j]).sort((a, b) => b[0] - a[0]).slice(0, 3).filter(([s]) => s > 0.005);
+  const most = Array.from(share, (s, j) => [s, first + j]).sort((a, b) => b[0] - a[0]).slice(0, 3);
   const where = j => j ? `“${visible(known[j - 1].textContent)}” ${place - j + 1} back` : `the start (“${visible(start)}”)`;
   by("looked").textContent = `Layer ${layer + 1}, head ${head + 1} looked most at ` + most.map(([s, j]) => `${where(j)} (${(100 * s).toFixed(0)}%)`).join(", ") +
     `. It sees ${share.length === 1 ? "the start alone" : `${(place - Math.max(first, 1) + 1).toLocaleString("en")} ${unit(share.length)}${first ? "" : " and the start"}`}.`;
   known.forEach((span, i) => {
     const s = share[i + 1 - first] ?? 0;
-    span.style.boxShadow = s > STRONG ? `0 3px 0 rgba(${rgb}, ${Math.min(1, 0.25 + s).toFixed(3)})` : "";
+    span.style.boxShadow = s > WEAKEST * most[0][0] ? `0 3px 0 rgba(${rgb}, ${(s / most[0][0]).toFixed(3)})` : "";
   });
   by("heads").querySelectorAll("button").forEach((button, i) => {
     const own = attention[i], canvas = button.firstChild;
@@ -284,8 +284,8 @@ function choose(i) {
   by("stop").value = i;
   by("stop-name").textContent = title;
   by("title").textContent = about;
-  by("about").textContent = `A GPT of ${parameters.toLocaleString("en")} parameters (${config.n_layer} layers, ${config.n_embd / config.head_size} heads in each, ` +
-    `${config.block_size.toLocaleString("en")} ${unit(2)} in view) is in this file, and computes here: nothing is sent anywhere.`;
+  by("about").textContent = `${title}. Its ${parameters.toLocaleString("en")} parameters (${config.n_layer} layers, ${config.n_embd / config.head_size} heads in each, ` +
+    `${config.block_size.toLocaleString("en")} ${unit(2)} in view) are in this file, and your browser computes with them: nothing is sent anywhere.`;
   for (const element of document.querySelectorAll(".unit")) element.textContent = other;
   show();
 }

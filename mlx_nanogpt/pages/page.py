@@ -22,8 +22,8 @@ HALF = np.finfo(np.float16)
 
 @dataclass(frozen=True)
 class Stop:
-    """A model on a page that may have several, as the same one at several steps. `title` tells it from the others; `about` is a line
-    on it."""
+    """A model on a page that may have several, as the same one at several steps. `title` tells it from the others; `about` is
+    the heading of the page."""
 
     model: GPT
     tokenizer: Tokenizer

@@ -19,7 +19,9 @@ def test_it_writes_the_newest_run_and_says_what_to_do(mlx_gpt, run):
     assert result.status == 0 and re.match(r"Written: model\.html \(0\.\d MB\)\. Open it in a browser", result.out)
     data = data_of("model.html")
     assert data["text"] == DATA.tokenizer.decode(DATA.valid_tokens[:300])
-    assert [stop["about"] for stop in data["stops"]] == ["runs/1: play.txt, iteration 8 of 8, best weights"]
+    assert [(stop["title"], stop["about"]) for stop in data["stops"]] == [
+        ("1: iteration 8 of 8, best weights", "A GPT that learned from play.txt")
+    ]
 
 
 def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, monkeypatch):
@@ -28,8 +30,20 @@ def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, m
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     assert mlx_gpt("page", "1", "runs/2", "--last", "--out=both.html", "--open").status == 0
     data = data_of("both.html")
-    assert [(stop["title"], stop["config"]["n_layer"]) for stop in data["stops"]] == [("runs/1", 2), ("runs/2", 1)]
+    assert [(stop["title"], stop["config"]["n_layer"]) for stop in data["stops"]] == [
+        ("1: iteration 8 of 8, last weights", 2),
+        ("2: iteration 8 of 8, last weights", 1),
+    ]
     assert len(data["tokenizers"]) == 1 and opened == [Path("both.html").resolve().as_uri()]
+
+
+def test_the_folders_of_a_text_are_ones_own(mlx_gpt, halves):
+    assert mlx_gpt("train", *TINY[:-1], f"--data={Path('halves').resolve()}").status == 0
+    assert mlx_gpt("page").status == 0
+    assert (
+        "that learned from halves" in Path("model.html").read_text()
+        and str(Path.cwd()) not in Path("model.html").read_text()
+    )
 
 
 def test_a_run_of_documents_begins_with_one(mlx_gpt):
