@@ -46,9 +46,9 @@ def page(
 
 
 def _make_stop(run: Run, last: bool) -> Stop:
-    """The run on the page, which others may read: the folders of its text are not named."""
+    """The run on the page, which others may read: so the folders of its text, and most of its own, are not named."""
     texts = " + ".join(Path(source).name for source in run.corpus.sources)
-    title = f"{run.path.name}: {describe_iteration(run, last)}"
+    title = f"{'/'.join(run.path.parts[-2:])}: {describe_iteration(run, last)}"
     return Stop(run.load_model(last), run.tokenizer, title, f"A GPT that learned from {texts}")
 
 

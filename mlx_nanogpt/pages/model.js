@@ -158,42 +158,48 @@ class Embedding {
 class Linear {
   constructor(weights, name) { this.weight = weights[name + ".weight"]; this.bias = weights[name + ".bias"]; }
 
-  /** x (T, n) -> (T, m), with a weight of (m, n): blocks of 4 rows by 2, so that a number is loaded once for several products. */
+  /** (T, n) -> (T, m), by a weight of (m, n). */
   forward(x, T) {
-    const w = this.weight, n = x.length / T, m = w.length / n, y = new Float32Array(T * m);
-    let t = 0;
-    for (; t + 3 < T; t += 4) {
-      const a = t * n, b = a + n, c = b + n, d = c + n;
-      for (let j = 0; j < m; j += 2) {
-        const e = j * n, f = Math.min(j + 1, m - 1) * n;  // an odd last row is computed twice
-        let ae = 0, be = 0, ce = 0, de = 0, af = 0, bf = 0, cf = 0, df = 0;
-        for (let i = 0; i < n; i++) {
-          const u = w[e + i], v = w[f + i], p = x[a + i], q = x[b + i], r = x[c + i], s = x[d + i];
-          ae += p * u; be += q * u; ce += r * u; de += s * u;
-          af += p * v; bf += q * v; cf += r * v; df += s * v;
-        }
-        const out = t * m + j;
-        y[out] = ae; y[out + m] = be; y[out + 2 * m] = ce; y[out + 3 * m] = de;
-        if (j + 1 < m) { y[out + 1] = af; y[out + m + 1] = bf; y[out + 2 * m + 1] = cf; y[out + 3 * m + 1] = df; }
-      }
-    }
-    for (; t < T; t++) {
-      for (let j = 0; j < m; j += 4) {
-        const e = j * n, f = Math.min(j + 1, m - 1) * n, g = Math.min(j + 2, m - 1) * n, h = Math.min(j + 3, m - 1) * n;
-        let o = 0, p = 0, q = 0, r = 0;
-        for (let i = 0, a = t * n; i < n; i++, a++) {
-          const v = x[a];
-          o += v * w[e + i]; p += v * w[f + i]; q += v * w[g + i]; r += v * w[h + i];
-        }
-        const out = t * m + j, left = m - j;
-        y[out] = o;
-        if (left > 1) y[out + 1] = p;
-        if (left > 2) y[out + 2] = q;
-        if (left > 3) y[out + 3] = r;
-      }
-    }
-    if (this.bias) for (t = 0; t < T; t++) add(y.subarray(t * m, (t + 1) * m), this.bias);
+    const n = x.length / T, m = this.weight.length / n, y = new Float32Array(T * m), blocks = T - T % 4;
+    for (let t = 0; t < blocks; t += 4) multiplyFour(x, t * n, n, this.weight, y, t * m, m);
+    for (let t = blocks; t < T; t++) multiplyOne(x, t * n, n, this.weight, y, t * m, m);
+    if (this.bias) for (let t = 0; t < T; t++) add(y.subarray(t * m, (t + 1) * m), this.bias);
     return y;
+  }
+}
+
+/** Four rows of `x`, from the number `a` on, by two rows of the weight at a time, so that a number is loaded once for several products. */
+function multiplyFour(x, a, n, w, y, out, m) {
+  const b = a + n, c = b + n, d = c + n;
+  for (let j = 0; j < m; j += 2, out += 2) {
+    const e = j * n, f = j + 1 < m ? e + n : e;  // an odd last row is computed twice
+    let ae = 0, be = 0, ce = 0, de = 0, af = 0, bf = 0, cf = 0, df = 0;
+    for (let i = 0; i < n; i++) {
+      const u = w[e + i], v = w[f + i], p = x[a + i], q = x[b + i], r = x[c + i], s = x[d + i];
+      ae += p * u; be += q * u; ce += r * u; de += s * u;
+      af += p * v; bf += q * v; cf += r * v; df += s * v;
+    }
+    y[out] = ae; y[out + m] = be; y[out + 2 * m] = ce; y[out + 3 * m] = de;
+    if (f > e) { y[out + 1] = af; y[out + m + 1] = bf; y[out + 2 * m + 1] = cf; y[out + 3 * m + 1] = df; }
+  }
+}
+
+/** One row of `x`, by four rows of the weight at a time. */
+function multiplyOne(x, a, n, w, y, out, m) {
+  let j = 0;
+  for (; j + 3 < m; j += 4) {
+    const e = j * n, f = e + n, g = f + n, h = g + n;
+    let o = 0, p = 0, q = 0, r = 0;
+    for (let i = 0; i < n; i++) {
+      const v = x[a + i];
+      o += v * w[e + i]; p += v * w[f + i]; q += v * w[g + i]; r += v * w[h + i];
+    }
+    y[out + j] = o; y[out + j + 1] = p; y[out + j + 2] = q; y[out + j + 3] = r;
+  }
+  for (; j < m; j++) {
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += x[a + i] * w[j * n + i];
+    y[out + j] = sum;
   }
 }
 
@@ -206,7 +212,7 @@ class LayerNorm {
     for (let start = 0; start < x.length; start += C) {
       let mean = 0, squares = 0;
       if (this.centred) { for (let c = 0; c < C; c++) mean += x[start + c] / C; }
-      for (let c = 0; c < C; c++) squares += (x[start + c] - mean) ** 2 / C;
+      for (let c = 0; c < C; c++) squares += (x[start + c] - mean) * (x[start + c] - mean) / C;
       const factor = 1 / Math.sqrt(squares + EPS);
       for (let c = 0; c < C; c++) y[start + c] = (x[start + c] - mean) * factor * this.weight[c] + (this.bias?.[c] ?? 0);
     }

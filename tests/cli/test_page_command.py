@@ -20,7 +20,7 @@ def test_it_writes_the_newest_run_and_says_what_to_do(mlx_gpt, run):
     data = data_of("model.html")
     assert data["text"] == DATA.tokenizer.decode(DATA.valid_tokens[:300])
     assert [(stop["title"], stop["about"]) for stop in data["stops"]] == [
-        ("1: iteration 8 of 8, best weights", "A GPT that learned from play.txt")
+        ("runs/1: iteration 8 of 8, best weights", "A GPT that learned from play.txt")
     ]
 
 
@@ -31,14 +31,14 @@ def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, m
     assert mlx_gpt("page", "1", "runs/2", "--last", "--out=both.html", "--open").status == 0
     data = data_of("both.html")
     assert [(stop["title"], stop["config"]["n_layer"]) for stop in data["stops"]] == [
-        ("1: iteration 8 of 8, last weights", 2),
-        ("2: iteration 8 of 8, last weights", 1),
+        ("runs/1: iteration 8 of 8, last weights", 2),
+        ("runs/2: iteration 8 of 8, last weights", 1),
     ]
     assert len(data["tokenizers"]) == 1 and opened == [Path("both.html").resolve().as_uri()]
 
 
 def test_the_folders_of_a_text_are_ones_own(mlx_gpt, halves):
-    assert mlx_gpt("train", *TINY[:-1], f"--data={Path('halves').resolve()}").status == 0
+    assert mlx_gpt("train", *TINY[:-1], "--backend=eager", f"--data={Path('halves').resolve()}").status == 0
     assert mlx_gpt("page").status == 0
     assert (
         "that learned from halves" in Path("model.html").read_text()
@@ -48,7 +48,7 @@ def test_the_folders_of_a_text_are_ones_own(mlx_gpt, halves):
 
 def test_a_run_of_documents_begins_with_one(mlx_gpt):
     Path("names.txt").write_text("".join(f"{a}nn{b}\n" for a in "ABCDEFGH" for b in "aey"))
-    assert mlx_gpt("train", *TINY[:-1], "--data=names.txt", "--documents=lines").status == 0
+    assert mlx_gpt("train", *TINY[:-1], "--backend=eager", "--data=names.txt", "--documents=lines").status == 0
     assert mlx_gpt("page").status == 0 and re.fullmatch(r"[A-H]nn[aey]", data_of("model.html")["text"])
 
 

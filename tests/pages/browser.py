@@ -97,7 +97,7 @@ def in_a_browser(test):
 @contextmanager
 def browser() -> Iterator[Browser]:
     """Start Chromium; it ends at the end."""
-    with TemporaryDirectory() as profile:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as profile:  # its processes end a little later
         commands, answers = os.pipe(), os.pipe()
         # the protocol is spoken on the descriptors 3 and 4
         shell = f'exec "$@" 3<&{commands[0]} 4>&{answers[1]}'
