@@ -145,7 +145,7 @@ function showLook() {
     row.append(make("td", l + 1, "faint"), ...guesses.map((guess, rank) => {
       const cell = make("td", "", rank === 2 ? "third" : "");
       cell.append(code(guess, guess.id === id), " " + percent(guess.p));
-      cell.style.opacity = 0.45 + 0.55 * guess.p;
+      cell.style.opacity = 0.6 + 0.4 * guess.p;
       return cell;
     }), make("td", id === null ? "" : percent(actual[l]), "number"));
     return row;
@@ -213,8 +213,9 @@ function placeOfCursor() {
   return place;
 }
 
-function step(by_) {
-  const place = Math.max(0, Math.min(known.length, asked + by_)), index = known[place] ? spans.indexOf(known[place]) : pieces.length;
+/** Move the cursor by so many tokens. */
+function move(tokens) {
+  const place = Math.max(0, Math.min(known.length, asked + tokens)), index = known[place] ? spans.indexOf(known[place]) : pieces.length;
   const offset = pieces.slice(0, index).reduce((sum, { text }) => sum + text.length, 0);
   by("text").setSelectionRange(offset, offset);
   known[place]?.scrollIntoView({ block: "nearest" });
@@ -265,8 +266,8 @@ by("clear").addEventListener("click", () => {
 });
 by("text").addEventListener("input", typed);
 document.addEventListener("selectionchange", () => { if (document.activeElement === by("text") && !by("text").readOnly) lookAt(placeOfCursor()); });
-by("back").addEventListener("click", () => step(-1));
-by("on").addEventListener("click", () => step(1));
+by("back").addEventListener("click", () => move(-1));
+by("on").addEventListener("click", () => move(1));
 document.addEventListener("keydown", event => {
   if (event.key === "Escape" && writing || event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); by("write").click(); }
 });
