@@ -1,16 +1,13 @@
-"""Pictures of the pages on a run (of `mlx-gpt inspect --html` and `mlx-gpt report`), wide and narrow, light and dark, and of the
+"""Pictures of the pages on a run (of `mlx-gpt page` and `mlx-gpt report`), wide and narrow, light and dark, and of the
 terminal while another one trains.
 
     python benchmarks/screenshots.py runs/1 [FOLDER]
 
-Takes Chromium, tmux and the extra `report`. A narrow picture is that of a frame, because a window of Chromium is at least 500
-pixels wide.
+Takes Chromium, tmux and the extra `report`.
 """
 
-import html
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -21,26 +18,25 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pages"))
+from browser import Browser, browser
+
 HERE = Path(__file__).parent
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
-PAGES = {"inside": 1210, "report": 3560}  # the height of a picture, in pixels
+PAGES = {"page": 1170, "report": 2400}  # the height of a picture, in pixels
 WIDE, NARROW = 1280, 390
-CHOSEN = "#255"  # the token that is chosen on the page
+PLACE = "#195"  # of the cursor on the page
+SETTLED = 2  # seconds until a page is drawn
 MLX_GPT = [sys.executable, "-m", "mlx_nanogpt_cli"]
 COLUMNS, LINES = 100, 34  # of the terminal
 FONT, WIDTH, HEIGHT = "14px/17px monospace", 8.43, 17  # and the pixels of a character
 TRAINED_SECONDS = 45  # when its picture is taken
 
 
-def shot(page: Path, picture: Path, width: int, height: int, dark: bool) -> None:
-    if width < 500:
-        frame = f'<body style="margin:0"><iframe style="border:0" width={width} height={height} srcdoc="{html.escape(page.read_text())}">'
-        page = page.with_name(f"narrow-{page.name}")
-        page.write_text(frame)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=5000"]
-    options += [f"--window-size={max(width, 500)},{height}", f"--screenshot={picture}"]
-    options += ["--blink-settings=preferredColorScheme=0"] if dark else []
-    subprocess.run([CHROMIUM, *options, page.absolute().as_uri() + CHOSEN], check=True, stderr=subprocess.DEVNULL)
+def shot(chromium: Browser, page: Path, picture: Path, width: int, height: int, dark: bool) -> None:
+    chromium.show_as(width, height, dark)
+    chromium.open(page, PLACE)
+    time.sleep(SETTLED)
+    chromium.picture(picture)
 
 
 def screen(work: Path) -> str:
@@ -65,22 +61,21 @@ def terminal_page(shown: str) -> str:
 
 
 def main(run: str, folder: Path) -> None:
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory() as work, browser() as chromium:
         pages = {name: Path(work, f"{name}.html") for name in PAGES}
-        inspect = [*MLX_GPT, "inspect", run, "--html", pages["inside"]]
-        subprocess.run(inspect, check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([*MLX_GPT, "report", run, "--out", pages["report"]], check=True)
+        for name, page in pages.items():
+            subprocess.run([*MLX_GPT, name, run, "--out", page], check=True)
         for name, height in PAGES.items():
             for width in (WIDE, NARROW):
                 for dark in (False, True):
                     picture = folder / f"{name}-{width}-{'dark' if dark else 'light'}.png"
-                    shot(pages[name], picture, width, height, dark)
+                    shot(chromium, pages[name], picture, width, height, dark)
                     print(picture)
         page = Path(work, "terminal.html")
         shown = screen(Path(work)).rstrip()
         page.write_text(terminal_page(shown), encoding="utf-8")
         size = int(COLUMNS * WIDTH) + 32, (shown.count("\n") + 1) * HEIGHT + 32
-        shot(page, folder / "terminal.png", *size, dark=True)
+        shot(chromium, page, folder / "terminal.png", *size, dark=True)
         print(folder / "terminal.png")
 
 

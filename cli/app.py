@@ -21,6 +21,7 @@ from .commands.export import export
 from .commands.generate import generate
 from .commands.inspect import inspect_text
 from .commands.launch import launch
+from .commands.page import page
 from .commands.plan import plan
 from .commands.prepare import prepare
 from .commands.presets import presets
@@ -98,6 +99,7 @@ for name, command in {
     "prepare": prepare,
     "generate": generate,
     "inspect": inspect_text,
+    "page": page,
     "runs": runs,
     "report": report,
     "eval": evaluate,

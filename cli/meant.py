@@ -22,12 +22,14 @@ OPTIONS = {  # what is meant, an option or an argument: the words
     "--data": "--file --input --dataset",
     "--run-dir": "--out-dir --output",
     "--out": "--out-dir --output",
+    "--surprises": "--html",  # of older versions
 }
 COMMANDS = {
     "mlx-gpt generate": "sample write chat",
     "mlx-gpt eval": "test evaluate valid",
     "mlx-gpt runs": "list ls",
     "mlx-gpt report": "info show",
+    "mlx-gpt page": "html inside web",
     "mlx-gpt train --init-from": "finetune",
     "mlx-gpt train --resume": "resume",
 }
@@ -35,6 +37,7 @@ NOTES = {  # instead of the question
     "run": "name the run without an option, by its number or its folder",
     "--last": "the best weights are taken without an option, and the last with --last",
     "--head-size": "did you mean --head-size? --n-embd divided by it is the number of heads",
+    "--html": "did you mean mlx-gpt page? It writes the model itself as a page",
     "chat": "did you mean mlx-gpt generate? It continues a text, and does not chat",
 }
 

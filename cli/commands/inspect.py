@@ -1,6 +1,5 @@
 """`mlx-gpt inspect`: a text coloured by how much each token surprises a model, and what the model expected instead."""
 
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -8,7 +7,6 @@ import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.pretrained import find_model
-from mlx_nanogpt.pages.inside import inside_page, most_tokens
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
@@ -16,10 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
-from ..options.shared import PATH, DeviceOption, InitFromOption, LastOption, RunArgument, use_device
+from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgument, use_device
 from ..screen.consoles import ESCAPES, console
 from ..screen.describe import describe_weights
-from ..screen.output_file import ForceOption, check_replaceable, write_file
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
 SHOWN = 20  # characters of the text before a surprise
@@ -36,15 +33,6 @@ def inspect_text(
     last: LastOption = False,
     init_from: InitFromOption = None,
     surprises: Annotated[int, typer.Option(help="How many of the greatest surprises to list.", min=0)] = 10,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a page for a browser, too: the model's expectations, and the places where its heads looked.",
-            show_default="no page",
-            **PATH,
-        ),
-    ] = None,
-    force: ForceOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Show what surprises a trained model in a text, and what it expected there.
@@ -54,7 +42,6 @@ def inspect_text(
     A surprise is the cost of a token in bits: 1 for a token of probability 1/2, 2 for 1/4, and so on.
     """
     use_device(device)
-    check_replaceable(html, "html", force)
     model, tokenizer, source = find_model(run, last, init_from)
     text = read_prompt(tokenizer, prompt, prompt_file, unknown)
     if text is not None:
@@ -67,8 +54,7 @@ def inspect_text(
         raise UserError("an exported model has no text of its own", "give one with `prompt`")
     found = inspect(model, ids, tokenizer.start_token)
     pieces = token_pieces(tokenizer, ids)
-    about = describe_weights(source, last) if source else init_from
-    console.print(about, style="dim")
+    console.print(describe_weights(source, last) if source else init_from, style="dim")
     console.print(_colour(pieces, found), soft_wrap=True)
     console.print()
     if console.is_terminal:
@@ -78,10 +64,6 @@ def inspect_text(
     )
     if surprises:
         console.print(_make_table(pieces, found, tokenizer, surprises))
-    if html:
-        write_file(html, inside_page(model, tokenizer, ids, about))
-        cut = f", on the first {most_tokens(model):,} tokens" if len(ids) > most_tokens(model) else ""
-        console.print(f"\nThe page is {html}{cut}: open it in a browser.", soft_wrap=True)
 
 
 def _colour(pieces: list[str], found: Inspection) -> Text:

@@ -1,64 +1,39 @@
 """`mlx-gpt report`: writes one HTML file on runs, which needs no network."""
 
-import html
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from mlx_nanogpt import Run, UserError
+from mlx_nanogpt import Run
 from mlx_nanogpt.config import tokens_per_step
-from mlx_nanogpt.pages.inside import inside_page
 from mlx_nanogpt.pages.report import Entry, report_page
-from mlx_nanogpt.runs.find import find_run, own_dataset
+from mlx_nanogpt.runs.find import find_run
 
-from ..options.shared import PATH, RUN_PATH, DeviceOption, use_device
+from ..options.shared import PATH, RUN_PATH
 from ..screen.consoles import console
-from ..screen.describe import describe_model, describe_packages, describe_training, describe_weights, list_settings
+from ..screen.describe import describe_model, describe_packages, describe_training, list_settings
 from ..screen.output_file import ForceOption, check_replaceable, write_file
-from .inspect import EXCERPT
 
 
 def report(
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Numbers of runs in runs/, or folders of runs; the first one's model is shown from inside.",
-            show_default="the newest in runs/",
-            **RUN_PATH,
+            help="Numbers of runs in runs/, or folders of runs.", show_default="the newest in runs/", **RUN_PATH
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
     force: ForceOption = False,
-    device: DeviceOption = "auto",
 ) -> None:
-    """Write a page on a run, or on several beside each other: losses, samples, and the inside of the model."""
-    use_device(device)
+    """Write a page on a run, or on several beside each other: losses, samples and settings."""
     check_replaceable(out, "out", force)
     opened = [find_run(path) for path in runs or [None]]
     entries = [Entry(run, _list_facts(run)) for run in opened]
-    write_file(out, report_page(entries, _make_inside(opened[0])))
+    write_file(out, report_page(entries))
     names = ", ".join(str(run.path) for run in opened)
     console.print(
         f"The report on {names} is {out} ({out.stat().st_size / 1e6:.1f} MB): open it in a browser.", soft_wrap=True
     )
-
-
-def _make_inside(run: Run) -> str:
-    """Make the page on the inside of the run's model, or a paragraph on the reason why there is none."""
-    if own := run.model_class():
-        return _explain(f"The model of the first run is the user's own, {own}, and its inside is unknown.")
-    if not run.checkpoint.exists():
-        return _explain("The first run has no weights yet.")
-    try:
-        ids = own_dataset(run).valid_tokens[int(run.tokenizer.marks) :][:EXCERPT]  # the page has the first mark
-    except UserError as error:
-        return _explain(f"The inside takes the text of the first run: {error.problem}.")
-    about = f"{describe_weights(run)}, on the beginning of the validation text of {run.corpus.name}."
-    return inside_page(run.load_model(), run.tokenizer, ids, about)
-
-
-def _explain(reason: str) -> str:
-    return f"<p>{html.escape(reason)}"
 
 
 def _list_facts(run: Run) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""HTML pages, each one file that needs no network: the inside of a model on a text, and a report on runs."""
+"""HTML pages, each one file that needs no network: a model to play with, and a report on runs."""

@@ -1,4 +1,4 @@
-"""A model's expectations at every place of a text, the surprise of each token, and the inside of its layers."""
+"""A model's expectations at every place of a text, and the surprise of each token."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,9 +8,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
-from ..layers import causal_mask
 from ..machine import machine
-from ..model import GPT, Attention, Block
+from ..model import GPT
 
 LOGITS_PER_BATCH = 2**24  # float32: 64 MiB
 
@@ -78,82 +77,9 @@ def _evaluation_mode(model: GPT) -> Iterator[None]:
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class Inside:
-    """The inside of L layers of H heads before each of N tokens. The model reads the start token, at place 0, and then the tokens:
-    the token i - 1 is at place i.
-
-    `first`, (N,), is the first of T places in view. `attention`, (L, H, N, T), is the share of each of these places in a head's
-    answer; a row adds up to 1. `lens`, (L, N, K), are the likeliest tokens if the model's head reads after each layer (the "logit
-    lens", nostalgebraist 2020), and `probabilities`, (L, N, K), are theirs.
-    """
-
-    first: np.ndarray
-    attention: np.ndarray
-    lens: np.ndarray
-    probabilities: np.ndarray
-
-
-def look_inside(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: int = 3) -> Inside:
-    """Look inside a model while it reads `start_token` and the tokens `ids`, (N,), in the windows of `inspect`. The model's mode
-    stays as it is. Raises `UserError` for a text without tokens, and for a model whose blocks are not those of `model.py`."""
-    check_blocks(model)
-    tokens = np.array([start_token, *ids], np.int64)  # (N + 1,)
-    starts, length = _place_windows(len(ids), model.config.block_size)
-    first: list[int] = []
-    parts = []
-    with _evaluation_mode(model):
-        for start in starts:
-            new = slice(len(first) - start, length)  # the places that no window before has reached
-            first += [int(start)] * (length - len(first) + int(start))
-            parts.append(_inspect_layers(model, mx.array(tokens[start : start + length]), new, top))
-    attentions, lenses, probabilities = zip(*parts)
-    return Inside(
-        np.array(first),
-        np.concatenate(attentions, axis=2),
-        np.concatenate(lenses, axis=1),
-        np.concatenate(probabilities, axis=1),
-    )
-
-
-def check_blocks(model: GPT) -> None:
-    """Raise `UserError` if a block or its attention is of another class than those of `model.py`: only of these is the inside
-    known."""
-    for block in model.h:
-        other = block if type(block) is not Block else block.attn if type(block.attn) is not Attention else None
-        if other is not None:
-            raise UserError(
-                f"the inside of {type(other).__name__} cannot be shown: only that of the blocks of mlx_nanogpt/model.py is known",
-                "use `inspect`, which shows the surprises of any model",
-            )
-
-
-def _inspect_layers(model: GPT, idx: mx.array, new: slice, top: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, at the places `new` of the tokens `idx`, (T,), in each layer: the weights of attention, (L, H, places, T), the likeliest
-    tokens if the head reads there, (L, places, top), and their probabilities."""
-    x, weights, lens, probabilities = model.embed(idx[None]), [], [], []  # x is (1, T, C)
-    for block in model.h:
-        weights.append(np.array(_weigh_attention(block.attn, block.ln_1(x))[0, :, new]))
-        x = block(x)
-        predicted = np.array(mx.softmax(model.logits(x[0, new]).astype(mx.float32), axis=-1))  # (places, vocab_size)
-        lens.append(_find_likeliest(predicted, top))
-        probabilities.append(np.take_along_axis(predicted, lens[-1], axis=-1))
-    return np.stack(weights), np.stack(lens), np.stack(probabilities)
-
-
 def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:
     """Return the places of the `top` largest numbers of each row of `scores` (N, vocab_size), the largest first: (N, top)."""
     top = min(top, scores.shape[-1])
     found = np.argpartition(-scores, top - 1, axis=-1)[:, :top]
     order = np.argsort(-np.take_along_axis(scores, found, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(found, order, axis=-1)
-
-
-def _weigh_attention(attn: Attention, x: mx.array) -> mx.array:
-    """Return the share of each token in the answer to each token of x (B, T, C): (B, nh, T, T), float32."""
-    B, T, C = x.shape
-    heads = attn.c_attn(x).reshape(B, T, 3 * attn.n_head, C // attn.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
-    q, k, _ = mx.split(heads, 3, axis=1)  # (B, nh, T, hs) each
-    q, k = attn.locate(q, k)
-    scores = attn.scale * q @ k.swapaxes(-1, -2) + causal_mask(T, q.dtype)  # (B, nh, T, T)
-    return mx.softmax(scores.astype(mx.float32), axis=-1)

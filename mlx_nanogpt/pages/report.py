@@ -19,7 +19,7 @@ from ..errors import import_extra
 from ..records import Evaluation, Progress, Sample
 from ..runs.log import Line
 from ..runs.run import Run
-from .inside import as_script, fill
+from .page import as_script, fill
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Okabe & Ito's, also for the colour-blind; the page has their light blue for the first where it is dark.
@@ -69,9 +69,8 @@ class Entry:
         return min((evaluation.valid_loss for evaluation in self.history), default=math.inf)
 
 
-def report_page(entries: Sequence[Entry], inside: str) -> str:
-    """Return the page on the runs of `entries`; the best validation loss is marked. `inside` is a page on the model of the first
-    run, as from `inside_page`. Raises `UserError` if plotly is not installed."""
+def report_page(entries: Sequence[Entry]) -> str:
+    """Return the page on the runs of `entries`; the best validation loss is marked. Raises `UserError` if plotly is not installed."""
     script = import_extra("plotly.offline", "report").get_plotlyjs()
     figures = {"losses": _draw_losses(entries), "steps": _draw_steps(entries)}
     parts = {
@@ -81,7 +80,6 @@ def report_page(entries: Sequence[Entry], inside: str) -> str:
         "VERDICT": html.escape(_judge(entries)),
         "FACTS": _make_table(entries),
         "SAMPLES": "".join(map(_show_samples, entries)),
-        "INSIDE": html.escape(inside),
     }
     return fill(TEMPLATE, parts)
 

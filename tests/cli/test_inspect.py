@@ -1,13 +1,10 @@
 """The promises of `mlx-gpt inspect`: it shows the text as it is, and its surprises as the library finds them."""
 
-from pathlib import Path
-
 import mlx_nanogpt as gpt
 import numpy as np
 import pytest
 from conftest import DATA, TEXT, TINY, byte_pairs, tiny_gpt, tiny_train
 from helpers import is_a_sentence
-from mlx_nanogpt.pages import inside
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.text.tokenizer import token_pieces
 from mlx_nanogpt_cli.commands.inspect import COLOURS, _colour
@@ -44,14 +41,7 @@ def test_an_export_needs_a_text(mlx_gpt):
 
 @pytest.mark.parametrize(
     "arguments, reason",
-    [
-        (["--prompt=to bé"], "the model has never seen 'é'"),
-        (["--prompt="], "there is no token to inspect"),
-        (
-            ["--prompt=to be", "--html=nowhere/inside.html"],
-            "nowhere/inside.html cannot be written (its folder is missing or read-only)",
-        ),
-    ],
+    [(["--prompt=to bé"], "the model has never seen 'é'"), (["--prompt="], "there is no token to inspect")],
 )
 def test_an_inspection_that_cannot_be_is_a_sentence(mlx_gpt, run, arguments, reason):
     result = mlx_gpt("inspect", *arguments)
@@ -82,13 +72,3 @@ def test_a_run_of_byte_pairs_is_inspected(mlx_gpt):
     tokens = len(data.tokenizer.encode("to be or not"))
     bits = inspect(run.load_model(), data.tokenizer.encode("to be or not"), data.tokenizer.start_token).bits
     assert f"{bits / tokens:.2f} bits a token, {bits / 12:.2f} a character." in result.out
-
-
-def test_a_page_is_written_with_the_pieces_of_the_text(mlx_gpt, run, monkeypatch):
-    result = mlx_gpt("inspect", "--prompt=to be or not", "--html=inside.html")
-    assert result.status == 0 and result.out.endswith("The page is inside.html: open it in a browser.\n")
-    page = Path("inside.html").read_text()
-    assert "to be or not" not in page and '"t", "o", " ", "b", "e"' in page
-    monkeypatch.setattr(inside, "MOST_WEIGHTS", 2 * 2 * 8 * 20)
-    out = mlx_gpt("inspect", "--prompt=to be or not to be that is", "--html=inside.html", "--surprises=0").out
-    assert "inside.html, on the first 20 tokens: open it" in out

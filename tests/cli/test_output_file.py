@@ -1,4 +1,4 @@
-"""The promises of --json, --html and --out: a file of the user's own stays, unless --force says otherwise."""
+"""The promises of --json and --out: a file of the user's own stays, unless --force says otherwise."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def quick_doctor(monkeypatch):
 
 
 WRITERS = {
-    "inspect": ("inspect", "--prompt=to be", "--html"),
+    "page": ("page", "--out"),
     "bench": ("bench", "--quick", "--data=play.txt", "--json"),
     "doctor": ("doctor", "--json"),
 }
@@ -38,7 +38,7 @@ def test_a_file_of_ones_own_is_replaced_by_force_alone_and_a_file_of_the_program
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "config.json", "log.jsonl"])
 def test_a_file_of_a_run_is_not_replaced(mlx_gpt, run, name):
     before = (run.path / name).read_bytes()
-    assert is_a_sentence(mlx_gpt("inspect", "--prompt=to be", "--html", run.path / name))
+    assert is_a_sentence(mlx_gpt("page", "--out", run.path / name))
     assert (run.path / name).read_bytes() == before
 
 

@@ -104,6 +104,7 @@ def test_a_word_without_an_option_is_answered_with_the_option(mlx_gpt, arguments
         (["train", "--learnin-rate=1"], "--learning-rate"),
         (["sample"], "No such command 'sample'; did you mean mlx-gpt generate?"),
         (["chat"], "did you mean mlx-gpt generate? It continues a text, and does not chat"),
+        (["inspect", "--html=x"], "did you mean mlx-gpt page? It writes the model itself as a page"),
         (["genrate"], "Did you mean 'generate'?"),
     ],
     ids=str,
