@@ -1,6 +1,5 @@
 """Documents on the command line: a list of names, a folder of files, a validation text of one's own, from training to export."""
 
-import html
 import json
 import random
 import re
@@ -73,15 +72,6 @@ def test_the_marks_are_no_characters_of_the_users(mlx_gpt):
     mlx_gpt(*LINES)
     result = mlx_gpt("generate", "--prompt=x")
     assert "it knows 'a' 'b' 'd'" in result.err
-
-
-def test_the_inside_of_a_report_begins_after_the_mark_that_begins_a_document(mlx_gpt):
-    pytest.importorskip("plotly")
-    mlx_gpt(*LINES)
-    assert mlx_gpt("report").status == 0
-    page = html.unescape(Path("report.html").read_text())
-    first = re.search(r'"ids": \[(\d+)', page).group(1)
-    assert int(first) != open_run("runs/1").tokenizer.start_token
 
 
 def test_a_run_on_documents_is_resumed_from_its_text_another_copy_of_it_and_its_tokens(mlx_gpt):
