@@ -24,7 +24,8 @@ OPTIONS = {  # what is meant, an option or an argument: the words
     "--out": "--out-dir --output",
 }
 COMMANDS = {
-    "mlx-gpt generate": "sample write chat",
+    "mlx-gpt generate": "sample write",
+    "mlx-gpt play": "chat",
     "mlx-gpt eval": "test evaluate valid",
     "mlx-gpt runs": "list ls",
     "mlx-gpt report": "info show",
@@ -35,7 +36,7 @@ NOTES = {  # instead of the question
     "run": "name the run without an option, by its number or its folder",
     "--last": "the best weights are taken without an option, and the last with --last",
     "--head-size": "did you mean --head-size? --n-embd divided by it is the number of heads",
-    "chat": "did you mean mlx-gpt generate? It continues a text, and does not chat",
+    "chat": "did you mean mlx-gpt play? It continues what you type, and does not answer",
 }
 
 

@@ -103,7 +103,7 @@ def test_a_word_without_an_option_is_answered_with_the_option(mlx_gpt, arguments
         (["eval", "--best"], "the best weights are taken without an option, and the last with --last"),
         (["train", "--learnin-rate=1"], "--learning-rate"),
         (["sample"], "No such command 'sample'; did you mean mlx-gpt generate?"),
-        (["chat"], "did you mean mlx-gpt generate? It continues a text, and does not chat"),
+        (["chat"], "did you mean mlx-gpt play? It continues what you type, and does not answer"),
         (["genrate"], "Did you mean 'generate'?"),
     ],
     ids=str,
