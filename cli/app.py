@@ -23,6 +23,7 @@ from .commands.inspect import inspect_text
 from .commands.launch import launch
 from .commands.page import page
 from .commands.plan import plan
+from .commands.play import play
 from .commands.prepare import prepare
 from .commands.presets import presets
 from .commands.report import report
@@ -30,7 +31,7 @@ from .commands.runs import runs
 from .commands.train import train
 from .meant import COMMANDS, OPTIONS, meant, misplaced_words
 from .options.settings import with_options
-from .screen.consoles import errors
+from .screen.consoles import errors, print_error
 
 UsageError = typer.BadParameter.__mro__[1]  # typer does not name it
 
@@ -98,6 +99,7 @@ for name, command in {
     "plan": plan,
     "prepare": prepare,
     "generate": generate,
+    "play": play,
     "inspect": inspect_text,
     "page": page,
     "runs": runs,
@@ -158,5 +160,5 @@ def _warn(message: Warning | str, *place: object) -> None:
 
 def _fail(sentence: str) -> NoReturn:
     with suppress(OSError):  # standard error may be full, too
-        errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))
+        print_error(sentence)
     sys.exit(1)

@@ -25,7 +25,8 @@ OPTIONS = {  # what is meant, an option or an argument: the words
     "--surprises": "--html",  # of older versions
 }
 COMMANDS = {
-    "mlx-gpt generate": "sample write chat",
+    "mlx-gpt generate": "sample write",
+    "mlx-gpt play": "chat",
     "mlx-gpt eval": "test evaluate valid",
     "mlx-gpt runs": "list ls",
     "mlx-gpt report": "info show",
@@ -38,7 +39,7 @@ NOTES = {  # instead of the question
     "--last": "the best weights are taken without an option, and the last with --last",
     "--head-size": "did you mean --head-size? --n-embd divided by it is the number of heads",
     "--html": "did you mean mlx-gpt page? It writes the model itself as a page",
-    "chat": "did you mean mlx-gpt generate? It continues a text, and does not chat",
+    "chat": "did you mean mlx-gpt play? It continues what you type, and does not answer",
 }
 
 

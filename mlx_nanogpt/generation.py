@@ -23,7 +23,23 @@ NextToken = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
 def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
-    """Return `sample(logits, key)`, which picks token ids (B,) from logits (B, vocab_size) with a random key.
+    """Return `sample(logits, key)`, which picks token ids (B,) from logits (B, vocab_size) with a random key: draws from the softmax of
+    `make_filter`'s. Raises `UserError` as that does."""
+    keep = make_filter(temperature, top_k, top_p)
+
+    def sample(logits: mx.array, key: mx.array) -> mx.array:
+        if temperature < COLDEST:
+            return mx.argmax(logits, axis=-1)
+        # Gumbel's trick draws from the softmax in half the kernels of mx.random.categorical
+        return mx.argmax(keep(logits) + mx.random.gumbel(logits.shape, key=key), axis=-1)
+
+    return sample
+
+
+def make_filter(
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Callable[[mx.array], mx.array]:
+    """Return `keep(logits)`: logits (B, vocab_size) to those that a token is drawn from, minus infinity where it never is.
 
     `temperature` divides the logits; 0 always picks the likeliest token. `top_k` then keeps the k likeliest tokens, and
     `top_p` the fewest whose probabilities add up to p ("nucleus sampling", Holtzman et al. 2020).
@@ -36,19 +52,14 @@ def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: floa
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p {top_p} is out of range", "give more than 0 and at most 1")
 
-    def sample(logits: mx.array, key: mx.array) -> mx.array:
-        if temperature < COLDEST:
-            return mx.argmax(logits, axis=-1)
+    def keep(logits: mx.array) -> mx.array:
         if temperature != 1:
-            logits = logits / temperature
+            logits = logits / max(temperature, COLDEST)
         if top_k is not None and top_k < logits.shape[-1]:
             logits = _keep_top_k(logits, top_k)
-        if top_p is not None:
-            logits = _keep_top_p(logits, top_p)
-        # Gumbel's trick draws from the softmax in half the kernels of mx.random.categorical
-        return mx.argmax(logits + mx.random.gumbel(logits.shape, key=key), axis=-1)
+        return logits if top_p is None else _keep_top_p(logits, top_p)
 
-    return sample
+    return keep
 
 
 def generate(
@@ -65,21 +76,33 @@ def generate(
     The model stays in evaluation mode. Its weights must not change before the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
-    seed = secrets.randbits(64) if seed is None else seed
-    if not 0 <= seed < 2**64:
-        raise UserError(f"seed {seed} is out of range", f"give a whole number from 0 to {2**64 - 1}")
-    if len(prompt) == 0:
-        raise UserError("an empty prompt has no next token", "give at least one token")
+    yield from make_writer(model, sample)(prompt, num_tokens, seed, end)
+
+
+def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iterator[int]]:
+    """Return `write(prompt, num_tokens, seed, end)`: `generate`, whose preparation and compiled functions serve several texts, one after
+    the other. The weights must not change from now on."""
     model.eval()
     sample, cached = sample or make_sampler(), can_cache(model)
     fast, computing = machine().for_inference(model)
-    tokens = _read(_draw(fast, list(map(int, prompt)), num_tokens, seed, sample, cached))
-    while True:
-        with computing():  # not across the yield: the caller needs its cores then
-            token = next(tokens, None)
-        if token is None or token == end:
-            return
-        yield token
+    with computing():
+        draw = _make_draw(fast, sample, cached)
+
+    def write(prompt: Sequence[int], num_tokens: int, seed: int | None = None, end: int | None = None) -> Iterator[int]:
+        seed = secrets.randbits(64) if seed is None else seed
+        if not 0 <= seed < 2**64:
+            raise UserError(f"seed {seed} is out of range", f"give a whole number from 0 to {2**64 - 1}")
+        if len(prompt) == 0:
+            raise UserError("an empty prompt has no next token", "give at least one token")
+        tokens = _read(draw(list(map(int, prompt)), num_tokens, seed))
+        while True:
+            with computing():  # not across the yield: the caller needs its cores then
+                token = next(tokens, None)
+            if token is None or token == end:
+                return
+            yield token
+
+    return write
 
 
 def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
@@ -108,25 +131,30 @@ def _read(drawn: Iterator[mx.array]) -> Iterator[int]:
         yield waiting.item()
 
 
-def _draw(
-    model: GPT, prompt: list[int], num_tokens: int, seed: int, sample: Sampler, cached: bool
-) -> Iterator[mx.array]:
-    """The tokens as arrays (1,), yielded while the device still works on them."""
-    block_size, key = model.config.block_size, mx.random.key(seed)
+def _make_draw(model: GPT, sample: Sampler, cached: bool) -> Callable[[list[int], int, int], Iterator[mx.array]]:
+    """Return `draw(prompt, num_tokens, seed)`: the tokens as arrays (1,), yielded while the device still works on them."""
+    block_size = model.config.block_size
     cache = Cache(model) if cached else None
     decode = make_decode(model, cache, sample) if cache else None
     reread = make_reread(model, sample, cached)
-    text = mx.array([prompt[-block_size:]])  # (1, T)
-    for i in range(num_tokens):
-        if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
-            token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
-        elif decode and i <= block_size - len(prompt):
-            token, key = decode(token, key)
-        else:
-            token, key = reread(text, key)
-        text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
-        mx.async_eval(token, text)
-        yield token
+
+    def draw(prompt: list[int], num_tokens: int, seed: int) -> Iterator[mx.array]:
+        key = mx.random.key(seed)
+        if cache:
+            cache.state["length"] = mx.array(0)  # an earlier text beyond it is masked
+        text = mx.array([prompt[-block_size:]])  # (1, T)
+        for i in range(num_tokens):
+            if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
+                token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
+            elif decode and i <= block_size - len(prompt):
+                token, key = decode(token, key)
+            else:
+                token, key = reread(text, key)
+            text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
+            mx.async_eval(token, text)
+            yield token
+
+    return draw
 
 
 def can_cache(model: GPT) -> bool:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import UserError, generate, make_sampler
 from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
+from mlx_nanogpt.generation import make_writer
 from mlx_nanogpt.model import Cache
 
 CONFIG = tiny_gpt(vocab_size=13)
@@ -111,6 +112,14 @@ def test_a_prompt_may_be_an_array():
     """As a tokenizer makes it."""
     prompt = np.array(PROMPTS[1], dtype=np.uint16)
     assert list(generate(MODEL, prompt, 12, seed=1)) == list(generate(MODEL, PROMPTS[1], 12, seed=1))
+
+
+@both_forms
+def test_a_writer_writes_each_text_as_if_it_were_the_first_also_after_one_that_was_left():
+    write = make_writer(MODEL, GREEDY)
+    next(write(PROMPTS[1], 20, seed=1))
+    for prompt in PROMPTS[::-1]:
+        assert list(write(prompt, 20, seed=1)) == list(generate(MODEL, prompt, 20, seed=1, sample=GREEDY))
 
 
 def test_nothing_asked_is_nothing_written():

@@ -5,7 +5,6 @@ from typing import Annotated
 import numpy as np
 import typer
 from mlx_nanogpt import UserError
-from mlx_nanogpt.errors import printable
 from mlx_nanogpt.exchange.pretrained import find_model
 from mlx_nanogpt.pages.inspection import Inspection, inspect
 from mlx_nanogpt.runs.find import own_dataset
@@ -15,7 +14,7 @@ from rich.text import Text
 
 from ..options.prompt import PromptFileOption, PromptOption, UnknownOption, read_prompt
 from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgument, use_device
-from ..screen.consoles import ESCAPES, console
+from ..screen.consoles import ESCAPES, console, one_line, quote_token
 from ..screen.describe import describe_weights
 
 EXCERPT = 300  # tokens of the run's own text, if no text is given
@@ -88,18 +87,9 @@ def _make_table(pieces: list[str], found: Inspection, tokenizer: Tokenizer, coun
         table.add_column(name, justify="right" if name in ("Bits", "After") else "left", overflow="fold")
     for place in np.argsort(-found.surprise, kind="stable")[:count]:
         expected = (
-            f"{_quote(tokenizer.decode([int(token)]))} {probability:.0%}"
+            f"{quote_token(tokenizer.decode([int(token)]))} {probability:.0%}"
             for token, probability in zip(found.expected[place][:3], found.probabilities[place])
         )
-        before = _mark("".join(pieces[:place])[-SHOWN:])
-        table.add_row(f"{found.surprise[place]:.1f}", before, _quote(pieces[place]), ", ".join(expected))
+        before = one_line("".join(pieces[:place])[-SHOWN:])
+        table.add_row(f"{found.surprise[place]:.1f}", before, quote_token(pieces[place]), ", ".join(expected))
     return table
-
-
-def _quote(token: str) -> str:
-    """Put a token in quotation marks, so that a space can be seen."""
-    return f"“{_mark(token)}”"
-
-
-def _mark(text: str) -> str:
-    return printable(text.replace("\n", "⏎").translate(ESCAPES))

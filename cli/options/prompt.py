@@ -32,13 +32,16 @@ def read_prompt(tokenizer: Tokenizer, prompt: str | None, file: Path | None, unk
         raise UserError("`prompt` and `prompt_file` exclude each other", "leave out one of them")
     if file is not None or prompt == STANDARD_INPUT:
         prompt = read_source(str(file or STANDARD_INPUT))
-    if prompt is None:
-        return None
+    return None if prompt is None else choose_known(tokenizer, prompt, unknown)
+
+
+def choose_known(tokenizer: Tokenizer, text: str, unknown: str) -> str:
+    """`text` of characters that `tokenizer` knows, by --unknown."""
     if unknown != "refuse":
-        return known_text(tokenizer, prompt, replace=unknown == "replace")
-    prompt = known_form(tokenizer, prompt)
+        return known_text(tokenizer, text, replace=unknown == "replace")
+    text = known_form(tokenizer, text)
     try:
-        tokenizer.encode(prompt)
+        tokenizer.encode(text)
     except UserError as error:
         raise UserError(error.problem, f"give `unknown` skip or replace, or {error.remedy}") from error
-    return prompt
+    return text

@@ -5,7 +5,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -55,9 +55,9 @@ def stop_request(quit_now: Callable[[], object], silent: bool = False) -> Iterat
 
 
 @contextmanager
-def handle_stop_signals(handle: Callable[[int, object], None]) -> Iterator[None]:
-    """Let `handle` answer `STOP_SIGNALS` during the body, except those that are ignored."""
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+def handle_stop_signals(handle: Callable[[int, object], None], numbers: Sequence[int] = STOP_SIGNALS) -> Iterator[None]:
+    """Let `handle` answer the signals `numbers` during the body, except those that are ignored."""
+    handlers = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
     try:
         for number in handlers:

@@ -3,7 +3,8 @@
 import math
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from mlx_nanogpt.errors import CONTROLS, printable
@@ -80,3 +81,28 @@ def fold(value: str, first: str, rest: str) -> Text:
             break_on_hyphens=False,
         )
     )
+
+
+def show_text(texts: Iterable[str]) -> int:
+    """Write `texts` to standard output as they come, and a line end; return the number of lines."""
+    # a terminal would obey control characters; a file gets them as they are
+    shown = (lambda text: text.translate(ESCAPES)) if sys.stdout.isatty() else str
+    lines = 0
+    for text in chain(texts, ["\n"]):
+        sys.stdout.write(shown(text))
+        sys.stdout.flush()
+        lines += text.count("\n")
+    return lines
+
+
+def quote_token(token: str) -> str:
+    """Put a token in quotation marks, so that a space can be seen."""
+    return f"“{one_line(token)}”"
+
+
+def one_line(text: str) -> str:
+    return printable(text.replace("\n", "⏎").translate(ESCAPES))
+
+
+def print_error(sentence: str) -> None:
+    errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))

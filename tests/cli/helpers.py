@@ -39,7 +39,7 @@ def rows(out: str) -> dict[str, list[str]]:
 
 
 def pipe(monkeypatch, text: str) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode(errors="surrogateescape"))))
 
 
 def read_until(process: subprocess.Popen, pattern: str) -> str:

@@ -12,6 +12,7 @@ import mlx_nanogpt_cli
 import pytest
 from conftest import TEXT, WAIT, in_a_process, tiny_gpt, tiny_train
 from helpers import is_a_sentence, pipe
+from mlx_nanogpt_cli.options import writing
 
 
 def test_standard_output_carries_the_text_alone(mlx_gpt, run):
@@ -100,9 +101,8 @@ OSC52 = "\x1b]52;c;eA=="  # a terminal would put it into the clipboard
 
 
 def test_a_terminal_is_shown_control_characters_and_a_file_gets_them(mlx_gpt, run, monkeypatch):
-    command = sys.modules["mlx_nanogpt_cli.commands.generate"]
     odd = gpt.CharTokenizer("".join(sorted(set(TEXT + OSC52 + "\x9b"))))
-    monkeypatch.setattr(command, "find_model", lambda *_: (gpt.GPT(tiny_gpt(vocab_size=odd.vocab_size)), odd, run))
+    monkeypatch.setattr(writing, "find_model", lambda *_: (gpt.GPT(tiny_gpt(vocab_size=odd.vocab_size)), odd, run))
     options = "generate", "--tokens=200", "--temperature=9", "--seed=1", f"--prompt={OSC52}"
     piped = mlx_gpt(*options).out
     monkeypatch.setattr(mlx_nanogpt_cli, "_open_standard_streams", lambda: None)
