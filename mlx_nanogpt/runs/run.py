@@ -6,6 +6,7 @@
     log.jsonl               loss, rate, gradient norm and speed of every few steps; a sample of each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and their iteration
     best.safetensors        the weights of the lowest validation loss so far
+    snapshot-*.safetensors  the weights of some steps in float16, if the setting `snapshots` asks for them
 
 A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and names the order of all writes.
 
@@ -38,6 +39,7 @@ from ..text.identity import CorpusIdentity
 from ..text.tokenizer import Tokenizer, encode_prompt, tokenizer_from_json
 from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_arrays
 from .log import Line, from_text
+from .snapshots import find_snapshots, read_snapshot
 
 RUNS = Path("runs")  # the folder of runs, unless `run_dir` names another
 CONFIG, TOKENIZER, HISTORY, LOG = "config.json", "tokenizer.json", "history.jsonl", "log.jsonl"
@@ -80,13 +82,22 @@ class Run:
         """Whether `load_model` takes the best weights: unless the `last` are asked for, or no evaluation has chosen any yet."""
         return not last and ((self.path / BEST).exists() or self.contents().evaluations > 0)
 
-    def load_model(self, last: bool = False, into: GPT | None = None) -> GPT:
-        """The trained model with its best weights (of the lowest validation loss), or with its `last` ones, as `takes_best` says. A
-        model of the user's own has to be built first, and is loaded `into` that one.
+    def snapshots(self) -> list[int]:
+        """The iterations of the snapshots up to the checkpoint, in rising order; the rest, after a kill, is written again. Raises
+        `UserError` as `position` does."""
+        return find_snapshots(self.path, self.position().iteration)
+
+    def load_model(self, last: bool = False, into: GPT | None = None, snapshot: int | None = None) -> GPT:
+        """The trained model with its best weights (of the lowest validation loss), or with its `last` ones, as `takes_best` says; or
+        with those of the `snapshot` of an iteration. A model of the user's own has to be built first, and is loaded `into` that one.
 
         Raises `UserError` if there are no weights yet, if the file is damaged or was lost, or if the model is of another class.
         """
         self.check_model(into)
+        if snapshot is not None:
+            model = into or GPT(self.gpt_config)
+            model.update(read_snapshot(self.path, snapshot, self.snapshots(), model))
+            return model
         file = self._weights(self.takes_best(last))
         if not file.exists():
             self.check_not_lost(file)
@@ -178,7 +189,8 @@ class Run:
 
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
-        return dict(self._read()["versions"])
+        with explaining_damage(self.path):
+            return dict(_read_config(self.path)["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for
