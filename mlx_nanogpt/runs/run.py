@@ -15,6 +15,7 @@ its content, and a checkpoint holds one of the history.
 """
 
 import hashlib
+import html
 import json
 import os
 import shlex
@@ -39,6 +40,7 @@ from ..text.identity import CorpusIdentity
 from ..text.tokenizer import Tokenizer, encode_prompt, tokenizer_from_json
 from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_arrays
 from .log import Line, from_text
+from .picture import draw_losses
 from .snapshots import find_snapshots, read_snapshot
 
 RUNS = Path("runs")  # the folder of runs, unless `run_dir` names another
@@ -68,6 +70,14 @@ class Run:
         except (UserError, OSError) as error:
             state = printable(str(error))
         return f"<Run {printable(str(self.path))}: {self.corpus.name}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves of the losses, and the facts of `repr`."""
+        try:
+            curves = draw_losses([*self.log(), *self.history()], self.position().iteration)
+        except (UserError, OSError):
+            curves = ""  # the facts have the reason
+        return f"{curves}<div>{html.escape(repr(self)[1:-1])}</div>"
 
     @property
     def checkpoint(self) -> Path:
@@ -190,7 +200,7 @@ class Run:
     def versions(self) -> dict[str, str]:
         """The versions of the packages that last trained the run. Raises `UserError` if its files are damaged."""
         with explaining_damage(self.path):
-            return dict(_read_config(self.path)["versions"])
+            return dict(self._read()["versions"])
 
     def extended(self, **changes) -> "Run":
         """The same run with `changes` to the settings in `MAY_CHANGE`; `train` writes them to config.json. Raises `UserError` for
