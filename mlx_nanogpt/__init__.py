@@ -27,7 +27,7 @@ from .measure.benchmark import bench
 from .model import GPT
 from .optimizer import make_optimizer
 from .presets import PRESETS
-from .records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved
+from .records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved
 from .runs.create import create_run
 from .runs.find import newest_run
 from .runs.recorder import start_from
@@ -55,6 +55,7 @@ __all__ = [
     "Evaluating",
     "Evaluation",
     "GPTConfig",
+    "Kept",
     "Progress",
     "Record",
     "Run",

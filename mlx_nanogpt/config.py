@@ -182,6 +182,9 @@ class TrainConfig:
     target_loss: float = setting(
         0.0, "Stop when the validation loss is this low; 0: never.", EVALUATION, "nats", least=0
     )
+    snapshots: int = setting(
+        0, "Copies of the weights on the way, to watch it learn; 0: none.", EVALUATION, "copies", least=0, most=1000
+    )
     backend: Backend = setting("compiled", "compiled: through mx.compile. eager: one operation at a time.", MACHINE)
     dtype: Dtype = setting("float32", "Type of the computation in training; weights stay float32.", MACHINE)
 
@@ -198,6 +201,8 @@ class TrainConfig:
         if self.optimizer != "muon" and self.muon_lr != TrainConfig.muon_lr:
             problem = f"muon_lr {self.muon_lr:g} is never used by the optimizer {self.optimizer}"
             raise UserError(problem, "leave it out, or give the optimizer muon")
+        if self.snapshots == 1:
+            raise UserError("snapshots 1 is out of range", "give 2 or more, the untrained model and the last; or 0")
         if 0 < self.lr_decay_iters <= self.warmup_iters:
             problem = f"lr_decay_iters {self.lr_decay_iters} is not after warmup_iters {self.warmup_iters}"
             raise UserError(problem, "give a larger one, or fewer warmup_iters")

@@ -137,8 +137,10 @@ class Folder:
                 os.unlink(name, dir_fd=self.descriptor)
 
     def sweep(self, *names: str) -> None:
-        """Remove the half-written files `names` of killed processes. Hold the lock: other processes may be writing."""
-        left = re.compile(rf"\.({'|'.join(map(re.escape, names))})\.\d+\.part")
+        """Remove the half-written files `names` of killed processes; a `*` in a name is some number. Hold the lock: other processes
+        may be writing."""
+        patterns = "|".join(re.escape(name).replace(r"\*", r"\d+") for name in names)
+        left = re.compile(rf"\.({patterns})\.\d+\.part")
         self.remove(*filter(left.fullmatch, os.listdir(self.descriptor)))
 
     def _open(self, name: str, flags: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import mlx.core as mx
+import numpy as np
 
 from .errors import UserError
 from .machine import machine
@@ -64,7 +65,7 @@ def make_filter(
 
 def generate(
     model: GPT,
-    prompt: Sequence[int],
+    prompt: Sequence[int] | np.ndarray,
     num_tokens: int,
     seed: int | None = None,
     sample: Sampler | None = None,

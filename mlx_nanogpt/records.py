@@ -10,11 +10,12 @@ from typing import Literal
 import mlx.core as mx
 from mlx.optimizers import Optimizer
 
+from .config import TrainConfig
 from .errors import UserError
 from .files import check_counts, check_measures
 from .model import GPT
 
-REPORT_INTERVAL = 10  # steps between two records of progress
+REPORT_EVERY = 10  # steps between two records of progress
 
 End = Literal["finished", "interrupted", "out of patience", "at the target"]
 
@@ -84,6 +85,13 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """After `iteration` steps the run keeps a copy of the weights: see the setting `snapshots`."""
+
+    iteration: int
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint was written. `path` is where the run is now: its directory may have been moved."""
 
@@ -100,7 +108,7 @@ class Done:
     end: End
 
 
-Record = Progress | Evaluating | Evaluation | Sample | Saved | Done
+Record = Progress | Evaluating | Evaluation | Sample | Kept | Saved | Done
 
 
 class Diverged(UserError):
@@ -132,3 +140,14 @@ def since_best(history: list[Evaluation]) -> int:
     """The number of evaluations after the one with the lowest validation loss; `history` is not empty."""
     losses = [evaluation.valid_loss for evaluation in history]
     return len(losses) - 1 - losses.index(min(losses))
+
+
+def reason_to_end(history: list[Evaluation], config: TrainConfig) -> End | None:
+    """Why training with the evaluations of `history` is over; None if it is not."""
+    if not history:
+        return None
+    if history[-1].iteration >= config.num_iter:
+        return "finished"
+    if history[-1].valid_loss <= config.target_loss and config.target_loss > 0:
+        return "at the target"
+    return "out of patience" if 0 < config.patience <= since_best(history) else None

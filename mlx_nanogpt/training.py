@@ -26,10 +26,11 @@ from .machine.memory import memory_problem, memory_warning
 from .model import GPT
 from .optimizer import clip, make_optimizer, norm_of, rate_at
 from .ranks import ALONE, Ranks
-from .records import REPORT_INTERVAL, Diverged, Done, End, Evaluating, Evaluation, Progress, Record, State, since_best
+from .records import REPORT_EVERY, Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, State, reason_to_end
 from .runs.interrupt import Interrupt
 from .runs.recorder import Recorder
 from .runs.run import Run
+from .runs.snapshots import snapshot_steps
 from .text.batches import training_batch
 from .text.dataset import Dataset, check_splits
 from .text.loss import SplitLoss
@@ -110,34 +111,28 @@ def steps(
     state.model.train()
     step = make_step(state.model, state.optimizer, config, ranks)
     mx.eval(state.arrays)
+    if config.snapshots and state.iteration == 0:
+        yield Kept(state.iteration)
     while (end := reason_to_end(state.history, config)) is None:
         is_stopped = yield from interval(state, data, config, step, should_stop, ranks)
         check_weights(state, config)  # no loss has shown the last update yet
         if is_stopped or should_stop() or (yield from evaluation(state, data, config, should_stop, ranks)):
             end = "interrupted"
             break
+    if config.snapshots and end in ("out of patience", "at the target"):
+        yield Kept(state.iteration)
     yield Done(state.iteration, end)
-
-
-def reason_to_end(history: list[Evaluation], config: TrainConfig) -> End | None:
-    """Why training with the evaluations of `history` is over; None if it is not."""
-    if not history:
-        return None
-    if history[-1].iteration >= config.num_iter:
-        return "finished"
-    if history[-1].valid_loss <= config.target_loss and config.target_loss > 0:
-        return "at the target"
-    return "out of patience" if 0 < config.patience <= since_best(history) else None
 
 
 def interval(
     state: State, data: Dataset, config: TrainConfig, step: Step, should_stop: ShouldStop, ranks: Ranks
-) -> Generator[Progress, None, bool]:
-    """Train up to the next evaluation, or until `should_stop` returns true; yield every tenth step. Return whether it was stopped."""
+) -> Generator[Progress | Kept, None, bool]:
+    """Train up to the next evaluation, or until `should_stop` returns true; yield every tenth step, and each with a snapshot. Return
+    whether it was stopped."""
     shape = config.batch_size, state.model.config.block_size, config.gradient_accumulation_steps
+    kept, is_stopped = snapshot_steps(config), False
     target = min(config.num_iter, (state.evaluated // config.eval_interval + 1) * config.eval_interval)
     started, meter = time.perf_counter() - state.train_seconds, Meter(state, config)
-    is_stopped = False
     while state.iteration < target and not (is_stopped := should_stop()):
         batch = training_batch(data.train_tokens, config.seed, state.iteration, *shape, ranks.share, data.beginnings)
         loss, norm = step(*map(mx.array, batch))  # a graph, built while the device works on the step before
@@ -146,8 +141,11 @@ def interval(
         meter.note(state.iteration, loss, norm)
         norm = None  # it would keep all gradients in memory
         mx.async_eval(meter.newest, state.arrays)
+        state.train_seconds = time.perf_counter() - started  # the caller may leave at a record
+        if state.iteration in kept:  # before the progress, at which the caller may leave, too
+            check_weights(state, config)
+            yield Kept(state.iteration)
         if progress:
-            state.train_seconds = time.perf_counter() - started  # the caller may leave here
             yield progress
     progress = meter.read()
     mx.eval(state.arrays)
@@ -177,7 +175,7 @@ class Meter:
 
     def note(self, iteration: int, loss: mx.array, norm: mx.array) -> None:
         """Add a step that was started."""
-        self.unread.append((iteration, loss, norm if iteration % REPORT_INTERVAL == 0 else None))
+        self.unread.append((iteration, loss, norm if iteration % REPORT_EVERY == 0 else None))
 
     def read(self) -> Progress | None:
         """Wait for the losses and check them; return the progress at the newest step if it is reported."""

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import runpy
 import shutil
 import tempfile
 from dataclasses import replace
@@ -353,20 +354,16 @@ def test_a_mistake_in_a_block_leaves_mlx_usable():
     finish(tiny_run())
 
 
-# ---- the recipe of the README
+# ---- the example
 
 
-def test_the_recipe_trains_resumes_bit_for_bit_writes_and_has_its_curves(capsys, mlx_gpt):
-    readme = (Path(__file__).parents[1] / "mlx_nanogpt" / "README.md").read_text(encoding="utf-8")
-    (recipe,) = [code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "MeanBlock" in code]
-    names: dict = {"__name__": "recipe"}
-    exec(compile(recipe, "mlx_nanogpt/README.md", "exec"), names)
+def test_the_example_trains_resumes_bit_for_bit_writes_and_has_its_curves(capsys, mlx_gpt):
+    names = runpy.run_path(str(Path(gpt.__file__).parent / "examples/own_block.py"))
     shown = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("Done(iteration=40, end='finished')") for line in shown)
+    assert "Done(iteration=40, end='finished')" in shown and "its curves: mlx-gpt report runs/1" in shown[-1]
     run, data, make_model = names["run"], names["data"], names["make_model"]
     again = gpt.create_run(run.gpt_config, run.train_config, data)
-    for stop in (11, 10**6):
-        list(gpt.train(again, data, asked(stop), model=make_model(run.gpt_config)))
+    list(gpt.train(again, data, model=make_model(run.gpt_config)))
     assert same(checkpoint_arrays(run), checkpoint_arrays(again)) and len(run.history()) == 2
     pytest.importorskip("plotly")
     assert mlx_gpt("report", run.path, "--out=page.html").status == 0

@@ -13,6 +13,7 @@ LIBRARY = Path(gpt.__file__).parent
 MODULES = {
     ".".join(path.relative_to(LIBRARY).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
     for path in LIBRARY.rglob("*.py")
+    if path.parent.name != "examples"  # which print
 }
 CORE = ("config", "model", "training", "evaluation", "generation", "runs.run")  # what is read first
 THE_DOOR = "machine"  # to its rooms

@@ -1,12 +1,15 @@
 """The promises to a person in a Python session or a notebook: short calls, a line for each object, and a cell that can be stopped."""
 
+import html
 import random
+import re
 import signal
 import sys
 import threading
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from xml.etree import ElementTree
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -28,6 +31,7 @@ from conftest import (
     trained_run,
 )
 from mlx_nanogpt.records import State
+from mlx_nanogpt.runs.picture import HEIGHT, WIDTH, draw_losses
 
 # ---- paths
 
@@ -116,6 +120,38 @@ def test_what_a_session_shows_is_a_line(run):
 def test_a_damaged_run_is_shown_with_its_damage(run):
     run.checkpoint.write_bytes(b"?")
     assert "checkpoint.safetensors is damaged" in repr(run) and "\n" not in repr(run)
+
+
+def test_a_notebook_shows_the_curves_of_a_run_and_the_line(run):
+    curves, line = run._repr_html_().split("<div>")
+    assert line == html.escape(repr(run)[1:-1]) + "</div>"
+    picture = ElementTree.fromstring(curves)
+    dots, lines = (picture.findall(f"{{*}}{kind}") for kind in ("circle", "polyline"))
+    losses = [evaluation.valid_loss for evaluation in run.history()]
+    heights = [float(dot.get("cy")) for dot in dots]
+    assert len(dots) == 2 and sorted(heights) == [heights[losses.index(loss)] for loss in sorted(losses, reverse=True)]
+    assert [len(line.get("points").split()) for line in lines] == [
+        2,
+        2,
+        2,
+        2,
+        0,
+        2,
+    ]  # each curve, and its sample beside its name
+
+
+def test_a_picture_of_many_steps_is_small_and_inside_its_frame():
+    steps = [gpt.Progress(10 * i, 1 / i, 0.0, 0.0, 0.0) for i in range(1, 5000)]
+    curves = draw_losses(steps, 50_000)
+    points = [point.split(",") for line in re.findall('points="(.*?)"', curves) for point in line.split()]
+    assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in points) and len(curves) < 10_000
+
+
+def test_a_run_without_losses_or_with_damage_is_a_line_in_a_notebook(run):
+    new = tiny_run("a<b>")
+    assert new._repr_html_() == "<div>Run a&lt;b&gt;: play.txt, iteration 0 of 8</div>"
+    run.checkpoint.write_bytes(b"?")
+    assert run._repr_html_().startswith("<div>Run runs/1: play.txt, ") and "is damaged" in run._repr_html_()
 
 
 # ---- write

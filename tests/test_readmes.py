@@ -177,9 +177,7 @@ def test_a_readme_that_is_read_first_is_short(name, most):
 
 
 def test_the_example_of_the_library_runs_is_stopped_goes_on_and_writes(capsys):
-    first, *examples, _ = re.findall(
-        r"```python\n(.*?)```", READMES["mlx_nanogpt/README.md"], re.S
-    )  # test_own_models runs the last
+    first, *examples = re.findall(r"```python\n(.*?)```", READMES["mlx_nanogpt/README.md"], re.S)
     Path("my.txt").write_text(Path("play.txt").read_text() + "The end")
     short = 'preset("minute", num_iter=3, eval_interval=2, eval_iters=1, batch_size=2, block_size=8)'
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 
 from ..files import DAMAGE
-from ..records import REPORT_INTERVAL, Progress, Sample
+from ..records import REPORT_EVERY, Progress, Sample
 
 Line = Progress | Sample
 
@@ -17,7 +17,7 @@ def is_logged(iteration: int) -> bool:
     """Whether a step is logged: every tenth step up to iteration 10,000, a tenth as often up to 100,000, and so on. So a run of a
     million steps has 2,800 lines."""
     digits = len(str(iteration - 1))
-    return iteration % (REPORT_INTERVAL * 10 ** max(0, digits - 4)) == 0
+    return iteration % (REPORT_EVERY * 10 ** max(0, digits - 4)) == 0
 
 
 def to_text(lines: Iterable[Line]) -> str:

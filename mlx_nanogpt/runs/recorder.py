@@ -1,5 +1,5 @@
 """The recorder brings what training yields onto the disk: it locks a run, restores its state, and writes each record before it
-passes it on.
+passes it on. A snapshot is written at its step, so before any checkpoint with that step.
 
 The history is written before the checkpoint. If a crash comes in between, the history has one line too many, the log some, and the
 next process drops them. The best weights are written after the checkpoint. If a crash comes in between, the next process that
@@ -25,11 +25,12 @@ from ..machine.volume import check_lock
 from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
-from ..records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved, State, since_best
+from ..records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved, State, since_best
 from ..text.characters import MARK
 from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, open_arrays, read_arrays, write_arrays
 from .log import Line, is_logged, to_text
 from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
+from .snapshots import SNAPSHOTS, write_snapshot
 
 
 class Recorder:
@@ -49,7 +50,7 @@ class Recorder:
         if self.ranks.is_first:
             with self.until_unlocked, explaining_damage(self.run.path):
                 self.folder = self.until_unlocked.enter_context(locked(self.run.path))
-                self.folder.sweep(*FILES)
+                self.folder.sweep(*FILES, SNAPSHOTS)
                 may_change = {name: getattr(self.run.train_config, name) for name in MAY_CHANGE}
                 if open_run(self.run.path).extended(**may_change) != self.run:
                     raise UserError(f"{self.run.path} holds another run by now", "name the directory where the run is")
@@ -107,6 +108,9 @@ class Recorder:
                         written: list[Record] = [*self._sample(state), self.save(state)]
                         yield record
                         yield from written
+                    case Kept():
+                        self._keep(state)
+                        yield record
                     case Done(end="interrupted") if self.saved != state.iteration:
                         yield self.save(state)
                         yield record
@@ -164,6 +168,11 @@ class Recorder:
         sample = Sample(state.iteration, self.run.tokenizer.decode(tokens).replace(MARK, "\n"))
         self.log.append(sample)
         return [sample]
+
+    def _keep(self, state: State) -> None:
+        if self.ranks.is_first:
+            with self._explaining_save(f"the snapshot of iteration {state.iteration}", "checkpoints are untouched"):
+                write_snapshot(self.folder, state.iteration, state.model)
 
     def _broadcast(self, state: State) -> None:
         """Give all ranks the state of rank 0."""

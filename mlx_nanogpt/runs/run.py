@@ -6,6 +6,7 @@
     log.jsonl               loss, rate, gradient norm and speed of every few steps; a sample of each evaluation
     checkpoint.safetensors  weights, optimizer, random state, and their iteration
     best.safetensors        the weights of the lowest validation loss so far
+    snapshot-*.safetensors  the weights of some steps in float16, if the setting `snapshots` asks for them
 
 A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and names the order of all writes.
 
@@ -14,6 +15,7 @@ its content, and a checkpoint holds one of the history.
 """
 
 import hashlib
+import html
 import json
 import os
 import shlex
@@ -38,6 +40,8 @@ from ..text.identity import CorpusIdentity
 from ..text.tokenizer import Tokenizer, encode_prompt, tokenizer_from_json
 from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_arrays
 from .log import Line, from_text
+from .picture import draw_losses
+from .snapshots import find_snapshots, read_snapshot
 
 RUNS = Path("runs")  # the folder of runs, unless `run_dir` names another
 CONFIG, TOKENIZER, HISTORY, LOG = "config.json", "tokenizer.json", "history.jsonl", "log.jsonl"
@@ -67,6 +71,14 @@ class Run:
             state = printable(str(error))
         return f"<Run {printable(str(self.path))}: {self.corpus.name}, {state}>"
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the curves of the losses, and the facts of `repr`."""
+        try:
+            curves = draw_losses([*self.log(), *self.history()], self.position().iteration)
+        except (UserError, OSError):
+            curves = ""  # the facts have the reason
+        return f"{curves}<div>{html.escape(repr(self)[1:-1])}</div>"
+
     @property
     def checkpoint(self) -> Path:
         return self.path / CHECKPOINT
@@ -80,13 +92,22 @@ class Run:
         """Whether `load_model` takes the best weights: unless the `last` are asked for, or no evaluation has chosen any yet."""
         return not last and ((self.path / BEST).exists() or self.contents().evaluations > 0)
 
-    def load_model(self, last: bool = False, into: GPT | None = None) -> GPT:
-        """The trained model with its best weights (of the lowest validation loss), or with its `last` ones, as `takes_best` says. A
-        model of the user's own has to be built first, and is loaded `into` that one.
+    def snapshots(self) -> list[int]:
+        """The iterations of the snapshots up to the checkpoint, in rising order; the rest, after a kill, is written again. Raises
+        `UserError` as `position` does."""
+        return find_snapshots(self.path, self.position().iteration)
+
+    def load_model(self, last: bool = False, into: GPT | None = None, snapshot: int | None = None) -> GPT:
+        """The trained model with its best weights (of the lowest validation loss), or with its `last` ones, as `takes_best` says; or
+        with those of the `snapshot` of an iteration. A model of the user's own has to be built first, and is loaded `into` that one.
 
         Raises `UserError` if there are no weights yet, if the file is damaged or was lost, or if the model is of another class.
         """
         self.check_model(into)
+        if snapshot is not None:
+            model = into or GPT(self.gpt_config)
+            model.update(read_snapshot(self.path, snapshot, self.snapshots(), model))
+            return model
         file = self._weights(self.takes_best(last))
         if not file.exists():
             self.check_not_lost(file)
