@@ -1,6 +1,7 @@
 """`mlx-gpt page`: writes a model as one HTML file, which computes in the browser."""
 
 import webbrowser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -38,18 +39,21 @@ def page(
     """
     check_replaceable(out, "out", force)
     opened = [find_run(path) for path in runs or [None]]
-    write_file(out, model_page([_make_stop(run, last) for run in opened], _find_text(opened[-1])))
+    write_file(out, model_page([stop for run in opened for stop in _make_stops(run, last)], _find_text(opened[-1])))
     size = f"{out.stat().st_size / 1e6:.1f} MB"
     console.print(f"Written: {out} ({size}). Open it in a browser, or send it: it needs nothing else.", soft_wrap=True)
     if show and not webbrowser.open(out.resolve().as_uri()):
         console.print("No browser was found to open it.", style="yellow")
 
 
-def _make_stop(run: Run, last: bool) -> Stop:
-    """The run on the page, which others may read: so the folders of its text, and most of its own, are not named."""
-    texts = " + ".join(Path(source).name for source in run.corpus.sources)
-    title = f"{'/'.join(run.path.parts[-2:])}: {describe_iteration(run, last)}"
-    return Stop(run.load_model(last), run.tokenizer, title, f"A GPT that learned from {texts}")
+def _make_stops(run: Run, last: bool) -> Iterator[Stop]:
+    """Yield the snapshots of the run, and then its best or last weights. Others may read the page: so the folders of the text, and most
+    of the run's own, are not named."""
+    name, texts = "/".join(run.path.parts[-2:]), " + ".join(Path(source).name for source in run.corpus.sources)
+    about = f"A GPT that learned from {texts}"
+    for step in run.snapshots():
+        yield Stop(run.load_model(snapshot=step), run.tokenizer, f"{name}: iteration {step:,}, a snapshot", about)
+    yield Stop(run.load_model(last), run.tokenizer, f"{name}: {describe_iteration(run, last)}", about)
 
 
 def _find_text(run: Run) -> str:

@@ -56,7 +56,10 @@ def pack(stops: Sequence[Stop]) -> tuple[dict, list[str]]:
     count = sum(stop.model.num_parameters() for stop in stops)
     if count > MOST_PARAMETERS:
         problem = f"{count:,} parameters are too many for a page, which holds {MOST_PARAMETERS:,}"
-        raise UserError(problem, "name fewer runs" if len(stops) > 1 else "train a smaller model for a page")
+        remedy = (
+            "name fewer runs, or train with fewer `snapshots`" if len(stops) > 1 else "train a smaller model for a page"
+        )
+        raise UserError(problem, remedy)
     is_half = count > MOST_IN_FLOAT32
     tokenizers = list(dict.fromkeys(stop.tokenizer for stop in stops))
     packed, weights = [], []

@@ -37,6 +37,16 @@ def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, m
     assert len(data["tokenizers"]) == 1 and opened == [Path("both.html").resolve().as_uri()]
 
 
+def test_the_snapshots_of_a_run_are_stops_before_its_weights(mlx_gpt):
+    trained_run(snapshots=3)
+    assert mlx_gpt("page").status == 0
+    titles = [stop["title"] for stop in data_of("model.html")["stops"]]
+    assert titles == [
+        *(f"runs/1: iteration {step}, a snapshot" for step in (0, 3, 8)),
+        "runs/1: iteration 8 of 8, best weights",
+    ]
+
+
 def test_the_folders_of_a_text_are_ones_own(mlx_gpt, halves):
     assert mlx_gpt("train", *TINY[:-1], "--backend=eager", f"--data={Path('halves').resolve()}").status == 0
     assert mlx_gpt("page").status == 0
