@@ -111,9 +111,10 @@ def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     waiting = ""
     for text in texts:
         waiting += text
-        found = [place for stop in stops if (place := waiting.find(stop)) >= 0]
+        # the one that ends first, however the text comes in pieces
+        found = [(place + len(stop), place) for stop in stops if (place := waiting.find(stop)) >= 0]
         if found:
-            yield waiting[: min(found)]
+            yield waiting[: min(found)[1]]
             return
         kept = max((n for stop in stops for n in range(len(stop)) if waiting.endswith(stop[:n])), default=0)
         yield waiting[: len(waiting) - kept]

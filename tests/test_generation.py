@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mlx_nanogpt import UserError, generate, make_sampler
 from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
-from mlx_nanogpt.generation import make_writer
+from mlx_nanogpt.generation import make_writer, until
 from mlx_nanogpt.model import Cache
 
 CONFIG = tiny_gpt(vocab_size=13)
@@ -211,3 +211,9 @@ def test_a_bad_setting_is_refused_by_name_with_a_remedy(settings):
     name, value = next(iter(settings.items()))
     with pytest.raises(UserError, match=f"{name} {value} is out of range; give"):
         make_sampler(**settings)
+
+
+@pytest.mark.parametrize("pieces", [["abc"], ["a", "b", "c"], ["ab", "c"], ["a", "bc"]])
+def test_a_text_stops_at_the_same_place_however_it_comes(pieces):
+    assert "".join(until(pieces, ["abc", "b"])) == "a"
+    assert "".join(until([*pieces, "d"], ["cd", "bcd"])) == "a" and "".join(until(pieces, ["x"])) == "abc"

@@ -17,7 +17,7 @@ from ..options.settings import setting_option
 from ..options.shared import NAME, PATH, TEXTS, DocumentsOption, TokenizerOption, ValidDataOption, VocabSizeOption
 from ..options.texts import choose_tokens
 from ..screen.consoles import console, make_progress
-from ..screen.describe import describe_files, describe_left_out
+from ..screen.describe import describe_files, describe_tests
 
 
 def prepare(
@@ -57,6 +57,6 @@ def prepare(
     )
     if files := describe_files(data):
         console.print(f"Files: {files}")
-    if left_out := describe_left_out(data):
-        console.print(f"Left out: {left_out}")
+    for name, line in describe_tests(data).items():
+        console.print(f"{name}: {line}")
     console.print(f"\nNext: mlx-gpt train --data {shlex.quote(str(done.path))}", soft_wrap=True)

@@ -44,7 +44,7 @@ from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run
 from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, print_header
-from ..screen.describe import describe_left_out, describe_run, describe_weights, forecast
+from ..screen.describe import describe_run, describe_tests, describe_weights, forecast
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -276,8 +276,7 @@ def _print_header(
     lines = describe_run(run, dataset)
     if "init_from" in given and is_run(given["init_from"]):
         lines["Start"] = f"from the weights of {describe_weights(gpt.open_run(given['init_from']))}"
-    if left_out := describe_left_out(data):
-        lines["Left out"] = f"{left_out} (mlx-gpt eval --data measures it)"
+    lines |= describe_tests(data)
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
     if time := forecast(run, ranks.own_part(run.train_config)):

@@ -12,7 +12,7 @@ from mlx_nanogpt.machine import can_compile, compiler_source, describe_device, p
 from mlx_nanogpt.measure.timing import flops_per_token, measure_matrix
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.text.corpus import holds_texts
-from mlx_nanogpt.text.folders import count_kinds, find_splits, folder_files
+from mlx_nanogpt.text.folders import count_kinds, find_splits, find_tests, folder_files
 from mlx_nanogpt.text.identity import source_name
 
 from ..options.settings import with_options
@@ -52,10 +52,22 @@ def describe_files(sources: Sequence[str]) -> str:
     return "; ".join(lines)
 
 
-def describe_left_out(sources: Sequence[str]) -> str:
-    """Name the test files of the folders among `sources` whose names tell splits: they are left out."""
-    splits = [find_splits(source, folder_files(source).taken) for source in filter(holds_texts, sources)]
-    return ", ".join(test for found in splits if found for test in found.test)
+def describe_tests(sources: Sequence[str]) -> dict[str, str]:
+    """Name the test files of the folders among `sources`: they are left out of a folder whose names tell splits, and of no other."""
+    left_out: list[str] = []
+    trained_on: list[str] = []
+    for source in filter(holds_texts, sources):
+        files = folder_files(source).taken
+        if splits := find_splits(source, files):
+            left_out += splits.test
+        else:
+            trained_on += map(str, find_tests(files))
+    lines = {"Left out": f"{', '.join(left_out)} (mlx-gpt eval --data measures it)"} if left_out else {}
+    if trained_on:
+        lines["Tests"] = (
+            f"{', '.join(trained_on[:5])}: read with the rest; to keep tests apart, name the files to train on"
+        )
+    return lines
 
 
 def describe_run(run: Run, data: Dataset) -> dict[str, str]:

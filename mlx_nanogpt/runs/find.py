@@ -75,8 +75,9 @@ def own_dataset(run: Run, data: Corpus | Dataset | None = None) -> Dataset:
 def read_for(run: Run, sources: Sequence[str] | None = None, valid: Sequence[str] = ()) -> Corpus | Dataset:
     """Read the text that `run` learned from, with its documents, or what is at `sources` and `valid` instead. Raises `UserError` if
     it cannot be read."""
-    if sources is None:
+    if sources is None and not valid:
         return _read_again(run)
+    sources = sources or _find_sources(run, run.corpus.sources)
     if is_token_folder(sources):
         return read_data(sources, valid)
     texts, before = choose_texts(sources, valid, run.corpus.documents), _find_sources(run, run.corpus.valid)
@@ -101,7 +102,7 @@ def _read_again(run: Run) -> Corpus | Dataset:
             return data
         return read_corpus(texts, separate=False)  # as older runs read several texts
     except UserError as error:
-        remedy = "name it with `data` where it is now"
+        remedy = f"name it with `data`{' and `valid_data`' if own.valid else ''} where it is now"
         if own.is_piped:
             remedy = "pipe the same text in, or name its file with `data`"
         problem = f"the text of the run {run.path} is not where it was: {error.problem}"

@@ -80,7 +80,8 @@ class Recorder:
         state.optimizer.init(model.trainable_parameters())
         if self.ranks.is_first:
             load_checkpoint(run, state)
-            self.log = run.log()
+            # a kill in an evaluation may have left its sample
+            self.log = [line for line in run.log() if not isinstance(line, Sample) or line.iteration <= state.evaluated]
             self.saved = state.iteration if run.checkpoint.exists() else None
         self._broadcast(state)
         if state.iteration > config.num_iter:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from ..config import check_choice
 from ..errors import UserError
 from . import pastiche
 from .characters import MARK
@@ -56,10 +57,29 @@ def choose_texts(sources: Sequence[str], valid: Sequence[str] = (), documents: D
         own = [file for file in taken or [Path(source)] if any(file.is_relative_to(name) for name in splits.train)]
         files += own
         folders.append(taken is not None and len(own) > 1)
-    if documents is None:
+    own_valid = [part for name in valid for part in _validation_part(name)]
+    _check_apart(own_valid, train)
+    if documents is not None:
+        check_choice("documents", documents, Documents)
+    else:
         are_lines = all(file.suffix.lower() in JSON_LINES for file in files)
         documents = "lines" if are_lines else "files" if any(folders) else "none"
-    return Texts(tuple(train), documents, tuple(valid or found))
+    return Texts(tuple(train), documents, tuple(own_valid or found))
+
+
+def _validation_part(source: str) -> list[str]:
+    """What validates of a folder whose names tell splits; any other source itself."""
+    splits = find_splits(source, folder_files(source).taken) if holds_texts(source) else None
+    return splits.valid if splits and splits.valid else [source]
+
+
+def _check_apart(valid: Sequence[str], train: Sequence[str]) -> None:
+    """Raise `UserError` if one of the texts `valid` is one of `train`, or lies in a folder of them."""
+    for own in valid:
+        for other in train:
+            if own != STANDARD_INPUT and Path(own).resolve().is_relative_to(Path(other).resolve()):
+                problem = f"{source_name(own)} validates, and is a part of {source_name(other)}, which trains"
+                raise UserError(problem, "take it out of there, or give another `valid_data`")
 
 
 def load_corpus(

@@ -57,6 +57,7 @@ def tokenize(
     of documents, or if there are too few documents.
     """
     check_one_kind(tokenizer, vocab_size)
+    TrainConfig(train_fraction=train_fraction)  # checks it
     texts = split_text(corpus, train_fraction)
     symbols = set[str]().union(*texts)
     tokenizer = choose_tokenizer(tokenizer, vocab_size, corpus.documents, pieces_of(texts[0]), symbols)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from ..errors import UserError
 from .token_files import holds_tokens
@@ -16,7 +17,21 @@ from .token_files import holds_tokens
 MODEL_FILES = ("config.json", "tokenizer.json")  # of a run or of an exported model
 MOST_KINDS = 5  # listed by name
 NOTES = re.compile(r"(readme|licen[cs]e)\b.*", re.IGNORECASE)  # files on the others
-SPLIT = re.compile(r"(?<![^\W_])(train|valid|validation|val|dev|test)(?![^\W_])", re.IGNORECASE)  # a word in a name
+# a word in a name
+SPLIT = re.compile(
+    r"(?<![^\W\d_])(train|training|valid|validation|val|dev|eval|test|testing)(?![^\W\d_])", re.IGNORECASE
+)
+TABLES = {
+    "",
+    ".txt",
+    ".jsonl",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".tokens",
+    ".raw",
+}  # and not code, such as test_x.py
 PIECE = 2**20  # bytes of a file that are checked
 
 
@@ -68,11 +83,19 @@ def find_splits(path: str, files: Sequence[Path]) -> SplitFolder | None:
         words = SPLIT.findall(name)
         if len(words) != 1:
             return None
-        word = words[0].lower()
-        part = found.train if word == "train" else found.test if word == "test" else found.valid
+        kind = words[0].lower()[:4]
+        part = found.train if kind == "trai" else found.test if kind == "test" else found.valid
         part.append(os.path.join(path, name))
-        kinds["train" if word == "train" else "others"].add(SPLIT.sub("", name))
+        rest = re.sub(r"\d+", "0", normalize("NFC", SPLIT.sub("", name)).lower())  # the numbers of parts differ
+        kinds["train" if kind == "trai" else "others"].add(rest)
     return found if kinds["others"] and kinds["others"] <= kinds["train"] else None
+
+
+def find_tests(files: Sequence[Path]) -> list[Path]:
+    """The texts among `files` that a test split is made of, as their names say."""
+    return [
+        file for file in files if file.suffix.lower() in TABLES and "test" in map(str.lower, SPLIT.findall(file.name))
+    ]
 
 
 def count_kinds(files: Sequence[Path]) -> str:

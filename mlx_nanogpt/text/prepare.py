@@ -115,7 +115,7 @@ def _count(
             sizes.read(piece)
         yield Preparing("Counting", count)
     split = choose_split(texts.documents, bool(texts.valid), train_fraction, count, sizes)
-    if not texts.valid and not 0 < int(train_fraction * count) < count:
+    if texts.documents == "none" and not texts.valid and not 0 < int(train_fraction * count) < count:
         problem = f"a text of {count:,} characters cannot be split at {train_fraction:g} of it"
         raise UserError(problem, "use a longer text")
     return CorpusIdentity(texts.sources, checksum.hexdigest(), count, texts.documents, texts.valid), symbols, split

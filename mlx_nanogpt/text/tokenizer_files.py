@@ -100,7 +100,8 @@ def _characters_of(text: str) -> CharTokenizer | None:
     model, before = described["model"], described.get("pre_tokenizer") or {}
     if model.get("type", "BPE") != "BPE" or described.get("normalizer") or before.get("type") != "ByteLevel":
         return None
-    vocab, marks = model["vocab"], described.get("post_processor") is not None
+    vocab = model["vocab"]
+    marks = described.get("post_processor") == begin_with_mark(vocab.get(END_OF_TEXT))
     symbols = ""
     for piece in sorted(vocab, key=vocab.get):
         symbol = MARK if marks and piece == END_OF_TEXT else unspell(piece)

@@ -198,3 +198,35 @@ def test_a_stop_that_the_model_never_writes_is_a_sentence(mlx_gpt):
     mlx_gpt("train", *TINY)
     result = mlx_gpt("generate", r"--stop=\n")
     assert is_a_sentence(result) and r"the model never writes '\\'" in result.err and r"$'\n'" in result.err
+
+
+def test_a_test_file_in_a_folder_of_other_texts_is_named(mlx_gpt):
+    Path("in").mkdir()
+    for name in ("notes.txt", "test.txt", "test_x.py"):
+        Path(f"in/{name}").write_text("to be or not to be\n" * 9 + name)
+    out = mlx_gpt("train", *NO_CORPUS, "--data=in").out
+    assert "  Tests     in/test.txt: read with the rest; to keep tests apart, name the files" in out
+
+
+def test_a_resumed_run_finds_its_validation_text_where_it_was_moved(mlx_gpt):
+    Path("more.txt").write_text("aki\nono\nbel\nlok\nnim\n")
+    mlx_gpt(*LINES, "--valid-data=more.txt")
+    Path("more.txt").rename("moved.txt")
+    result = mlx_gpt("train", "--resume=1", "--num-iter=6")
+    assert is_a_sentence(result) and "name it with --data and --valid-data where it is now" in result.err
+    assert mlx_gpt("train", "--resume=1", "--num-iter=6", "--valid-data=moved.txt").status == 0
+    assert "another text" in mlx_gpt("train", "--resume=1", "--num-iter=8", "--valid-data=play.txt").err
+
+
+def test_another_post_processor_makes_no_documents(mlx_gpt):
+    mlx_gpt("train", *TINY, "--tied", "--activation=gelu")
+    mlx_gpt("export", "1", "--out=out")
+    described = json.loads(Path("out/tokenizer.json").read_text())
+    described["post_processor"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": True,
+        "trim_offsets": False,
+        "use_regex": True,
+    }
+    Path("out/tokenizer.json").write_text(json.dumps(described))
+    assert load_pretrained("out")[1] == open_run("runs/1").tokenizer

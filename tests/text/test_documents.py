@@ -137,6 +137,15 @@ def test_a_single_document_cannot_be_split():
         ("train/a.txt train/b.txt dev/a.txt test/c.txt LICENSE", "train", "dev"),
         ("a_train.txt b_train.txt b_val.txt a_val.txt", "a_train.txt b_train.txt", "a_val.txt b_val.txt"),
         ("train.txt test.txt", "train.txt", ""),  # the rest of what trains validates
+        ("Train.TXT test.txt", "Train.TXT", ""),
+        ("train1.txt train2.txt test1.txt", "train1.txt train2.txt", ""),
+        (
+            "train-00000-of-00002.txt train-00001-of-00002.txt test-00000-of-00001.txt",
+            "train-00000-of-00002.txt train-00001-of-00002.txt",
+            "",
+        ),
+        ("training.txt eval.txt testing.txt", "training.txt", "eval.txt"),
+        ("e\u0301.train.txt \u00e9.test.txt", "e\u0301.train.txt", ""),
     ],
 )
 def test_a_folder_of_splits_trains_on_one_validates_on_another_and_never_reads_the_test(files, train, valid):
@@ -146,6 +155,8 @@ def test_a_folder_of_splits_trains_on_one_validates_on_another_and_never_reads_t
     assert texts.valid == tuple(f"in/{name}" for name in valid.split())
     read = load_corpus("in")
     assert "test" not in read.text + read.valid_text and ("valid" not in read.text) and "README" not in read.text
+    if valid:
+        assert load_corpus("play.txt", valid="in").valid == texts.valid
 
 
 @pytest.mark.parametrize(
@@ -204,3 +215,16 @@ def test_a_model_that_knows_no_mark_names_the_way():
     write({"names.txt": "ab\nba\na\n"})
     with pytest.raises(UserError, match="learned from a text without documents.*`documents` none"):
         tokenize(load_corpus("names.txt", documents="lines"), CharTokenizer("\nab"))
+
+
+@pytest.mark.parametrize("valid", ["in/b.txt", "in", "play.txt"])
+def test_a_text_that_trains_does_not_validate(valid):
+    write({"in/a.txt": "to be\n", "in/b.txt": "or not\n"})
+    with pytest.raises(UserError, match=f"{valid} validates, and is a part of .*, which trains"):
+        load_corpus("in", "play.txt", valid=valid)
+
+
+def test_an_unknown_kind_of_documents_is_refused():
+    for call in (lambda: load_corpus("play.txt", documents="line"), lambda: [*prepare("play.txt", "out", documents=3)]):
+        with pytest.raises(UserError, match="documents .* is not known; choose one of: lines, files, none"):
+            call()
