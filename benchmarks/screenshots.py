@@ -1,5 +1,5 @@
 """Pictures of the pages on a run (of `mlx-gpt page` and `mlx-gpt report`), wide and narrow, light and dark, and of the
-terminal while another one trains.
+terminal while another one trains, and while someone plays with the run.
 
     python benchmarks/screenshots.py runs/1 [FOLDER]
 
@@ -11,6 +11,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +31,7 @@ MLX_GPT = [sys.executable, "-m", "mlx_nanogpt_cli"]
 COLUMNS, LINES = 100, 34  # of the terminal
 FONT, WIDTH, HEIGHT = "14px/17px monospace", 8.43, 17  # and the pixels of a character
 TRAINED_SECONDS = 45  # when its picture is taken
+TYPED, TYPED_SECONDS = ["ROMEO:", "/top", "/temperature 0.3", "/retry"], 5  # and what is typed while someone plays
 
 
 def shot(chromium: Browser, page: Path, picture: Path, width: int, height: int, dark: bool) -> None:
@@ -39,16 +41,22 @@ def shot(chromium: Browser, page: Path, picture: Path, width: int, height: int, 
     chromium.picture(picture)
 
 
-def screen(work: Path) -> str:
-    """Return the terminal while the preset minute trains, with the sequences of its colours."""
-    command = shlex.join([*MLX_GPT, "train", "--preset", "minute"])
+def screen(work: Path, arguments: list[str], seconds: float, typed: Sequence[str] = ()) -> str:
+    """Return the terminal `seconds` after mlx-gpt started with `arguments`, and after each line that is typed, with the sequences of
+    its colours."""
+    command = shlex.join([*MLX_GPT, *arguments])
     tmux = ["tmux", "-L", f"pictures-{os.getpid()}"]
     size = ["-x", str(COLUMNS), "-y", str(LINES)]
-    subprocess.run([*tmux, "new-session", "-d", *size, "-c", work, f"COLORTERM=truecolor {command}"], check=True)
-    time.sleep(TRAINED_SECONDS)
+    subprocess.run(
+        [*tmux, "new-session", "-d", *size, "-c", work.absolute(), f"COLORTERM=truecolor {command}"], check=True
+    )
+    time.sleep(seconds)
+    for line in typed:
+        subprocess.run([*tmux, "send-keys", line, "Enter"], check=True)
+        time.sleep(seconds)
     shown = subprocess.run([*tmux, "capture-pane", "-p", "-e"], check=True, capture_output=True, text=True).stdout
     subprocess.run([*tmux, "kill-server"], check=True)
-    return shown
+    return shown.rstrip()
 
 
 def terminal_page(shown: str) -> str:
@@ -71,12 +79,18 @@ def main(run: str, folder: Path) -> None:
                     picture = folder / f"{name}-{width}-{'dark' if dark else 'light'}.png"
                     shot(chromium, pages[name], picture, width, height, dark)
                     print(picture)
+        play = ["play", run, "--seed", "7", "--tokens", "150"]
+        training = screen(Path(work), ["train", "--preset", "minute"], TRAINED_SECONDS)
+        shoot_terminal(chromium, training, folder / "terminal.png")
+        shoot_terminal(chromium, screen(Path(), play, TYPED_SECONDS, TYPED), folder / "play.png")
+
+
+def shoot_terminal(chromium: Browser, shown: str, picture: Path) -> None:
+    with TemporaryDirectory() as work:
         page = Path(work, "terminal.html")
-        shown = screen(Path(work)).rstrip()
         page.write_text(terminal_page(shown), encoding="utf-8")
-        size = int(COLUMNS * WIDTH) + 32, (shown.count("\n") + 1) * HEIGHT + 32
-        shot(chromium, page, folder / "terminal.png", *size, dark=True)
-        print(folder / "terminal.png")
+        shot(chromium, page, picture, int(COLUMNS * WIDTH) + 32, (shown.count("\n") + 1) * HEIGHT + 32, dark=True)
+    print(picture)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ import mlx_nanogpt_cli
 import numpy as np
 import pytest
 from mlx_nanogpt import machine as hardware
+from mlx_nanogpt import training
 from mlx.utils import tree_flatten, tree_map
 from mlx_nanogpt.files import LOCK, cache_dir
 from mlx_nanogpt.machine.linux_cpu import folding, operations
@@ -85,6 +86,9 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setattr(tinyshakespeare, "URL", NOBODY)
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text(TEXT)
+    monkeypatch.setattr(
+        training, "REPORT_SECONDS", 60.0
+    )  # how often a test's should_stop is called depends on no clock
     monkeypatch.setattr(retries, "MAC_RETRIES", 0)  # a process of its own writes past pytest's capture
     device = mx.default_device()
     yield
