@@ -86,9 +86,7 @@ def isolated(tmp_path, monkeypatch):
     monkeypatch.setattr(tinyshakespeare, "URL", NOBODY)
     monkeypatch.chdir(tmp_path / "work")
     Path("play.txt").write_text(TEXT)
-    monkeypatch.setattr(
-        training, "REPORT_SECONDS", 60.0
-    )  # how often a test's should_stop is called depends on no clock
+    monkeypatch.setattr(training, "REPORT_SECONDS", 60.0)  # so that no clock decides how often should_stop is called
     monkeypatch.setattr(retries, "MAC_RETRIES", 0)  # a process of its own writes past pytest's capture
     device = mx.default_device()
     yield
