@@ -48,7 +48,10 @@ def conclude(run: Run, dataset: Dataset) -> None:
     named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
     samples = " --num-samples 20" if run.corpus.documents == "lines" else ""
     report = f"\n      mlx-gpt report{named}" if find_spec("plotly") else ""
-    console.print(f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}{report}", soft_wrap=True)
+    console.print(
+        f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}\n      mlx-gpt page{named}{report}",
+        soft_wrap=True,
+    )
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:
