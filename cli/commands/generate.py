@@ -8,7 +8,7 @@ from typing import Annotated
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import UserError
-from mlx_nanogpt.generation import until
+from mlx_nanogpt.generation import make_writer, until
 from mlx_nanogpt.text.characters import quote_some
 from mlx_nanogpt.text.tokenizer import Tokenizer, encode_prompt
 
@@ -56,12 +56,12 @@ def generate(
     seed = writing.choose_seed(seed)
     seeds = f"seed {seed}" if num_samples == 1 else f"{num_samples:,} samples, seeds {seed} to {seed + num_samples - 1}"
     errors.print(seeds, style="dim")
-    drawn, started, lines = count(), time.perf_counter(), 0
+    write, drawn, started, lines = make_writer(model, sample), count(), time.perf_counter(), 0
     for i in range(num_samples):
         if lines > 1:
             show_text([])  # a line between two texts of several lines
             errors.print(f"seed {seed + i}", style="dim")
-        new = gpt.generate(model, ids, tokens, seed + i, sample, tokenizer.end_token)
+        new = write(ids, tokens, seed + i, tokenizer.end_token)
         texts = tokenizer.stream(token for token, _ in zip(new, drawn))
         lines = show_text(chain([begun], until(texts, stop)))
     errors.print(f"{next(drawn) / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

@@ -15,8 +15,7 @@ from ..options.shared import PATH, RUN_PATH, LastOption
 from ..screen.consoles import console
 from ..screen.describe import describe_iteration
 from ..screen.output_file import ForceOption, check_replaceable, write_file
-
-EXCERPT = 300  # tokens of the run's own text that the page begins with
+from .inspect import EXCERPT
 
 
 def page(

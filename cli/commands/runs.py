@@ -11,9 +11,9 @@ import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Evaluation, Run, UserError
 from mlx_nanogpt.optimizer import end_of_learning
+from mlx_nanogpt.records import reason_to_end
 from mlx_nanogpt.runs.find import run_folders
 from mlx_nanogpt.runs.run import RUNS
-from mlx_nanogpt.training import reason_to_end
 
 from ..options.shared import PATH
 from ..screen.consoles import console, fold
@@ -22,11 +22,8 @@ from ..screen.describe import list_settings
 TITLES = ("Run", "Written", "Text", "Params", "Steps", "Loss", "Bits", "Tokens/s")
 LEGEND = "Loss: the lowest validation loss, in nats per token. Bits: per character."
 NAMES = 3  # columns that hold names, and are aligned to the left
-TEXT, LONGEST_TEXT, SHORTEST_TEXT = (
-    2,
-    15,
-    5,
-)  # the column of the texts, and characters of it, so that a row fits 80 columns
+TEXT = 2  # the column of the names of texts
+LONGEST_TEXT, SHORTEST_TEXT = 15, 5  # characters of such a name, so that a row fits 80 columns
 INDENT = "     "
 
 

@@ -1,7 +1,6 @@
 """Read the text that an option names, and choose its tokens."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import mlx_nanogpt as gpt
@@ -38,8 +37,9 @@ def read_data(
     names: Sequence[str], explicit: bool = True, valid: Sequence[str] = (), documents: Documents | None = None
 ) -> Corpus | Dataset:
     """The texts `names`, as in `load_corpus`, or the tokens of the only one."""
-    read = corpus.read_data if corpus.is_token_folder(names) else partial(load_corpus, explicit=explicit)
-    return read(names, valid=valid, documents=documents)
+    if corpus.is_token_folder(names):
+        return corpus.read_data(names, valid, documents)
+    return load_corpus(names, explicit, valid, documents)
 
 
 def default_documents(names: Sequence[str], init_from: str, tokenizer: Tokenizer) -> Documents | None:

@@ -22,7 +22,7 @@ from mlx_nanogpt.files import open_folder
 from mlx_nanogpt.machine import Metal, machine, shorten_buffers
 from mlx_nanogpt.machine.failures import REMEDY, explain_failure
 from mlx_nanogpt.ranks import is_rank
-from mlx_nanogpt.training import reason_to_end
+from mlx_nanogpt.records import reason_to_end
 
 from ..screen.consoles import console, errors
 from . import MLX_GPT

@@ -11,8 +11,8 @@ from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.records import since_best
 from mlx_nanogpt.runs.run import RUNS
-from mlx_nanogpt.text.characters import MARK
 from mlx_nanogpt.text.identity import source_name
+from mlx_nanogpt.text.tokenizer import decode_documents
 
 from .consoles import console
 
@@ -100,5 +100,4 @@ def _validation_text(run: Run) -> str:
 def _print_sample(run: Run) -> None:
     ids = gpt.generate(run.load_model(), [run.tokenizer.start_token], SAMPLE_TOKENS, run.train_config.seed)
     console.print(f"\nA sample of {SAMPLE_TOKENS} tokens", style="bold")
-    text = run.tokenizer.decode(ids).replace(MARK, "\n")  # one document after the other
-    console.print(text, soft_wrap=True)  # as the model wrote it
+    console.print(decode_documents(run.tokenizer, list(ids)), soft_wrap=True)  # as the model wrote it

@@ -9,7 +9,7 @@ import mlx_nanogpt as gpt
 from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.errors import printable
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.training import reason_to_end
+from mlx_nanogpt.records import reason_to_end
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 

@@ -1,13 +1,13 @@
 """A model's expectations at every place of a text, and the surprise of each token."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from ..errors import UserError
+from ..evaluation import evaluation_mode
 from ..machine import machine
 from ..model import GPT
 
@@ -43,7 +43,7 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
     done = 0
     machine().prepare(model)
     at_once = max(1, LOGITS_PER_BATCH // (length * model.config.vocab_size))  # windows
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for batch in np.array_split(starts, -(-len(starts) // at_once)):
             places = batch[:, None] + np.arange(length)  # (B, T)
             logits = model(mx.array(tokens[places])).astype(mx.float32)  # (B, T, vocab_size)
@@ -64,17 +64,6 @@ def _place_windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
         raise UserError("there is no token to inspect", "give a text")
     length = min(block_size, count)
     return np.array([*range(0, count - length, max(length // 2, 1)), count - length]), length
-
-
-@contextmanager
-def _evaluation_mode(model: GPT) -> Iterator[None]:
-    """Turn dropout off, and restore the model's mode at the end."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:

@@ -26,7 +26,7 @@ from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
 from ..records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved, State, since_best
-from ..text.characters import MARK
+from ..text.tokenizer import decode_documents
 from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, open_arrays, read_arrays, write_arrays
 from .log import Line, is_logged, to_text
 from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
@@ -165,8 +165,7 @@ class Recorder:
         with evaluation_mode(state.model):
             tokens = list(generate(state.model, [start], self.sample_tokens, seed))
         mx.clear_cache()  # as after an evaluation
-        # where a document ends, the next one begins
-        sample = Sample(state.iteration, self.run.tokenizer.decode(tokens).replace(MARK, "\n"))
+        sample = Sample(state.iteration, decode_documents(self.run.tokenizer, tokens))
         self.log.append(sample)
         return [sample]
 

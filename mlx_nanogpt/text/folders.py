@@ -21,17 +21,8 @@ NOTES = re.compile(r"(readme|licen[cs]e)\b.*", re.IGNORECASE)  # files on the ot
 SPLIT = re.compile(
     r"(?<![^\W\d_])(train|training|valid|validation|val|dev|eval|test|testing)(?![^\W\d_])", re.IGNORECASE
 )
-TABLES = {
-    "",
-    ".txt",
-    ".jsonl",
-    ".ndjson",
-    ".json",
-    ".csv",
-    ".tsv",
-    ".tokens",
-    ".raw",
-}  # and not code, such as test_x.py
+# suffixes of texts; code, such as test_x.py, has others
+TEXTS = ("", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tokens", ".raw")
 PIECE = 2**20  # bytes of a file that are checked
 
 
@@ -83,18 +74,19 @@ def find_splits(path: str, files: Sequence[Path]) -> SplitFolder | None:
         words = SPLIT.findall(name)
         if len(words) != 1:
             return None
-        kind = words[0].lower()[:4]
-        part = found.train if kind == "trai" else found.test if kind == "test" else found.valid
+        word = words[0].lower()
+        is_train = word.startswith("train")
+        part = found.train if is_train else found.test if word.startswith("test") else found.valid
         part.append(os.path.join(path, name))
         rest = re.sub(r"\d+", "0", normalize("NFC", SPLIT.sub("", name)).lower())  # the numbers of parts differ
-        kinds["train" if kind == "trai" else "others"].add(rest)
+        kinds["train" if is_train else "others"].add(rest)
     return found if kinds["others"] and kinds["others"] <= kinds["train"] else None
 
 
 def find_tests(files: Sequence[Path]) -> list[Path]:
     """The texts among `files` that a test split is made of, as their names say."""
     return [
-        file for file in files if file.suffix.lower() in TABLES and "test" in map(str.lower, SPLIT.findall(file.name))
+        file for file in files if file.suffix.lower() in TEXTS and "test" in map(str.lower, SPLIT.findall(file.name))
     ]
 
 

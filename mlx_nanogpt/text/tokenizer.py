@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from .byte_pairs import BPETokenizer
-from .characters import CharTokenizer
+from .characters import MARK, CharTokenizer
 
 TokenizerName = Literal["char", "bpe", "gpt2"]  # in settings
 Tokenizer = CharTokenizer | BPETokenizer
@@ -40,6 +40,11 @@ def known_text(tokenizer: Tokenizer, text: str, replace: bool) -> str:
         strange = dict.fromkeys(map(ord, tokenizer.unknown(parts + " ")))
         replaced[character] = parts.translate(strange) or " ".translate(strange)
     return text.translate({ord(character): known for character, known in replaced.items()})
+
+
+def decode_documents(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of `ids`; where a document ends, the next one begins on a line of its own."""
+    return tokenizer.decode(ids).replace(MARK, "\n")
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:

@@ -12,6 +12,7 @@ from conftest import TINY, byte_pairs
 from helpers import NO_CORPUS, is_a_sentence, pipe
 from mlx_nanogpt.text.corpus import read_corpus
 from mlx_nanogpt.text.identity import Texts
+from mlx_nanogpt_cli.commands import generate
 
 NAMES = sorted({"".join(random.Random(i).choices("abdeiklmno", k=3 + i % 5)) for i in range(200)})
 LINES = ["train", *NO_CORPUS, "--data=names.txt", "--documents=lines"]
@@ -35,7 +36,7 @@ def test_a_generated_document_ends_where_the_model_ends_it(mlx_gpt, monkeypatch)
     mlx_gpt(*LINES)
     tokenizer = open_run("runs/1").tokenizer
     texts = iter([[tokenizer.symbols.index(c) for c in name] for name in ("abel", "oni")])
-    monkeypatch.setattr("mlx_nanogpt.generate", lambda *arguments: iter(next(texts)))
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(next(texts)))
     result = mlx_gpt("generate", "--num-samples=2", "--seed=7")
     assert result.out == "abel\noni\n" and "2 samples, seeds 7 to 8" in result.err
 
@@ -43,10 +44,10 @@ def test_a_generated_document_ends_where_the_model_ends_it(mlx_gpt, monkeypatch)
 def test_generate_gives_the_model_the_mark_before_a_prompt_and_the_token_to_stop_at(mlx_gpt, monkeypatch):
     mlx_gpt(*LINES)
     given = []
-    monkeypatch.setattr("mlx_nanogpt.generate", lambda *arguments: iter(given.append(arguments) or []))
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(given.append(arguments) or []))
     assert mlx_gpt("generate", "--prompt=ab").out == "ab\n"
     tokenizer = open_run("runs/1").tokenizer
-    (model, ids, tokens, seed, sample, end) = given[0]
+    (ids, tokens, seed, end) = given[0]
     assert tokenizer.decode(ids) == "\0ab" and tokenizer.decode([end]) == "\0"
 
 
@@ -56,7 +57,7 @@ def test_generate_gives_the_model_the_mark_before_a_prompt_and_the_token_to_stop
 def test_generate_stops_before_a_text(mlx_gpt, monkeypatch, stop, text):
     mlx_gpt("train", *TINY)
     ids = open_run("runs/1").tokenizer.encode("that is the question\nto be").tolist()
-    monkeypatch.setattr("mlx_nanogpt.generate", lambda *arguments: iter(ids))
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(ids))
     assert mlx_gpt("generate", *(f"--stop={word}" for word in stop)).out == text + "\n"
 
 
