@@ -1,16 +1,21 @@
-"""How fast the page of `mlx-gpt page` computes in Chromium, without training a model first: the time of a keystroke and the speed of
-writing, within the context and beyond it.
+"""How fast the page of `mlx-gpt page` computes in Chromium, and how far it is from MLX: the time of a keystroke and the speed of
+writing, within the context and beyond it, and the largest difference of a token's surprise, in bits.
 
-    python benchmarks/page.py
+    python benchmarks/page.py              # untrained models of several presets
+    python benchmarks/page.py runs/1 ...   # or runs
 """
 
+import json
 import random
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import mlx_nanogpt as gpt
+import numpy as np
+from mlx_nanogpt.pages.inspection import find_excerpt, inspect
 from mlx_nanogpt.pages.page import Stop, model_page
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "pages"))
@@ -18,11 +23,11 @@ from browser import browser
 
 KEYS = 15
 LETTERS = "".join(map(chr, range(32, 97)))  # 65 characters, as tiny Shakespeare has
-SHAPES = {name: gpt.preset(name)[0] for name in ("minute", "modern", "baby")} | {"default": gpt.GPTConfig()}
+PRESETS = ("nanolux", "minute", "modern", "baby")
 TYPE = """
 (async () => {
   const times = [];
-  for (const key of %r) {
+  for (const key of %s) {
     delete document.body.dataset.milliseconds;
     document.execCommand("insertText", false, key);
     while (!document.body.dataset.milliseconds) await new Promise(requestAnimationFrame);
@@ -42,28 +47,44 @@ WRITE = """
 """
 
 
-def main() -> None:
+def open_stop(name: str) -> tuple[Stop, str]:
+    """Return the run at the path `name`, or an untrained model of that preset, and a text of nearly a context."""
+    if name in PRESETS:
+        config = gpt.preset(name)[0]
+        text = "".join(random.Random(1).choices(LETTERS, k=config.block_size - KEYS - 1))
+        return Stop(gpt.GPT(config), gpt.CharTokenizer(LETTERS), name, name), text
+    run = gpt.open_run(name)
+    text = run.tokenizer.decode(find_excerpt(run)[: run.gpt_config.block_size - KEYS - 1])
+    return Stop(run.load_model(), run.tokenizer, name, name), text
+
+
+def main(names: Sequence[str]) -> None:
     with TemporaryDirectory() as work, browser() as chromium:
-        for name, config in SHAPES.items():
-            model, T = gpt.GPT(config), config.block_size
-            text = "".join(random.Random(1).choices(LETTERS, k=T - KEYS - 1))
+        for name in names:
+            stop, text = open_stop(name)
             page = Path(work, "page.html")
-            page.write_text(model_page([Stop(model, gpt.CharTokenizer(LETTERS), name, name)], text), encoding="utf-8")
+            page.write_text(model_page([stop], text), encoding="utf-8")
             chromium.open(page)
             chromium.wait("document.body.dataset.milliseconds")
             chromium.run("by('text').focus()")
-            within = median(chromium.run(TYPE % LETTERS[:KEYS]))
-            beyond = median(chromium.run(TYPE % LETTERS[: KEYS // 3]))
+            keys = TYPE % json.dumps(list(text[:KEYS]))
+            within = median(chromium.run(keys))
+            ids = stop.tokenizer.encode(text + text[:KEYS])
+            bits = inspect(stop.model, ids, stop.tokenizer.start_token).surprise
+            difference = np.abs(np.array(chromium.run("bits")) - bits).max()
+            chromium.run(TYPE % json.dumps([text]))
+            beyond = median(chromium.run(keys))
             chromium.run("by('clear').click()")
-            cached = chromium.run(WRITE % (T - 2))
+            cached = chromium.run(WRITE % (stop.model.config.block_size - 2))
             chromium.run("by('text').setSelectionRange(1e6, 1e6)")
             slow = chromium.run(WRITE % 10)
             print(
-                f"{name}: {model.num_parameters():,} parameters, {page.stat().st_size / 1e6:.1f} MB. A keystroke takes {within:.0f} ms "
-                f"within the context and {beyond:.0f} ms beyond it; it writes {cached:,.0f} and {slow:,.1f} tokens/s.",
+                f"{name}: {stop.model.num_parameters():,} parameters, {page.stat().st_size / 1e6:.1f} MB. A keystroke takes {within:.0f} ms "
+                f"within the context and {beyond:.0f} ms beyond it; it writes {cached:,.0f} and {slow:,.1f} tokens/s. "
+                f"Largest difference from MLX: {difference:.1g} bits.",
                 flush=True,
             )
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or PRESETS)

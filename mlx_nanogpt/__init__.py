@@ -26,6 +26,7 @@ from .generation import generate, make_sampler
 from .measure.benchmark import bench
 from .model import GPT
 from .optimizer import make_optimizer
+from .pages.page import page
 from .presets import PRESETS
 from .records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved
 from .runs.create import create_run
@@ -79,6 +80,7 @@ __all__ = [
     "newest_run",
     "open_run",
     "open_token_folder",
+    "page",
     "prepare",
     "preset",
     "start_from",

@@ -6,8 +6,7 @@ import numpy as np
 import typer
 from mlx_nanogpt import UserError
 from mlx_nanogpt.exchange.pretrained import find_model
-from mlx_nanogpt.pages.inspection import Inspection, inspect
-from mlx_nanogpt.runs.find import own_dataset
+from mlx_nanogpt.pages.inspection import Inspection, find_excerpt, inspect
 from mlx_nanogpt.text.tokenizer import Tokenizer, token_pieces
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +16,6 @@ from ..options.shared import DeviceOption, InitFromOption, LastOption, RunArgume
 from ..screen.consoles import ESCAPES, console, one_line, quote_token
 from ..screen.describe import describe_weights
 
-EXCERPT = 300  # tokens of the run's own text, if no text is given
 SHOWN = 20  # characters of the text before a surprise
 
 # Colours by the least bits of a token. ColorBrewer's YlOrBr, which the colour-blind can tell apart.
@@ -46,9 +44,7 @@ def inspect_text(
     if text is not None:
         ids = tokenizer.encode(text)
     elif source:
-        ids = own_dataset(source).valid_tokens[int(tokenizer.marks) :][
-            :EXCERPT
-        ]  # after its first mark, the start token
+        ids = find_excerpt(source)
     else:
         raise UserError("an exported model has no text of its own", "give one with `prompt`")
     found = inspect(model, ids, tokenizer.start_token)

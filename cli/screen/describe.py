@@ -168,13 +168,9 @@ def describe_export(run: Run) -> str:
 
 def describe_weights(run: Run, last: bool = False) -> str:
     """The run, and the iteration of its best or its `last` weights, as `Run.load_model` chooses them."""
-    return f"{run.path}: {run.corpus.name}, {describe_iteration(run, last)}"
-
-
-def describe_iteration(run: Run, last: bool = False) -> str:
-    """The iteration of the run's best or its `last` weights."""
     best = run.takes_best(last)
     which = (
         "best weights" if best else "last weights" if last else "last weights (no evaluation has chosen the best yet)"
     )
-    return f"iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}, {which}"
+    iteration = f"iteration {run.position(best).iteration:,} of {run.train_config.num_iter:,}"
+    return f"{run.path}: {run.corpus.name}, {iteration}, {which}"

@@ -10,8 +10,11 @@ from ..errors import UserError
 from ..evaluation import evaluation_mode
 from ..machine import machine
 from ..model import GPT
+from ..runs.find import own_dataset
+from ..runs.run import Run
 
 LOGITS_PER_BATCH = 2**24  # float32: 64 MiB
+EXCERPT = 300  # tokens
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,11 @@ def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:
     found = np.argpartition(-scores, top - 1, axis=-1)[:, :top]
     order = np.argsort(-np.take_along_axis(scores, found, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(found, order, axis=-1)
+
+
+def find_excerpt(run: Run) -> np.ndarray:
+    """Return the first tokens of the run's validation split, `EXCERPT` at most, after the mark with which its documents begin.
+
+    Raises `UserError` if the text is not there any more.
+    """
+    return own_dataset(run).valid_tokens[int(run.tokenizer.marks) :][:EXCERPT]

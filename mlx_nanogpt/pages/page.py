@@ -1,8 +1,9 @@
 """A model as one HTML file, which computes in the browser and needs nothing else: no network, no server, no library."""
 
 import base64
+import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from mlx.utils import tree_flatten
 
 from ..errors import UserError
 from ..model import GPT, own_class
+from ..runs.run import Run
+from ..text.characters import MARK
 from ..text.tokenizer import Tokenizer
+from .inspection import find_excerpt
 
 HERE = Path(__file__).parent
 SCRIPTS = ("model.js", "tokens.js", "worker.js")  # of the worker
 MOST_PARAMETERS = 25_000_000  # of all models of a page: 67 MB
 MOST_IN_FLOAT32 = 2_000_000  # more are rounded to float16
 HALF = np.finfo(np.float16)
+FRAME = "width: 100%; height: 52rem; border: 0"  # of a page in a notebook
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,46 @@ class Stop:
     tokenizer: Tokenizer
     title: str
     about: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page, which begins with `text`. A notebook shows it: end a cell with it."""
+
+    html: str
+    text: str
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self.html) / 1e6:.1f} MB>"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self.html)}" style="{FRAME}"></iframe>'
+
+
+def page(*runs: Run, last: bool = False) -> Page:
+    """Return the page on `runs`, at least one: the snapshots of each and then its best weights, or its `last` ones. It begins as the
+    validation text of the last run, or as its first document; with nothing if that text is not there any more.
+
+    Raises `UserError` as `model_page` does, and for runs without weights.
+    """
+    try:
+        text = runs[-1].tokenizer.decode(find_excerpt(runs[-1])).partition(MARK)[0]
+    except UserError:
+        text = ""
+    return Page(model_page([stop for run in runs for stop in _make_stops(run, last)], text), text)
+
+
+def _make_stops(run: Run, last: bool) -> Iterator[Stop]:
+    """Yield the snapshots of the run, and then its best or last weights. Others may read the page: so the folders of the text, and most
+    of the run's own, are not named."""
+    name, texts = "/".join(run.path.parts[-2:]), " + ".join(Path(source).name for source in run.corpus.sources)
+    about = f"A GPT that learned from {texts}"
+    for step in run.snapshots():
+        after = f"after {step:,} iterations" if step else "untrained"
+        yield Stop(run.load_model(snapshot=step), run.tokenizer, f"{name}, {after}", about)
+    best = run.takes_best(last)
+    title = f"{name}, its {'best' if best else 'last'} weights, after {run.position(best).iteration:,} iterations"
+    yield Stop(run.load_model(last), run.tokenizer, title, about)
 
 
 def model_page(stops: Sequence[Stop], text: str = "") -> str:

@@ -20,7 +20,7 @@ def test_it_writes_the_newest_run_and_says_what_to_do(mlx_gpt, run):
     data = data_of("model.html")
     assert data["text"] == DATA.tokenizer.decode(DATA.valid_tokens[:300])
     assert [(stop["title"], stop["about"]) for stop in data["stops"]] == [
-        ("runs/1: iteration 8 of 8, best weights", "A GPT that learned from play.txt")
+        ("runs/1, its best weights, after 8 iterations", "A GPT that learned from play.txt")
     ]
 
 
@@ -31,8 +31,8 @@ def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, m
     assert mlx_gpt("page", "1", "runs/2", "--last", "--out=both.html", "--open").status == 0
     data = data_of("both.html")
     assert [(stop["title"], stop["config"]["n_layer"]) for stop in data["stops"]] == [
-        ("runs/1: iteration 8 of 8, last weights", 2),
-        ("runs/2: iteration 8 of 8, last weights", 1),
+        ("runs/1, its last weights, after 8 iterations", 2),
+        ("runs/2, its last weights, after 8 iterations", 1),
     ]
     assert len(data["tokenizers"]) == 1 and opened == [Path("both.html").resolve().as_uri()]
 
@@ -42,8 +42,9 @@ def test_the_snapshots_of_a_run_are_stops_before_its_weights(mlx_gpt):
     assert mlx_gpt("page").status == 0
     titles = [stop["title"] for stop in data_of("model.html")["stops"]]
     assert titles == [
-        *(f"runs/1: iteration {step}, a snapshot" for step in (0, 3, 8)),
-        "runs/1: iteration 8 of 8, best weights",
+        "runs/1, untrained",
+        *(f"runs/1, after {step} iterations" for step in (3, 8)),
+        "runs/1, its best weights, after 8 iterations",
     ]
 
 
@@ -64,7 +65,8 @@ def test_a_run_of_documents_begins_with_one(mlx_gpt):
 
 def test_a_run_whose_text_is_gone_has_a_page_without_a_text(mlx_gpt, run):
     Path("play.txt").unlink()
-    assert mlx_gpt("page").status == 0 and data_of("model.html")["text"] == ""
+    result = mlx_gpt("page")
+    assert result.status == 0 and data_of("model.html")["text"] == "" and "begins without a text" in result.out
 
 
 def test_a_run_without_weights_or_of_a_model_of_ones_own_is_refused(mlx_gpt):

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from browser import browser, in_a_browser
-from conftest import ARCHITECTURES, TEXT, TOKENIZER, byte_pairs, lively_model, tiny_gpt
+from conftest import ARCHITECTURES, TEXT, TOKENIZER, byte_pairs, lively_model, tiny_gpt, trained_run
 from mlx.utils import tree_map
 from mlx_nanogpt.model import GPT
 from mlx_nanogpt.pages import page as pages
@@ -298,6 +298,17 @@ def test_a_text_a_name_and_a_tokenizer_command_no_browser(screen, chromium):
     assert act("by('text').focus(); document.execCommand('insertText', false, '<a>éß')") == EVIL + "<a>éß"
     assert "It has never seen ß, and skips it." in chromium.run("by('cost').textContent")
     assert chromium.run("document.querySelectorAll('img, a').length") == 0
+
+
+@in_a_browser
+def test_a_notebook_shows_it_in_a_cell(chromium):
+    shown = gpt.page(trained_run())
+    assert shown.text and repr(shown) == "<Page of 0.1 MB>"
+    Path("cell.html").write_text(f"<meta charset=utf-8>{shown._repr_html_()}", encoding="utf-8")
+    chromium.open(Path("cell.html"))
+    chromium.wait("frames[0].document.body.dataset.milliseconds")
+    assert chromium.run("frames[0].document.getElementById('text').value") == shown.text
+    assert not chromium.complaints
 
 
 def test_the_page_asks_for_nothing_outside_itself():
