@@ -52,10 +52,10 @@ def open_stop(name: str) -> tuple[Stop, str]:
     if name in PRESETS:
         config = gpt.preset(name)[0]
         text = "".join(random.Random(1).choices(LETTERS, k=config.block_size - KEYS - 1))
-        return Stop(gpt.GPT(config), gpt.CharTokenizer(LETTERS), name, name), text
+        return Stop(gpt.GPT(config), gpt.CharTokenizer(LETTERS), name, "", ""), text
     run = gpt.open_run(name)
     text = run.tokenizer.decode(find_excerpt(run)[: run.gpt_config.block_size - KEYS - 1])
-    return Stop(run.load_model(), run.tokenizer, name, name), text
+    return Stop(run.load_model(), run.tokenizer, name, "", ""), text
 
 
 def main(names: Sequence[str]) -> None:

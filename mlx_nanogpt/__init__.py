@@ -28,7 +28,7 @@ from .model import GPT
 from .optimizer import make_optimizer
 from .pages.page import page
 from .presets import PRESETS
-from .records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved
+from .records import Diverged, Done, Evaluating, Evaluation, Progress, Record, Sample, Saved, Snapshot
 from .runs.create import create_run
 from .runs.find import newest_run
 from .runs.recorder import start_from
@@ -56,12 +56,12 @@ __all__ = [
     "Evaluating",
     "Evaluation",
     "GPTConfig",
-    "Kept",
     "Progress",
     "Record",
     "Run",
     "Sample",
     "Saved",
+    "Snapshot",
     "SplitLoss",
     "TrainConfig",
     "UserError",

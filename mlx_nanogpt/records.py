@@ -85,7 +85,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Snapshot:
     """After `iteration` steps the run keeps a copy of the weights: see the setting `snapshots`."""
 
     iteration: int
@@ -108,7 +108,7 @@ class Done:
     end: End
 
 
-Record = Progress | Evaluating | Evaluation | Sample | Kept | Saved | Done
+Record = Progress | Evaluating | Evaluation | Sample | Snapshot | Saved | Done
 
 
 class Diverged(UserError):

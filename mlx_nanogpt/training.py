@@ -26,7 +26,18 @@ from .machine.memory import memory_problem, memory_warning
 from .model import GPT
 from .optimizer import clip, make_optimizer, norm_of, rate_at
 from .ranks import ALONE, Ranks
-from .records import REPORT_EVERY, Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, State, reason_to_end
+from .records import (
+    REPORT_EVERY,
+    Diverged,
+    Done,
+    Evaluating,
+    Evaluation,
+    Progress,
+    Record,
+    Snapshot,
+    State,
+    reason_to_end,
+)
 from .runs.interrupt import Interrupt
 from .runs.recorder import Recorder
 from .runs.run import Run
@@ -112,7 +123,7 @@ def steps(
     step = make_step(state.model, state.optimizer, config, ranks)
     mx.eval(state.arrays)
     if config.snapshots and state.iteration == 0:
-        yield Kept(state.iteration)
+        yield Snapshot(state.iteration)
     while (end := reason_to_end(state.history, config)) is None:
         is_stopped = yield from interval(state, data, config, step, should_stop, ranks)
         check_weights(state, config)  # no loss has shown the last update yet
@@ -120,13 +131,13 @@ def steps(
             end = "interrupted"
             break
     if config.snapshots and end in ("out of patience", "at the target"):
-        yield Kept(state.iteration)
+        yield Snapshot(state.iteration)
     yield Done(state.iteration, end)
 
 
 def interval(
     state: State, data: Dataset, config: TrainConfig, step: Step, should_stop: ShouldStop, ranks: Ranks
-) -> Generator[Progress | Kept, None, bool]:
+) -> Generator[Progress | Snapshot, None, bool]:
     """Train up to the next evaluation, or until `should_stop` returns true; yield every tenth step, and each with a snapshot. Return
     whether it was stopped."""
     shape = config.batch_size, state.model.config.block_size, config.gradient_accumulation_steps
@@ -144,7 +155,7 @@ def interval(
         state.train_seconds = time.perf_counter() - started  # the caller may leave at a record
         if state.iteration in kept:  # before the progress, at which the caller may leave, too
             check_weights(state, config)
-            yield Kept(state.iteration)
+            yield Snapshot(state.iteration)
         if progress:
             yield progress
     progress = meter.read()

@@ -11,21 +11,21 @@ const WEAKEST = 0.1;  // of the largest share of attention: a line shows it
 let stop = 0, turn = 0, writing = false, playing = false, pauseTimer;
 let spans = [], pieces = [], bits = [];  // spans and pieces of the text; bits of its tokens, as far as they are known
 let known = [];  // the spans of the tokens, without unknown characters
-let look = null, asked = 0, layer, head;  // what the worker found at the place that was asked for; the chosen head
+let text = "", cursor = 0;  // as the field has them; a field without the focus forgets its cursor
+let look = null, asked = 0, layer, head;  // what the worker found; the place that was asked for; the chosen head
 let fresh = false;  // whether that is of the text as it is now
-const undone = [];  // texts and cursors before the model wrote
+let isTyping = false, taken = -1;  // whether the last change was typed; the row of the guess that was taken
+const undone = [];  // texts and cursors before each change
 
 // ---- the worker
 
 const worker = new Worker(URL.createObjectURL(new Blob([by("worker").textContent], { type: "text/javascript" })));
-const weights = Array.from(document.querySelectorAll(".weights"), element => element.textContent);
-worker.onerror = event => fail(event.message || "its worker did not start");
-worker.postMessage({ kind: "open", turn, tokenizers, stops: stops.map((stop, i) => ({ ...stop, weights: weights[i] })) });
-
-function fail(reason) {
-  by("broken").textContent = `This browser could not compute the model (${reason}). Open the file in a newer browser.`;
+const weights = Array.from(document.querySelectorAll(".weights"), element => { element.remove(); return element.textContent; });
+worker.onerror = event => {
+  by("broken").textContent = `This browser could not compute the model: ${event.message || "its worker did not start"}. Open the file again, or in a newer browser.`;
   by("broken").hidden = false;
-}
+};
+worker.postMessage({ kind: "open", turn, tokenizers, stops: stops.map((stop, i) => ({ ...stop, weights: weights[i] })) });
 
 function order(kind, more) {
   worker.postMessage({ kind, turn: kind === "look" ? turn : ++turn, ...more });
@@ -33,7 +33,7 @@ function order(kind, more) {
 
 function show() {
   fresh = false;
-  order("show", { stop, text: by("text").value, offset: by("text").selectionStart });
+  order("show", { stop, text, offset: cursor });
 }
 
 worker.onmessage = ({ data: message }) => { if (message.turn === turn) answers[message.kind](message); };
@@ -43,13 +43,14 @@ const answers = {
     setPieces(found);
     bits = surprise;
     known.forEach((_, i) => paint(i));
-    if (writing) by("text").value = pieces.map(({ text }) => text).join("");
+    if (writing) by("text").value = text = pieces.map(piece => piece.text).join("");
   },
-  look(found) { look = found; fresh = true; showLook(); },
+  look(found) { look = found; asked = look.place; fresh = true; showLook(); },
   surprise({ from, bits: found }) { found.forEach((cost, i) => { bits[from + i] = cost; paint(from + i); }); },
   done({ milliseconds }) {
     document.body.dataset.milliseconds = milliseconds;
     showCost();
+    clearTimeout(pauseTimer);
     if (playing) pauseTimer = setTimeout(() => stop < stops.length - 1 ? choose(stop + 1) : play(false), PAUSE);
   },
   wrote({ piece, bits: cost }) {
@@ -57,12 +58,13 @@ const answers = {
     addSpan(piece);
     bits[known.length - 1] = cost;
     paint(known.length - 1);
-    by("text").value += piece.text;
+    by("text").value = text += piece.text;
     by("field").scrollTop = by("field").scrollHeight;
   },
-  end({ ended, rate }) {
+  end({ ended, drawn, rate }) {
     document.body.dataset.rate = rate;
-    endWriting(`${ended ? "It ended its text. " : ""}${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en")} tokens/s`);
+    const speed = drawn < 10 ? "" : `. ${rate < 10 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en")} ${unit(2)} a second`;
+    endWriting(`${ended ? ". It ended its text" : ""}${speed}`);
   },
 };
 
@@ -91,19 +93,27 @@ function paint(i) {
   for (const least of LEVELS) known[i]?.classList.toggle("bits" + least, least === level);
 }
 
-/** Show what was typed at once; its tokens come from the worker. */
-function typed() {
-  const text = by("text").value;
+/** Show the text of the field at once; its tokens come from the worker. */
+function readField() {
+  text = by("text").value;
+  cursor = by("text").selectionStart;
   let same = 0, end = 0;
   while (same < spans.length && text.startsWith(pieces[same].text, end)) end += pieces[same++].text.length;
   by("shown").replaceChildren(...spans.slice(0, same), text.slice(end) + "\u200b");
   show();
 }
 
-function setText(text, cursor) {
-  by("text").value = text;
-  by("text").setSelectionRange(cursor, cursor);
-  typed();
+function setText(next, at) {
+  by("text").value = next;
+  by("text").setSelectionRange(at, at);
+  readField();
+}
+
+/** Remember the text before a change. What is typed without a pause by another one is one change. */
+function remember(change = "") {
+  if (!isTyping || change !== "typed") undone.push([text, cursor]);
+  isTyping = change === "typed";
+  by("undo").disabled = false;
 }
 
 function showCost() {
@@ -111,61 +121,72 @@ function showCost() {
   const strange = [...new Set(pieces.filter(({ id }) => id === null).map(({ text }) => text))];
   const cost = count ? `${count.toLocaleString("en")} ${unit(count)}, ${(sum / count).toFixed(2)} bits each on average; a blind guess among ${vocab_size.toLocaleString("en")} costs ${Math.log2(vocab_size).toFixed(2)}.` : "";
   const unknown = strange.length ? ` It has never seen ${strange.slice(0, 10).join(" ")}, and skips ${strange.length > 1 ? "them" : "it"}.` : "";
-  const full = by("text").value.length >= by("text").maxLength ? ` The page takes ${by("text").maxLength.toLocaleString("en")} characters.` : "";
+  const full = text.length >= by("text").maxLength ? ` The page takes ${by("text").maxLength.toLocaleString("en")} characters.` : "";
   by("cost").textContent = cost + unknown + full;
 }
 
 // ---- what the model thinks
 
 const visible = token => token.replaceAll("\n", "↵").replaceAll(" ", "␣").replaceAll("\t", "⇥").replaceAll("\0", "∎") || "·";
-const name = ({ text, end }) => end ? "(the end)" : visible(text);
+const nameOf = ({ text, end }) => end ? "(the end)" : visible(text);
 const percent = p => (100 * p).toFixed(p < 0.0995 ? 2 : 1) + "%";
 const unit = count => tokenizers[stops[stop].tokenizer].kind === "char" ? (count === 1 ? "character" : "characters") : count === 1 ? "token" : "tokens";
-const code = (token, isActual) => make("code", name(token), isActual ? "actual" : "");
+const code = (token, isActual) => make("code", nameOf(token), isActual ? "actual" : "");
 
 function showLook() {
-  const { place, id, actual, candidates, lens, first } = look, p = actual.at(-1), text = known[place]?.textContent;
-  asked = place;
+  const { place, id, actual, first } = look, p = actual.at(-1);
   by("said").replaceChildren(...id === null ? ["What comes next, after all of the text?"]
-    : ["The text goes on with ", make("code", visible(text), "actual"), `: ${percent(p)}, ${(-Math.log2(p)).toFixed(2)} bits.`]);
+    : [`The text has `, make("code", visible(known[place].textContent), "actual"), ` next: ${percent(p)}, ${(-Math.log2(p)).toFixed(2)} bits.`]);
   by("back").disabled = place === 0;
   by("on").disabled = id === null;
-  by("candidates").replaceChildren(...candidates.map(candidate => {
+  known.forEach((span, i) => { span.classList.toggle("chosen", i === place); span.classList.toggle("unseen", i + 1 < first); });
+  showCandidates();
+  showLens();
+  showHeads();
+}
+
+function showCandidates() {
+  const { id, candidates } = look;
+  by("candidates").replaceChildren(...candidates.map((candidate, rank) => {
     const row = make("button"), label = make("span", "", "name"), bar = make("div", "", "bar");
     label.append(code(candidate, candidate.id === id));
     bar.style.width = 100 * candidate.p + "%";
     row.append(label, make("span", percent(candidate.p), "number"), bar);
     row.disabled = candidate.end || writing || candidate.id === id;
-    row.title = candidate.end ? "The text ends here" : candidate.id === id ? "The text takes this one" : "Take this way";
-    row.addEventListener("click", () => takeWay(candidate));
+    row.title = candidate.end ? "The text ends here" : candidate.id === id ? "The text has this one" : "Go on with this one";
+    row.addEventListener("click", () => takeGuess(candidate, rank));
     return row;
   }));
-  const heads = make("tr"), rows = lens.map((guesses, l) => {
+  if (!writing && document.activeElement === document.body) by("candidates").children[taken]?.focus();
+  if (!writing) taken = -1;
+}
+
+function showLens() {
+  const { id, actual, lens } = look, titles = make("tr"), rows = lens.map((guesses, l) => {
     const row = make("tr");
     row.append(make("td", l + 1, "faint"), ...guesses.map((guess, rank) => {
       const cell = make("td", "", rank === 2 ? "third" : "");
       cell.append(code(guess, guess.id === id), " " + percent(guess.p));
-      cell.style.opacity = 0.6 + 0.4 * guess.p;
+      cell.style.opacity = 0.75 + 0.25 * guess.p;
       return cell;
     }), make("td", id === null ? "" : percent(actual[l]), "number"));
     return row;
   });
-  heads.append(...["layer", "first guess", "second", "third", id === null ? "" : "the text's"].map((title, i) => make("th", title, i === 3 ? "third" : "")));
-  by("lens").replaceChildren(heads, ...rows);
-  known.forEach((span, i) => { span.classList.toggle("chosen", i === place); span.classList.toggle("unseen", i + 1 < first); });
-  showHeads();
+  titles.append(...["layer", "first guess", "second", "third", id === null ? "" : "the text's"].map((title, i) => make("th", title, i === 3 ? "third" : "")));
+  by("lens").replaceChildren(titles, ...rows);
 }
 
 function showHeads() {
-  const { place, first, attention, start } = look, { n_layer, n_embd, head_size } = stops[stop].config, count = n_embd / head_size;
+  const { place, first, attention, start } = look, { n_layer, n_embd, head_size, block_size } = stops[stop].config, count = n_embd / head_size;
   layer = Math.min(layer ?? n_layer - 1, n_layer - 1);
   head = Math.min(head ?? 0, count - 1);
   if (by("heads").children.length !== (n_layer + 1) * (count + 1)) makeHeads(n_layer, count);
   const share = attention[layer * count + head], rgb = getComputedStyle(document.documentElement).getPropertyValue("--look").split(",").map(Number);
   const most = Array.from(share, (s, j) => [s, first + j]).sort((a, b) => b[0] - a[0]).slice(0, 3);
   const where = j => j ? `“${visible(known[j - 1].textContent)}” ${place - j + 1} back` : `the start (“${visible(start)}”)`;
+  const seen = place - Math.max(first, 1) + 1, part = first && seen < block_size ? `; a long text is read in windows of ${block_size.toLocaleString("en")} that overlap` : "";
   by("looked").textContent = `Layer ${layer + 1}, head ${head + 1} looked most at ` + most.map(([s, j]) => `${where(j)} (${(100 * s).toFixed(0)}%)`).join(", ") +
-    `. It sees ${share.length === 1 ? "the start alone" : `${(place - Math.max(first, 1) + 1).toLocaleString("en")} ${unit(share.length)}${first ? "" : " and the start"}`}.`;
+    `. Here it sees ${share.length === 1 ? "the start alone" : `${seen.toLocaleString("en")} ${unit(seen)}${first ? "" : " and the start"}`}${part}.`;
   known.forEach((span, i) => {
     const s = share[i + 1 - first] ?? 0;
     span.style.boxShadow = s > WEAKEST * most[0][0] ? `0 3px 0 rgba(${rgb}, ${(s / most[0][0]).toFixed(3)})` : "";
@@ -196,76 +217,75 @@ function makeHeads(layers, count) {
   }
 }
 
-/** Ask for the place of the cursor, or for `place`. */
-function lookAt(place) {
-  if (!writing && place !== asked) order("look", { place: asked = place });
-}
-
-/** The place before the token that begins at the cursor, or that it is in. */
-function placeOfCursor() {
-  const cursor = by("text").selectionStart;
-  let end = 0, place = 0;
-  for (const { id, text } of pieces) {
-    if (id !== null && (end >= cursor || end + text.length > cursor)) return place;
-    end += text.length;
-    place += id !== null;
-  }
-  return place;
+/** Look at the place of the cursor, which is now after so many characters, or at `place`. */
+function lookAt(offset, place) {
+  if (writing || offset === cursor && place === undefined) return;
+  cursor = offset;
+  order("look", { offset, place });
 }
 
 /** Move the cursor by so many tokens. */
 function move(tokens) {
   const place = Math.max(0, Math.min(known.length, asked + tokens)), index = known[place] ? spans.indexOf(known[place]) : pieces.length;
-  const offset = pieces.slice(0, index).reduce((sum, { text }) => sum + text.length, 0);
+  const offset = pieces.slice(0, index).reduce((sum, piece) => sum + piece.text.length, 0);
   by("text").setSelectionRange(offset, offset);
   known[place]?.scrollIntoView({ block: "nearest" });
-  lookAt(place);
+  lookAt(offset, asked = place);
 }
 
 // ---- writing
 
-const chosen = id => by(id).value === "" ? undefined : Number(by(id).value);
+/** The number in a field, if it is one that the field takes. */
+const setting = id => by(id).value !== "" && by(id).validity.valid ? Number(by(id).value) : undefined;
 
 function write(more) {
-  const { value, selectionStart } = by("text"), seed = chosen("seed") ?? Math.floor(Math.random() * 1e6), room = by("text").maxLength - selectionStart;
+  const seed = setting("seed") ?? Math.floor(Math.random() * 1e6), room = by("text").maxLength - cursor;
+  if (room < 1) return by("wrote").textContent = "There is no room after the cursor.";
   play(false);
-  undone.push([value, selectionStart]);
+  remember();
   by("text").readOnly = writing = true;
   by("write").textContent = "Stop";
   by("wrote").textContent = `Seed ${seed}`;
   by("undo").disabled = true;
   document.querySelectorAll("#candidates button").forEach(button => { button.disabled = true; });
-  order("write", { place: fresh ? asked : undefined, offset: selectionStart, count: Math.min(chosen("count") || 200, room), temperature: chosen("temperature"), topK: chosen("topK"), topP: chosen("topP"), seed, ...more });
+  order("write", { offset: cursor, count: Math.min(setting("count") ?? 200, room), temperature: setting("temperature"), topK: setting("topK"), topP: setting("topP"), seed, ...more });
 }
 
-function takeWay({ id }) {
-  if (fresh) write({ first: id, count: Math.max(1, known.length - asked) });
+/** Go on with a guess, and write as much as stood after it. */
+function takeGuess({ id }, rank) {
+  if (!fresh) return;
+  taken = rank;
+  write({ place: look.place, first: id, count: Math.max(1, known.length - look.place) });
 }
 
 function endWriting(remark) {
   by("text").readOnly = writing = false;
   by("write").textContent = "Let it write";
-  if (remark) by("wrote").textContent += `. ${remark}`;
-  by("undo").disabled = !undone.length;
-  by("text").setSelectionRange(by("text").value.length, by("text").value.length);
+  by("wrote").textContent += remark;
+  by("undo").disabled = false;
+  cursor = text.length;
+  by("text").setSelectionRange(cursor, cursor);
   show();
 }
 
 by("write").addEventListener("click", () => {
   if (!writing) return write();
   order("halt");
-  endWriting("Stopped");
+  endWriting(". Stopped");
 });
-by("undo").addEventListener("click", () => { setText(...undone.pop()); by("undo").disabled = !undone.length; });
+by("undo").addEventListener("click", () => {
+  setText(...undone.pop());
+  isTyping = false;
+  by("undo").disabled = !undone.length;
+});
 by("clear").addEventListener("click", () => {
   if (writing) by("write").click();
-  undone.push([by("text").value, by("text").selectionStart]);
-  by("undo").disabled = false;
+  remember();
   setText("", 0);
   by("text").focus();
 });
-by("text").addEventListener("input", typed);
-document.addEventListener("selectionchange", () => { if (document.activeElement === by("text") && !by("text").readOnly) lookAt(placeOfCursor()); });
+by("text").addEventListener("input", () => { remember("typed"); readField(); });
+document.addEventListener("selectionchange", () => { if (document.activeElement === by("text")) lookAt(by("text").selectionStart); });
 by("back").addEventListener("click", () => move(-1));
 by("on").addEventListener("click", () => move(1));
 document.addEventListener("keydown", event => {
@@ -279,13 +299,16 @@ for (const output of document.querySelectorAll("output")) {
 
 // ---- the stops
 
+const areOneRun = stops.every(({ run }) => run === stops[0].run);
+
 function choose(i) {
+  if (writing) by("write").click();
   stop = i;
-  const { title, about, parameters, config } = stops[i], other = unit(1);
+  const { run, title, about, parameters, config } = stops[i], other = unit(1);
   by("stop").value = i;
-  by("stop-name").textContent = title;
-  by("title").textContent = about;
-  by("about").textContent = `${title}. Its ${parameters.toLocaleString("en")} parameters (${config.n_layer} layers, ${config.n_embd / config.head_size} heads in each, ` +
+  by("stop-name").textContent = by("stop").ariaValueText = areOneRun ? title : `${run}, ${title}`;
+  document.title = by("title").textContent = about;
+  by("about").textContent = `${run}, ${title}. Its ${parameters.toLocaleString("en")} parameters (${config.n_layer} layers, ${config.n_embd / config.head_size} heads in each, ` +
     `${config.block_size.toLocaleString("en")} ${unit(2)} in view) are in this file, and your browser computes with them: nothing is sent anywhere.`;
   for (const element of document.querySelectorAll(".unit")) element.textContent = other;
   show();
@@ -300,17 +323,20 @@ function play(on) {
 
 by("play").addEventListener("click", () => play(!playing));
 by("stop").max = stops.length - 1;
-by("stop").addEventListener("input", () => { play(false); if (writing) by("write").click(); choose(Number(by("stop").value)); });
+by("stop").addEventListener("input", () => { play(false); choose(Number(by("stop").value)); });
 by("stops").hidden = stops.length < 2;
-by("legend").append("Bits from ", ...[...LEVELS].reverse().map(least => {
+by("stops-title").textContent = areOneRun ? "Watch it learn" : "Compare";
+by("stops-about").textContent = areOneRun ? "Each stop of the slider is the model after so many steps of its training." : "Each stop of the slider is another model.";
+by("origin").hidden = !data.text;
+by("legend").append("Bits: ", ...[...LEVELS].reverse().map(least => {
   const key = make("span", least);
   key.style.cssText = `background: var(--bits${least}); color: var(--on${least})`;
   return key;
-}), " on; fewer have no colour.");
+}), " and more: the deeper the colour, the greater the surprise. Pale text is too far back for the model to see from the cursor.");
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => look && showHeads());
 by("how").open = innerWidth > 900;
-by("text").value = data.text;
-const cursor = /^#\d+$/.test(location.hash) ? Number(location.hash.slice(1)) : data.text.length;  // page.html#17: after 17 characters
+by("text").value = text = data.text;
+cursor = /^#\d+$/.test(location.hash) ? Number(location.hash.slice(1)) : text.length;  // page.html#17: after 17 characters
 by("text").setSelectionRange(cursor, cursor);
-by("shown").textContent = data.text + "\u200b";
+by("shown").textContent = text + "\u200b";
 choose(stops.length - 1);

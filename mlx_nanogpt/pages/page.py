@@ -3,8 +3,8 @@
 import base64
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +22,29 @@ SCRIPTS = ("model.js", "tokens.js", "worker.js")  # of the worker
 MOST_PARAMETERS = 25_000_000  # of all models of a page: 67 MB
 MOST_IN_FLOAT32 = 2_000_000  # more are rounded to float16
 HALF = np.finfo(np.float16)
+FEW_LINES = 3
 FRAME = "width: 100%; height: 52rem; border: 0"  # of a page in a notebook
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A model on a page that may have several, as the same one at several steps. `title` tells it from the others; `about` is
-    the heading of the page."""
+    """A model on a page that may have several, as one `run` at several steps, which `title` tells from each other; `about` is the
+    heading of the page."""
 
     model: GPT
     tokenizer: Tokenizer
+    run: str
     title: str
     about: str
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page, which begins with `text`. A notebook shows it: end a cell with it."""
+    """A page, which begins with `text`, and has no room for some snapshots, `left_out`. A notebook shows it: end a cell with it."""
 
     html: str
     text: str
+    left_out: int
 
     def __repr__(self) -> str:
         return f"<Page of {len(self.html) / 1e6:.1f} MB>"
@@ -51,33 +54,53 @@ class Page:
 
 
 def page(*runs: Run, last: bool = False) -> Page:
-    """Return the page on `runs`, at least one: the snapshots of each and then its best weights, or its `last` ones. It begins as the
-    validation text of the last run, or as its first document; with nothing if that text is not there any more.
+    """Return the page on `runs`, at least one: the snapshots of each, as far as there is room, and then its best weights, or its `last`
+    ones. It begins as the validation text of the last run, or as its first document; with nothing if that text is not there any more.
 
     Raises `UserError` as `model_page` does, and for runs without weights.
     """
     try:
-        text = runs[-1].tokenizer.decode(find_excerpt(runs[-1])).partition(MARK)[0]
+        text = _cut_lines(runs[-1].tokenizer.decode(find_excerpt(runs[-1])).partition(MARK)[0])
     except UserError:
         text = ""
-    return Page(model_page([stop for run in runs for stop in _make_stops(run, last)], text), text)
+    finals = [_final_stop(run, last) for run in runs]
+    room = (MOST_PARAMETERS - _count(finals)) // len(runs)  # parameters, for the snapshots of each run
+    stops, left_out = [], 0
+    for run, final in zip(runs, finals):
+        found = [step for step in run.snapshots() if step != run.position(run.takes_best(last)).iteration]
+        fit = max(room // final.model.num_parameters(), 0)
+        kept = found[:: max(-(-len(found) // fit), 1)] if fit else []  # evenly, from the first
+        left_out += len(found) - len(kept)
+        stops += [replace(final, model=run.load_model(snapshot=step), title=_after(run, step)) for step in kept]
+        stops.append(final)
+    return Page(model_page(stops, text), text, left_out)
 
 
-def _make_stops(run: Run, last: bool) -> Iterator[Stop]:
-    """Yield the snapshots of the run, and then its best or last weights. Others may read the page: so the folders of the text, and most
-    of the run's own, are not named."""
-    name, texts = "/".join(run.path.parts[-2:]), " + ".join(Path(source).name for source in run.corpus.sources)
-    about = f"A GPT that learned from {texts}"
-    for step in run.snapshots():
-        after = f"after {step:,} iterations" if step else "untrained"
-        yield Stop(run.load_model(snapshot=step), run.tokenizer, f"{name}, {after}", about)
+def _final_stop(run: Run, last: bool) -> Stop:
+    """The stop with the best or the last weights of a run. Others may read the page: so the folders of the text, and most of the run's
+    own, are not named."""
+    texts = " + ".join(Path(source).name for source in run.corpus.sources)
     best = run.takes_best(last)
-    title = f"{name}, its {'best' if best else 'last'} weights, after {run.position(best).iteration:,} iterations"
-    yield Stop(run.load_model(last), run.tokenizer, title, about)
+    title = f"{_after(run, run.position(best).iteration)}, its {'best' if best else 'last'} weights"
+    name = "/".join(run.path.absolute().parts[-2:])
+    return Stop(run.load_model(last), run.tokenizer, name, title, f"A GPT that learned from {texts}")
+
+
+def _after(run: Run, step: int) -> str:
+    return f"after {step:,} of {run.train_config.num_iter:,} steps" if step else "untrained"
+
+
+def _cut_lines(text: str) -> str:
+    """Cut the first line and the last one, which may be parts of lines, off a longer text."""
+    return "\n".join(lines[1:-1]) if len(lines := text.split("\n")) > FEW_LINES else text
+
+
+def _count(stops: Sequence[Stop]) -> int:
+    return sum(stop.model.num_parameters() for stop in stops)
 
 
 def model_page(stops: Sequence[Stop], text: str = "") -> str:
-    """Return the page on `stops`, at least one, which begins with `text`.
+    """Return the page on `stops`, at least one, which begins with `text`, of which the models did not learn.
 
     Raises `UserError` for a model of the user's own class, and for models that are too large together.
     """
@@ -85,7 +108,7 @@ def model_page(stops: Sequence[Stop], text: str = "") -> str:
     parts = {
         "WORKER": "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS),
         "PAGE": (HERE / "page.js").read_text(encoding="utf-8"),
-        "DATA": as_script(data | {"text": text}),
+        "DATA": as_script(data | {"text": text.replace("\r", "␍")}),  # tokens.js knows the sign
         "WEIGHTS": "".join(f'<script class="weights" type="text/plain">{part}</script>' for part in weights),
     }
     return fill(HERE / "page.html", parts)
@@ -96,15 +119,11 @@ def pack(stops: Sequence[Stop]) -> tuple[dict, list[str]]:
     are more than `MOST_IN_FLOAT32`. Raises `UserError` as `model_page` does."""
     for stop in stops:
         if own := own_class(stop.model):
-            problem = f"the model {stop.title} is not the GPT of this library, which a page computes: it has {own}"
+            problem = f"the model of {stop.run} is not the GPT of this library, which a page computes: it has {own}"
             raise UserError(problem, "give a model without parts of your own")
-    count = sum(stop.model.num_parameters() for stop in stops)
-    if count > MOST_PARAMETERS:
+    if (count := _count(stops)) > MOST_PARAMETERS:
         problem = f"{count:,} parameters are too many for a page, which holds {MOST_PARAMETERS:,}"
-        remedy = (
-            "name fewer runs, or train with fewer `snapshots`" if len(stops) > 1 else "train a smaller model for a page"
-        )
-        raise UserError(problem, remedy)
+        raise UserError(problem, "name fewer runs" if len(stops) > 1 else "train a smaller model for a page")
     is_half = count > MOST_IN_FLOAT32
     tokenizers = list(dict.fromkeys(stop.tokenizer for stop in stops))
     packed, weights = [], []
@@ -115,6 +134,7 @@ def pack(stops: Sequence[Stop]) -> tuple[dict, list[str]]:
         weights.append(base64.b64encode(numbers.tobytes()).decode())
         packed.append(
             {
+                "run": stop.run,
                 "title": stop.title,
                 "about": stop.about,
                 "config": asdict(stop.model.config),

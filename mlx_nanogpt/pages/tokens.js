@@ -2,6 +2,7 @@
 // Text to tokens and back, as text/characters.py and text/byte_pairs.py. A token of a text is {id, text}; a character that the
 // model has never seen is a piece without an id. A character of several tokens is the text of the last one.
 
+const RETURN = "\r", SHOWN_RETURN = "␍";  // a field of text turns "\r" into "\n"
 const MARK = "\0", END_OF_TEXT = "<|endoftext|>";
 // Curly quotes and dashes, as a keyboard has them.
 const TYPED = { "\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2013": "-", "\u2014": "-" };
@@ -18,7 +19,8 @@ class Tokenizer {
   encode(text) {
     const pieces = [];
     let known = "";
-    for (const character of text) {
+    for (const shown of text) {
+      const character = shown === SHOWN_RETURN && this.knows(RETURN) ? RETURN : shown;
       if (this.knows(character)) { known += character; continue; }
       if (known) pieces.push(...this.encodeKnown(known));
       known = "";
@@ -35,13 +37,13 @@ class Tokenizer {
 class CharTokenizer extends Tokenizer {
   constructor({ symbols }) {
     super();
-    this.symbols = [...symbols];
-    this.ids = new Map(this.symbols.map((symbol, id) => [symbol, id]));
+    this.ids = new Map(Array.from(symbols, (symbol, id) => [symbol, id]));
+    this.shown = Array.from(symbols, show);
   }
   knows(character) { return this.ids.has(character); }
-  encodeKnown(text) { return Array.from(text, character => ({ id: this.ids.get(character), text: character })); }
+  encodeKnown(text) { return Array.from(text, character => this.ids.get(character)).map(id => ({ id, text: this.shown[id] })); }
   /** A function from the next id to the text that it completes, and from null to what is left at the end. */
-  decoder() { return id => id === null ? "" : this.symbols[id]; }
+  decoder() { return id => id === null ? "" : this.shown[id]; }
 }
 
 class BPETokenizer extends Tokenizer {
@@ -97,10 +99,11 @@ class BPETokenizer extends Tokenizer {
 
   decoder() {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-    return id => id === null ? decoder.decode() : decoder.decode(this.bytes.get(id) ?? new Uint8Array(), { stream: true });
+    return id => id === null ? decoder.decode() : show(decoder.decode(this.bytes.get(id) ?? new Uint8Array(), { stream: true }));
   }
 }
 
+const show = text => text.replaceAll(RETURN, SHOWN_RETURN);
 const utf8 = text => new TextEncoder().encode(text);
 const pairOf = (a, b) => a * 2 ** 24 + b;
 

@@ -35,7 +35,7 @@ class Reading {
   }
 
   /** The cache of the window from `first` on, read up to `place`. `pause` is awaited from time to time; it raises to stop. */
-  async window(first, place, pause) {
+  async readWindow(first, place, pause) {
     const cache = this.windows.get(first) ?? new Cache(this.model.config);
     this.windows.delete(first);
     this.windows.set(first, cache);
@@ -55,7 +55,7 @@ class Reading {
     while (this.surprise.length < this.tokens.length - 1) {
       const place = this.surprise.length, first = Math.max(0, Math.ceil((place + 1 - block_size) / this.half) * this.half);
       const end = Math.min(place + atOnce, first + block_size, this.tokens.length - 1);
-      const cache = await this.window(first, end - 1, pause), logits = this.model.logitsAt(cache, place - first, undefined, end - place);
+      const cache = await this.readWindow(first, end - 1, pause), logits = this.model.logitsAt(cache, place - first, undefined, end - place);
       for (let i = place; i < end; i++)
         this.surprise.push(bitsOf(logits.subarray((i - place) * vocab_size, (i - place + 1) * vocab_size), this.tokens[i + 1]));
       yield place;
@@ -66,14 +66,14 @@ class Reading {
   /** The logits after the last token. */
   async nextLogits(pause) {
     const place = this.tokens.length - 1, first = this.first(place);
-    return this.model.logitsAt(await this.window(first, place, pause), place - first);
+    return this.model.logitsAt(await this.readWindow(first, place, pause), place - first);
   }
 
   /** What the model sees, expects and does at `place`: `first`, the first token in view; `candidates` [[id, probability], ...], the likeliest
    * first; `lens`, the same after each layer; `actual`, the probability of the token that the text has there after each layer;
    * `attention`, (layers, heads, tokens in view). */
   async look(place, pause) {
-    const { model } = this, first = this.first(place), cache = await this.window(first, place, pause), i = place - first;
+    const { model } = this, first = this.first(place), cache = await this.readWindow(first, place, pause), i = place - first;
     const layers = model.h.map((_, layer) => softmax(model.logitsAt(cache, i, layer)));
     const attention = model.h.flatMap(({ attn }, layer) => Array.from({ length: attn.n_head }, (_, head) => attn.weigh(cache.layers[layer], i, head)));
     return {
@@ -134,7 +134,8 @@ function makeRandom(seed) {
 
 /** The model of a stop: {config, shapes: [[name, numbers], ...], half: whether they are float16, weights: in base64}. */
 function loadModel({ config, shapes, half, weights }) {
-  const bytes = Uint8Array.from(atob(weights), c => c.charCodeAt(0)), named = {};
+  const text = atob(weights), bytes = new Uint8Array(text.length), named = {};
+  for (let i = 0; i < bytes.length; i++) bytes[i] = text.charCodeAt(i);
   const numbers = half ? fromFloat16(new Uint16Array(bytes.buffer)) : new Float32Array(bytes.buffer);
   let start = 0;
   for (const [name, size] of shapes) named[name] = numbers.subarray(start, start += size);
@@ -182,7 +183,11 @@ function placeAt(offset) {
 }
 
 const tokenizer = () => tokenizers[stops[stop].tokenizer];
-const reading = () => readings[stop] ??= new Reading(loadModel(stops[stop]), tokenizer().start);
+const reading = () => {
+  readings[stop] ??= new Reading(loadModel(stops[stop]), tokenizer().start);
+  stops[stop].weights = null;
+  return readings[stop];
+};
 const setPieces = list => { pieces = list; reading().setText(pieces.flatMap(({ id }) => id ?? [])); };
 
 function setText(next, other) {
@@ -207,16 +212,17 @@ const orders = {
 
   async show(order, pause) {
     const other = tokenizer(), began = performance.now();
+    if (stop !== order.stop) readings[stop]?.windows.clear();
     stop = order.stop;
     setText(order.text, other);
     const { surprise } = reading();
     postMessage({ kind: "tokens", turn, pieces, surprise: [...surprise] });
-    await lookAt(order.place ?? placeAt(order.offset), pause);
+    await lookAt(placeAt(order.offset), pause);
     for await (const from of reading().read(pause)) postMessage({ kind: "surprise", turn, from, bits: surprise.slice(from) });
     postMessage({ kind: "done", turn, milliseconds: performance.now() - began });
   },
 
-  look(order, pause) { return lookAt(order.place, pause); },
+  look({ offset, place }, pause) { return lookAt(place ?? placeAt(offset), pause); },
 
   /** Cut the text before the token at `offset`, take the token `first` if there is one, and write `count` more. */
   async write({ offset, place, first, count, ...settings }, pause) {
@@ -236,7 +242,7 @@ const orders = {
       written = text.length;
       await pause();
     }
-    postMessage({ kind: "end", turn, ended, rate: 1000 * drawn / (performance.now() - began) });
+    postMessage({ kind: "end", turn, ended, drawn, rate: 1000 * drawn / (performance.now() - began) });
   },
 
   halt() {},
@@ -247,6 +253,6 @@ self.onmessage = async ({ data: order }) => {
   try {
     await orders[order.kind](order, pauseOf(turn));
   } catch (error) {
-    if (!(error instanceof Stale)) throw error;
+    if (!(error instanceof Stale)) setTimeout(() => { throw error; });  // outside of the promise, so that the page hears of it
   }
 };

@@ -25,7 +25,19 @@ from ..machine.volume import check_lock
 from ..model import GPT, random_key, set_random_key
 from ..optimizer import make_optimizer
 from ..ranks import ALONE, Ranks
-from ..records import Diverged, Done, Evaluating, Evaluation, Kept, Progress, Record, Sample, Saved, State, since_best
+from ..records import (
+    Diverged,
+    Done,
+    Evaluating,
+    Evaluation,
+    Progress,
+    Record,
+    Sample,
+    Saved,
+    Snapshot,
+    State,
+    since_best,
+)
 from ..text.tokenizer import decode_documents
 from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, open_arrays, read_arrays, write_arrays
 from .log import Line, is_logged, to_text
@@ -109,8 +121,8 @@ class Recorder:
                         written: list[Record] = [*self._sample(state), self.save(state)]
                         yield record
                         yield from written
-                    case Kept():
-                        self._keep(state)
+                    case Snapshot():
+                        self._write_snapshot(state)
                         yield record
                     case Done(end="interrupted") if self.saved != state.iteration:
                         yield self.save(state)
@@ -118,10 +130,10 @@ class Recorder:
                     case _:
                         yield record
         except Diverged as error:
-            raise Diverged(f"{error.problem}, so training stopped{self._kept()}", error.remedy) from None
+            raise Diverged(f"{error.problem}, so training stopped{self._name_checkpoint()}", error.remedy) from None
         except RuntimeError as error:
             if isinstance(failure := explain_failure(error), DeviceFailed):
-                problem = f"{failure.problem}, so training stopped{self._kept()}"
+                problem = f"{failure.problem}, so training stopped{self._name_checkpoint()}"
                 raise DeviceFailed(problem, failure.remedy) from error
             raise
 
@@ -150,7 +162,7 @@ class Recorder:
         self.saved = state.iteration
         return Saved(state.iteration, self.path)
 
-    def _kept(self) -> str:
+    def _name_checkpoint(self) -> str:
         if not self.ranks.is_first:  # it writes none
             return ""
         if self.saved is None:
@@ -169,7 +181,7 @@ class Recorder:
         self.log.append(sample)
         return [sample]
 
-    def _keep(self, state: State) -> None:
+    def _write_snapshot(self, state: State) -> None:
         if self.ranks.is_first:
             with self._explaining_save(f"the snapshot of iteration {state.iteration}", "checkpoints are untouched"):
                 write_snapshot(self.folder, state.iteration, state.model)

@@ -11,8 +11,10 @@ import pytest
 from browser import browser, in_a_browser
 from conftest import ARCHITECTURES, TEXT, TOKENIZER, byte_pairs, lively_model, tiny_gpt, trained_run
 from mlx.utils import tree_map
+from mlx_nanogpt.generation import make_filter
 from mlx_nanogpt.model import GPT
 from mlx_nanogpt.pages import page as pages
+from mlx_nanogpt.pages.inspection import inspect
 from mlx_nanogpt.pages.page import HERE, SCRIPTS, Stop, as_script, model_page, pack
 
 PLACES = (
@@ -21,7 +23,7 @@ PLACES = (
     8,
     17,
 )  # where all numbers are compared: in the first window, at its end, in a later one, and after all of the text
-WRITTEN = 200
+WRITTEN, DRAWS = 200, 5000
 ROUNDING, HALF_ROUNDING = 1e-3, 1e-4  # of a probability or a bit; weights in float16 are rounded before both compute
 TIE = 1e-3  # logits that are nearer to each other may change places
 STRANGE = (
@@ -96,13 +98,13 @@ def make_cases() -> dict[str, tuple[Stop, str]]:
         tokenizers |= {"bpe": learned, "bpe documents": learned.with_marks()}
     text = "to be or not, que\nstion that is the"
     cases = {
-        name: (Stop(lively_model(tiny_gpt(**changes)).eval(), TOKENIZER, name, ""), text)
+        name: (Stop(lively_model(tiny_gpt(**changes)).eval(), TOKENIZER, name, "", ""), text)
         for name, changes in CASES.items()
     }
     for name, tokenizer in tokenizers.items():
         config = tiny_gpt(vocab_size=tokenizer.vocab_size)
         cases[name] = (
-            Stop(lively_model(config).eval(), tokenizer, name, ""),
+            Stop(lively_model(config).eval(), tokenizer, name, "", ""),
             "the question, slings and arrows; nobler?\nto be or not to be",
         )
     return cases
@@ -112,6 +114,11 @@ def make_cases() -> dict[str, tuple[Stop, str]]:
 def chromium():
     with browser() as started:
         yield started
+
+
+def read_scripts() -> str:
+    """What the worker of a page computes with."""
+    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
 
 
 @pytest.fixture(scope="module")
@@ -133,9 +140,9 @@ def results(tmp_path_factory, chromium):
                     model.update(tree_map(lambda p: p.astype(mx.float16).astype(mx.float32), model.parameters()))
                 models[title] = replace(stop, model=model), text
     page = tmp_path_factory.mktemp("page") / "page.html"
-    scripts = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     page.write_text(
-        f"<meta charset=utf-8><script>{scripts}{DRIVER}const cases = {as_script(orders)};</script>", encoding="utf-8"
+        f"<meta charset=utf-8><script>{read_scripts()}{DRIVER}const cases = {as_script(orders)};</script>",
+        encoding="utf-8",
     )
     chromium.open(page)
     compute = "(async () => { const all = {}; for (const name in cases) all[name] = await compute(cases[name]); return all; })()"
@@ -201,6 +208,22 @@ def test_the_browser_writes_what_mlx_writes(results):
         assert found["text"] == stop.tokenizer.decode(drawn), name
 
 
+@in_a_browser
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.7}, {"temperature": 2.0, "top_k": 9, "top_p": 0.8}]
+)
+def test_the_browser_draws_as_often_as_mlx(chromium, settings):
+    logits = np.random.default_rng(1).normal(size=12).astype(np.float32)
+    Path("page.html").write_text(f"<meta charset=utf-8><script>{read_scripts()}</script>", encoding="utf-8")
+    chromium.open(Path("page.html"))
+    own = {"temperature": 1, "seed": 7} | {{"top_k": "topK", "top_p": "topP"}.get(k, k): v for k, v in settings.items()}
+    draw = f"const draw = makeSampler({as_script(own)}), logits = Float32Array.from({logits.tolist()});"
+    drawn = chromium.run(f"(() => {{ {draw} return Array.from({{ length: {DRAWS} }}, () => draw(logits)); }})()")
+    chances = probabilities(make_filter(**settings)(mx.array(logits[None])))[0]
+    assert np.bincount(drawn, minlength=12) / DRAWS == pytest.approx(chances, abs=0.02)
+    assert set(drawn) <= set(np.flatnonzero(chances))
+
+
 # ---- the screen
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--"
@@ -228,29 +251,32 @@ def screen(chromium):
     assert not chromium.complaints  # no message, no error, no request
 
 
-def plain_stop(title: str = "runs/1", seed: int = 3, **changes) -> Stop:
-    return Stop(lively_model(tiny_gpt(**changes), seed).eval(), TOKENIZER, title, f"{title}: play.txt")
+def plain_stop(run: str = "runs/1", seed: int = 3, **changes) -> Stop:
+    return Stop(lively_model(tiny_gpt(**changes), seed).eval(), TOKENIZER, run, f"seed {seed}", f"{run}: play.txt")
 
 
 @in_a_browser
 def test_the_screen_shows_the_numbers_of_the_place_of_the_cursor(screen, chromium):
     stop = plain_stop()
     act = screen(stop, text="to be or", place="#3")
-    for script, read, next_token in (("", "to ", "b"), ("by('on').click()", "to b", "e"), ("", "to be o", None)):
-        if next_token is None:
-            act("by('text').focus(); by('text').setSelectionRange(7, 8); document.execCommand('delete')")
-        elif script:
-            act(f"{script}; document.body.dataset.milliseconds = 0")
-            chromium.wait("look.place === 4")
-        lens, _ = look_inside(stop.model, [TOKENIZER.start_token, *TOKENIZER.encode(read).tolist()])
+
+    def check(read: str, next_token: str) -> None:
+        chromium.wait(f"fresh && look.place === {len(read)}")
+        predicted = look_inside(stop.model, [TOKENIZER.start_token, *TOKENIZER.encode(read).tolist()])[0][-1]
         shown = chromium.run("Array.from(document.querySelectorAll('#candidates .number'), e => e.textContent)")
-        assert [float(p[:-1]) for p in shown] == pytest.approx(100 * np.sort(lens[-1])[::-1][:10], abs=0.06)
-        said = chromium.run("by('said').textContent")
-        if next_token:
-            p = lens[-1][TOKENIZER.encode(next_token)[0]]
-            assert said.startswith(f"The text goes on with {next_token}: ") and f"{-np.log2(p):.2f} bits" in said
-        else:
-            assert said == "What comes next, after all of the text?"
+        assert [float(p[:-1]) for p in shown] == pytest.approx(100 * np.sort(predicted)[::-1][:10], abs=0.06)
+        p = predicted[TOKENIZER.encode(next_token)[0]] if next_token else None
+        said = f"The text has {next_token} next: " if next_token else "What comes next, after all of the text?"
+        assert chromium.run("by('said').textContent").startswith(said)
+        assert not next_token or f"{-np.log2(p):.2f} bits" in chromium.run("by('said').textContent")
+
+    check("to ", "b")
+    chromium.run("by('on').click()")
+    check("to b", "e")
+    chromium.run("by('text').focus(); by('text').setSelectionRange(1, 1)")
+    check("t", "o")
+    act("by('text').setSelectionRange(7, 8); document.execCommand('delete')")
+    check("to be o", "")
 
 
 @in_a_browser
@@ -260,7 +286,7 @@ def test_it_writes_the_same_with_the_same_seed_goes_another_way_and_takes_it_bac
     first = act(f"{settings} by('write').click()")
     assert first.startswith("to be") and len(first) == 35
     assert act("by('undo').click()") == "to be" and act("by('write').click()") == first
-    act("by('text').setSelectionRange(2, 2); lookAt(2); document.body.dataset.milliseconds = 0")
+    chromium.run("by('text').focus(); by('text').setSelectionRange(2, 2)")
     chromium.wait("look.place === 2")
     other = chromium.run("look.candidates.find(({ id }) => id !== look.id).text")
     way = act(
@@ -274,7 +300,7 @@ def test_it_writes_the_same_with_the_same_seed_goes_another_way_and_takes_it_bac
 def test_a_slider_goes_from_one_model_to_the_next_also_of_other_tokens(screen, chromium):
     pairs = byte_pairs()
     other = Stop(
-        lively_model(tiny_gpt(vocab_size=pairs.vocab_size, n_layer=1)).eval(), pairs, "runs/2", "runs/2: pairs"
+        lively_model(tiny_gpt(vocab_size=pairs.vocab_size, n_layer=1)).eval(), pairs, "runs/2", "new", "runs/2: pairs"
     )
     act = screen(plain_stop(), other, text="to be or not")
     pieces = "Array.from(by('shown').querySelectorAll('span'), e => e.textContent)"
@@ -287,14 +313,89 @@ def test_a_slider_goes_from_one_model_to_the_next_also_of_other_tokens(screen, c
 
 
 @in_a_browser
+def test_undo_takes_back_the_newest_change_also_what_was_typed(screen, chromium):
+    act = screen(plain_stop())
+    wrote = act("by('count').value = 5; by('write').click()")
+    act(
+        "by('text').focus(); document.execCommand('insertText', false, ' o'); document.execCommand('insertText', false, 'r')"
+    )
+    assert act("by('clear').click()") == ""
+    assert [act("by('undo').click()") for _ in range(3)] == [wrote + " or", wrote, "to be"]
+    assert chromium.run("by('undo').disabled")
+
+
+@in_a_browser
+def test_the_cursor_stays_where_it_is_when_a_button_is_pressed(screen, chromium):
+    act = screen(plain_stop(), plain_stop(seed=4), text="to be or not")
+    chromium.run("by('text').focus(); by('text').setSelectionRange(5, 5)")
+    chromium.wait("look.place === 5")
+    chromium.run("by('on').focus(); by('on').click()")
+    chromium.wait("look.place === 6")
+    act("by('stop').focus(); by('stop').value = 0; by('stop').dispatchEvent(new Event('input'))")
+    assert chromium.run("look.place") == 6
+    first = act("by('count').value = 4; by('write').focus(); by('write').click()")
+    assert first.startswith("to be ") and len(first) == 10
+    act("by('stop').value = 1; by('stop').dispatchEvent(new Event('input'))")
+    assert chromium.run("look.place") == 10 and act("by('write').click()").startswith(first)
+
+
+@in_a_browser
+def test_play_goes_through_all_stops_once_and_ends_what_is_being_written(screen, chromium):
+    act = screen(*(plain_stop(seed=seed) for seed in (3, 4, 5)))
+    chromium.run("by('count').value = 3000; by('write').click()")
+    chromium.run("by('play').click()")
+    chromium.wait("stop === 0 && !writing && !by('text').readOnly")
+    chromium.run("by('text').focus(); for (const key of 'or not') document.execCommand('insertText', false, key)")
+    seen = "new Promise(done => { const seen = []; const look = () => { if (seen.at(-1) !== stop) seen.push(stop); playing ? setTimeout(look, 20) : done(seen); }; look(); })"
+    assert chromium.run(seen) == [0, 1, 2] and chromium.run("by('play').textContent") == "Play"
+    act("by('text').focus(); document.execCommand('insertText', false, ' ')")
+
+
+@in_a_browser
+def test_a_paste_of_unknown_characters_leaves_nothing_to_compute(screen, chromium):
+    act = screen(plain_stop())
+    assert act("by('text').focus(); by('text').select(); document.execCommand('insertText', false, '€€€€')") == "€€€€"
+    chromium.wait("fresh && look.place === 0")
+
+
+@in_a_browser
+def test_a_carriage_return_is_shown_and_stays_a_token(screen, chromium):
+    tokenizer = gpt.CharTokenizer("\n\rab")
+    stop = Stop(lively_model(tiny_gpt(vocab_size=4)).eval(), tokenizer, "runs/1", "", "")
+    act = screen(stop, text="ab\r\nb")
+    assert act("by('text').focus(); document.execCommand('insertText', false, 'a')") == "ab␍\nba"
+    bits = inspect(stop.model, tokenizer.encode("ab\r\nba"), tokenizer.start_token).surprise
+    assert chromium.run("bits") == pytest.approx(bits, abs=ROUNDING)
+
+
+@in_a_browser
+def test_a_number_that_a_field_refuses_is_not_used(screen, chromium):
+    act = screen(plain_stop())
+    settings = "by('seed').value = 7; by('topK').value = '%s'; by('temperature').value = 1; by('count').value = '%s';"
+    first = act(settings % ("", "") + "by('write').click()")
+    assert len(first) == 5 + 200
+    for top_k, count in (("-1", "0"), ("0.5", "-5"), ("1e99", "1e9")):
+        assert act("by('undo').click()") == "to be"
+        assert act(settings % (top_k, count) + "by('write').click()") == first
+    chromium.run("by('text').maxLength = 205; by('write').click()")
+    assert chromium.run("by('wrote').textContent") == "There is no room after the cursor."
+
+
+@in_a_browser
+def test_an_error_of_the_worker_is_told(chromium):
+    page = model_page([plain_stop()]).replace('"n_layer": ', '"n_layer": 1')
+    Path("page.html").write_text(page, encoding="utf-8")
+    chromium.open(Path("page.html"))
+    chromium.wait("!by('broken').hidden")
+    assert chromium.run("by('broken').textContent").startswith("This browser could not compute the model: ")
+
+
+@in_a_browser
 def test_a_text_a_name_and_a_tokenizer_command_no_browser(screen, chromium):
     tokenizer = gpt.CharTokenizer("".join(sorted({*EVIL, "\u2028"})))
-    stop = Stop(lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size)).eval(), tokenizer, EVIL, EVIL)
+    stop = Stop(lively_model(tiny_gpt(vocab_size=tokenizer.vocab_size)).eval(), tokenizer, EVIL, EVIL, EVIL)
     act = screen(stop, stop, text=EVIL)
-    assert (
-        chromium.run("by('shown').textContent") == EVIL + "\u200b"
-        and chromium.run("document.title") == "A GPT to play with"
-    )
+    assert chromium.run("by('shown').textContent") == EVIL + "\u200b" and chromium.run("document.title") == EVIL
     assert act("by('text').focus(); document.execCommand('insertText', false, '<a>éß')") == EVIL + "<a>éß"
     assert "It has never seen ß, and skips it." in chromium.run("by('cost').textContent")
     assert chromium.run("document.querySelectorAll('img, a').length") == 0
@@ -339,8 +440,8 @@ def test_a_model_of_ones_own_is_refused():
     class OwnGPT(gpt.GPT):
         pass
 
-    stop = Stop(OwnGPT(tiny_gpt()), TOKENIZER, "mine", "mine")
+    stop = Stop(OwnGPT(tiny_gpt()), TOKENIZER, "mine", "", "")
     with pytest.raises(
-        gpt.UserError, match="mine is not the GPT of this library, which a page computes: it has .*OwnGPT"
+        gpt.UserError, match="of mine is not the GPT of this library, which a page computes: it has .*OwnGPT"
     ):
         model_page([stop])

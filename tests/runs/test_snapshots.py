@@ -60,7 +60,7 @@ def test_training_does_not_notice():
 def test_each_is_a_record_once_it_is_on_the_disk():
     run, seen = tiny_run(**SETTINGS), []
     for record in gpt.train(run, DATA):
-        if isinstance(record, gpt.Kept):
+        if isinstance(record, gpt.Snapshot):
             seen.append(record.iteration)
             assert f"snapshot-{record.iteration:07}.safetensors" in snapshots_of(run)
     assert seen == STEPS
@@ -133,7 +133,7 @@ def test_weights_that_are_no_numbers_are_never_kept():
     model = gpt.GPT(run.gpt_config)
     with pytest.raises(gpt.Diverged):
         for record in gpt.train(run, DATA, model=model):
-            if record == gpt.Kept(2):
+            if record == gpt.Snapshot(2):
                 model.wte.weight = mx.full(model.wte.weight.shape, mx.nan)
     assert list(snapshots_of(run)) == ["snapshot-0000000.safetensors", "snapshot-0000002.safetensors"]
 
