@@ -35,6 +35,7 @@ COMMANDS = {  # methods of `Game`, and what they do
     "quit": "End, as Ctrl-D does.",
 }
 SETTINGS = ("temperature", "top_k", "top_p", "tokens", "seed", "unknown")  # options that are commands, too
+DEFAULT = "default"
 SHOWN, WIDEST, BESIDE = 10, 20, len(" 100.0% ")  # candidates; the characters of one, and between it and its bar
 # Tokens that were drawn after `before`, which begins with the line that was typed; the next ones are drawn after `after`.
 Piece = namedtuple("Piece", "typed before after text")
@@ -58,10 +59,12 @@ class Game:
             known = choose_known(self.tokenizer, line, self.settings["unknown"])
             self.write(known, encode_prompt(self.tokenizer, known))
         elif setting in SETTINGS:
-            self.set(setting, self.parse(f"{option_name(setting)}={value}" if value else "--")[setting])
+            if value:
+                words = "--" if value == DEFAULT else f"{option_name(setting)}={value}"
+                self.set(setting, self.parse(words)[setting])
             errors.print(self.show(setting), style="dim")
         elif name == "run":
-            self.open(self.parse("--", *value.split(maxsplit=0))["run"])
+            self.open(self.parse("--", *[value] if value else [])["run"])
         elif name not in COMMANDS or value:
             raise UserError(f"there is no command {line}", "/help lists the commands")
         elif name in ("retry", "undo") and not self.pieces:
@@ -139,7 +142,7 @@ class Game:
                 table.add_row(self.show(option.name), option.help)
         errors.print("A line is a beginning. An empty one goes on, or begins the next document.")
         errors.print(table)
-        errors.print("A setting without a value gets its default.")
+        errors.print(f"Without a value they show theirs; {DEFAULT} sets it back.")
 
     def quit(self) -> None:
         raise typer.Exit
@@ -161,11 +164,12 @@ def play(
     """Type the beginning of a text, and watch a trained run continue it.
 
     Each line is a beginning of its own. An empty line goes on with the text, or begins the next document after the end of one. /help
-    lists what else can be typed, such as /temperature 0.5. Ctrl-C stops a text. Lines may also be piped in.
+    lists what else can be typed, such as /temperature 0.5. Ctrl-C stops a text. Lines may also be piped in; the exit status is then 1 if
+    one of them had no answer.
     """
     use_device(device)
     sys.stdin.reconfigure(errors="surrogateescape")  # what is no text is unknown to the model, and the message names it
-    game, typing, editor, pressed = Game(ctx), sys.stdin.isatty(), None, False
+    game, typing, editor, pressed, failed = Game(ctx), sys.stdin.isatty(), None, False, False
     if typing:
         with suppress(ImportError):
             import readline as editor  # input() then edits lines, and remembers them
@@ -187,5 +191,8 @@ def play(
             errors.print("\nCtrl-C once more ends, as Ctrl-D does.", style="dim")
         except (UserError, typer.BadParameter) as error:
             print_error(with_options(str(error)).replace("--unknown", "/unknown"))
+            failed = not typing
     if typing:
         errors.print()  # below the prompt
+    if failed:
+        raise typer.Exit(1)

@@ -47,11 +47,16 @@ def conclude(run: Run, dataset: Dataset) -> None:
     _print_sample(run)
     named = "" if run.path.parent == RUNS else f" {shlex.quote(str(run.path))}"  # without one, the newest in runs/
     samples = " --num-samples 20" if run.corpus.documents == "lines" else ""
-    report = f"\n      mlx-gpt report{named}" if find_spec("plotly") else ""
-    console.print(
-        f"\nNext: mlx-gpt generate{named}{samples}\n      mlx-gpt inspect{named}\n      mlx-gpt page{named}{report}",
-        soft_wrap=True,
-    )
+    ways = {
+        f"mlx-gpt generate{named}{samples}": "let it write",
+        f"mlx-gpt play{named}": "begin texts that it continues",
+        f"mlx-gpt page{named} --open": "play with it in the browser, and look inside",
+    }
+    if find_spec("plotly"):
+        ways[f"mlx-gpt report{named}"] = "its curves, as a page"
+    console.print("\nNext:")
+    for command, purpose in ways.items():
+        console.print(f"  {command:<{max(map(len, ways))}}  [dim]{purpose}[/]", soft_wrap=True)
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:

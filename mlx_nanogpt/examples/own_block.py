@@ -31,17 +31,18 @@ def make_model(config):
 
 
 data = gpt.tokenize(gpt.load_corpus("pastiche"))
-train_config = gpt.TrainConfig(num_iter=40, eval_interval=20, eval_iters=5)
+train_config = gpt.TrainConfig(num_iter=300, learning_rate=0.01, eval_interval=150, eval_iters=20)
 run = gpt.create_run(gpt.GPTConfig(block_size=32), train_config, data)
 for record in gpt.train(run, data, model=make_model(run.gpt_config)):
-    print(record)
     if isinstance(record, gpt.Evaluation):
+        print(f"step {record.iteration}: validation loss {record.valid_loss:.2f}")
         break  # a checkpoint is written first
 
-run = gpt.open_run(run.path)  # as in another session, or with run.extended(num_iter=80) for more steps
+run = gpt.open_run(run.path)  # as in another session, or with run.extended(num_iter=600) for more steps
 for record in gpt.train(run, data, model=make_model(run.gpt_config)):
-    print(record)
+    if isinstance(record, gpt.Evaluation):
+        print(f"step {record.iteration}: validation loss {record.valid_loss:.2f}")
 
 model = run.load_model(into=make_model(run.gpt_config))
-print(data.tokenizer.decode(gpt.generate(model, data.tokenizer.encode("Good "), num_tokens=50)))
+print("Good " + data.tokenizer.decode(gpt.generate(model, data.tokenizer.encode("Good "), num_tokens=100, seed=1)))
 print(f"{run}; its curves: mlx-gpt report {run.path}")

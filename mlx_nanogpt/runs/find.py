@@ -83,10 +83,7 @@ def read_for(run: Run, sources: Sequence[str] | None = None, valid: Sequence[str
     texts, before = choose_texts(sources, valid, run.corpus.documents), _find_sources(run, run.corpus.valid)
     if before and not valid and all(map(os.path.exists, before)):
         texts = texts._replace(valid=before)
-    data, whole = read_corpus(texts), Texts(tuple(sources), texts.documents)
-    if not is_own(run, data) and texts.sources != whole.sources and is_own(run, read := read_corpus(whole)):
-        return read  # as older runs read a folder whose names tell splits
-    return data
+    return read_corpus(texts)
 
 
 def _read_again(run: Run) -> Corpus | Dataset:
@@ -96,11 +93,7 @@ def _read_again(run: Run) -> Corpus | Dataset:
         sources = _find_sources(run, own.sources)
         if is_token_folder(sources):
             return open_token_folder(sources[0])
-        texts = Texts(sources, own.documents, _find_sources(run, own.valid))
-        data = read_corpus(texts)
-        if is_own(run, data) or own.is_piped:
-            return data
-        return read_corpus(texts, separate=False)  # as older runs read several texts
+        return read_corpus(Texts(sources, own.documents, _find_sources(run, own.valid)))
     except UserError as error:
         remedy = f"name it with `data`{' and `valid_data`' if own.valid else ''} where it is now"
         if own.is_piped:

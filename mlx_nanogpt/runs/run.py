@@ -297,13 +297,12 @@ def _parse(path: Path, config: Mapping, text: str) -> Run:
     tokenizer = tokenizer_from_json(text)
     gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
     names = config["init_from"], config.get("model_class")
-    if not all(isinstance(name, str | None) for name in names):
+    if not (all(isinstance(name, str | None) for name in names) and isinstance(config["id"], str)):
         raise ValueError(f"{names!r} are not names")
     if tokenizer.vocab_size != gpt_config.vocab_size:
         raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
     corpus = CorpusIdentity.from_json(config["corpus"])
-    run_id = str(config.get("id", _seal(config)[:8]))  # older runs have none
-    return Run(path, gpt_config, train_config, corpus, tokenizer, run_id, config["init_from"])
+    return Run(path, gpt_config, train_config, corpus, tokenizer, config["id"], config["init_from"])
 
 
 def newest_files(*names: str, folder: Path = RUNS) -> dict[Path, float]:

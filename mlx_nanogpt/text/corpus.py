@@ -96,11 +96,10 @@ def load_corpus(
 
 
 @explaining_size()
-def read_corpus(texts: Texts, separate: bool = True) -> Corpus:
-    """The text of `texts`. Raises the same errors as `load_corpus`. Without `separate`, texts do not begin on lines of their own, as in
-    older runs."""
+def read_corpus(texts: Texts) -> Corpus:
+    """The text of `texts`. Raises the same errors as `load_corpus`."""
     parts: tuple[list[str], list[str]] = [], []
-    for split, piece in read_pieces(texts, separate=separate):
+    for split, piece in read_pieces(texts):
         parts[split].append(piece)
     text, valid_text = map("".join, parts)
     floor = pastiche.write().floor if texts == Texts((PASTICHE,)) else None
@@ -127,24 +126,20 @@ def is_token_folder(sources: Sequence[str]) -> bool:
     return len(sources) == 1 and holds_tokens(sources[0])
 
 
-def read_pieces(
-    texts: Texts, standard_input: BinaryIO | None = None, separate: bool = True
-) -> Iterator[tuple[int, str]]:
+def read_pieces(texts: Texts, standard_input: BinaryIO | None = None) -> Iterator[tuple[int, str]]:
     """Yield the text of `texts` in pieces of at most `PIECE` bytes, so that it need not fit in memory; a built-in text is one piece.
     Each has the number 0, or 1 in a validation text of its own. `standard_input` replaces that of the process. Raises the same
-    errors as `load_corpus`; `separate` is that of `read_corpus`.
+    errors as `load_corpus`.
     """
     if [*texts.sources, *texts.valid].count(STANDARD_INPUT) > 1:
         raise UserError("standard input can be read only once", f"give {STANDARD_INPUT} once")
     for split, sources in enumerate((texts.sources, texts.valid)):
-        pieces = _read(sources, texts.documents, standard_input, separate)
+        pieces = _read(sources, texts.documents, standard_input)
         for piece in pieces if texts.documents == "none" else squeeze(pieces):
             yield split, piece
 
 
-def _read(
-    sources: Sequence[str], documents: Documents, standard_input: BinaryIO | None, separate: bool
-) -> Iterator[str]:
+def _read(sources: Sequence[str], documents: Documents, standard_input: BinaryIO | None) -> Iterator[str]:
     last = "\n"  # character so far
     for source in sources:
         empty = True
@@ -152,7 +147,7 @@ def _read(
             for name, text in _texts(source, standard_input):
                 if documents != "none":
                     text = mark(text, documents, name)
-                elif separate and last != "\n":
+                elif last != "\n":
                     yield "\n"
                 for piece in filter(None, text):
                     yield piece

@@ -42,7 +42,7 @@ class CorpusIdentity:
         """The identity that `dataclasses.asdict` turned into `content`. Raises `ValueError`, `KeyError` or `TypeError` for anything
         else."""
         sources, sha256, characters = content["sources"], content["sha256"], content["characters"]
-        documents, valid = content.get("documents", "none"), content.get("valid", ())  # older runs have neither
+        documents, valid = content["documents"], content["valid"]
         names = [*sources, *valid]
         if not (sources and all(isinstance(name, str) and name and "\0" not in name for name in names)):
             raise ValueError(f"{names!r} does not name texts")

@@ -23,7 +23,7 @@ def read_settings(run: str = "runs/1") -> dict:
 
 def command_after(words: str, output: str) -> list[str]:
     """The arguments of the command that `output` names after `words`."""
-    program, *arguments = shlex.split(re.search(rf"{words}\s+(mlx-gpt .*)", output).group(1))
+    program, *arguments = shlex.split(re.search(rf"{words}\s+(mlx-gpt .*?)(?:  .*)?$", output, re.M).group(1))
     return arguments
 
 

@@ -21,12 +21,12 @@ GREEDY = "--temperature=0", "--tokens=12"
 
 @pytest.fixture
 def play(mlx_gpt, monkeypatch, run):
-    """Pipe lines into the program, which never fails."""
+    """Pipe lines into the program, which answers all of them, or some."""
 
-    def answer(lines: str, *options: str) -> Result:
+    def answer(lines: str, *options: str, status: int = 0) -> Result:
         pipe(monkeypatch, lines)
         result = mlx_gpt("play", *options)
-        assert result.status == 0, result.err
+        assert result.status == status, result.err
         return result
 
     return answer
@@ -91,14 +91,17 @@ def test_a_model_is_compiled_once_for_all_texts_of_the_same_settings(play, monke
 # ---- commands
 
 
-def test_a_setting_is_an_option_of_the_same_name_and_without_a_value_the_default(play, mlx_gpt):
+def test_a_setting_is_an_option_of_the_same_name_and_without_a_value_it_is_shown(play, mlx_gpt):
     alone = mlx_gpt("generate", "--prompt=or", "--tokens=30", "--temperature=2", "--top-k=5", "--top-p=0.8", "--seed=3")
     lines = "/tokens 30\n/temperature 2\n/top-k 5\n/top_p 0.8\n/seed 3\nor\n"
     result = play(lines)
     assert result.out == alone.out
     assert result.err.splitlines()[1:] == ["/tokens 30", "/temperature 2.0", "/top-k 5", "/top-p 0.8", "/seed 3"]
-    assert play("/top-k\n/seed 3\nor\n", "--top-k=1").out == play("or\n", "--seed=3").out
-    assert len({play("/seed\n", "--seed=3").err for _ in range(3)}) > 1
+    assert play("/top-k default\n/seed 3\nor\n", "--top-k=1").out == play("or\n", "--seed=3").out
+    assert len({play("/seed default\n", "--seed=3").err for _ in range(3)}) > 1
+    shown = play("/temperature\n/seed\nor\n", "--temperature=0.5", "--seed=3")
+    assert shown.err.splitlines()[1:] == ["/temperature 0.5", "/seed 3"]
+    assert shown.out == play("or\n", "--temperature=0.5", "--seed=3").out
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_setting_is_an_option_of_the_same_name_and_without_a_value_the_default
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(play, line, reason):
-    result = play(f"{line}\nor\n", *GREEDY)
+    result = play(f"{line}\nor\n", *GREEDY, status=1)
     assert "\nError: " in result.err and reason in " ".join(result.err.split())
     assert result.out == play("or\n", *GREEDY).out
 
@@ -150,7 +153,7 @@ def test_a_run_with_other_tokens_begins_a_new_text(play, documents):
     documents.texts = ["aaaa"]
     changed = iter([KNOWN, TOKENIZER])
     writing.find_model = lambda *_: (gpt.GPT(tiny_gpt(vocab_size=40)), next(changed), trained_run())
-    assert "nothing is written yet" in play("a\n/run\n/retry\n", "--tokens=4").err
+    assert "nothing is written yet" in play("a\n/run\n/retry\n", "--tokens=4", status=1).err
 
 
 def test_help_lists_all_commands_and_the_settings_as_they_are(play):

@@ -12,14 +12,11 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from mlx_nanogpt import GPTConfig, TrainConfig, UserError, create_run, load_corpus, prepare, tokenize
+from mlx_nanogpt import UserError, load_corpus, prepare, tokenize
 from conftest import TINY, files_in, trained_run
 from mlx_nanogpt.files import cache_dir
-from mlx_nanogpt.runs.find import own_dataset
 from mlx_nanogpt.text import corpus, dataset, folders, tinyshakespeare
-from mlx_nanogpt.text.corpus import read_corpus
 from mlx_nanogpt.text.folders import count_kinds, folder_files
-from mlx_nanogpt.text.identity import Texts
 from mlx_nanogpt.text.tinyshakespeare import CorpusUnavailable
 
 CHECKSUM = tinyshakespeare.SHA256  # before the tests put their own in its place
@@ -222,15 +219,6 @@ def test_a_text_begins_on_a_line_of_its_own_and_nothing_else_is_added(monkeypatc
     assert joined.text == "\n\n🦓\nnaïve 🦓\r\nno line end\r\n \n\n\n🦓"
     assert joined.sources == ("two.txt", "-", "one.txt", "two.txt")
     assert joined.identity.name == "two.txt + standard input + one.txt + two.txt"
-
-
-def test_a_run_on_texts_that_were_joined_without_a_new_line_resumes(folder):
-    older = read_corpus(Texts(("texts",)), separate=False)
-    assert "zeddash" in older.text
-    older = tokenize(older)
-    run = create_run(GPTConfig(older.tokenizer.vocab_size, block_size=2), TrainConfig(num_iter=1), older)
-    again = own_dataset(run)
-    assert again.corpus.sha256 == run.corpus.sha256 and again.tokenizer == older.tokenizer
 
 
 def test_a_folder_is_all_its_texts_in_the_order_of_their_names(folder):
