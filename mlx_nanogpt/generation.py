@@ -209,4 +209,5 @@ def _keep_top_p(logits: mx.array, p: float) -> mx.array:
     probabilities = mx.softmax(falling, axis=-1)
     kept = mx.cumsum(probabilities, axis=-1) - probabilities < p  # keep a token if the ones before it do not reach p
     least = mx.where(kept, falling, math.inf).min(axis=-1, keepdims=True)  # (B, 1)
+    least = mx.minimum(least, falling[..., :1])  # a p that float32 rounds to 0 keeps the likeliest
     return mx.where(logits < least, -math.inf, logits)

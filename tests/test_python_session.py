@@ -152,6 +152,7 @@ def test_a_run_without_losses_or_with_damage_is_a_line_in_a_notebook(run):
     assert new._repr_html_() == "<div>Run a&lt;b&gt;: play.txt, iteration 0 of 8</div>"
     run.checkpoint.write_bytes(b"?")
     assert run._repr_html_().startswith("<div>Run runs/1: play.txt, ") and "is damaged" in run._repr_html_()
+    assert run._repr_html_().count("is damaged") == 1
 
 
 # ---- write

@@ -52,7 +52,7 @@ class Game:
 
     def answer(self, line: str) -> None:
         """Do what `line` says: a command, or a text. Raises `UserError` and `typer.BadParameter` if it cannot be done."""
-        name, _, value = line.rstrip()[1:].partition(" ")
+        name, _, value = line.rstrip()[1:].replace("=", " ", 1).partition(" ")
         if not line:
             self.write("", self.so_far())
         elif line[0] != "/" or not (setting := name.replace("-", "_")).isidentifier():  # // and /usr/bin are texts
@@ -190,7 +190,8 @@ def play(
             pressed = True
             errors.print("\nCtrl-C once more ends, as Ctrl-D does.", style="dim")
         except (UserError, typer.BadParameter) as error:
-            print_error(with_options(str(error)).replace("--unknown", "/unknown"))
+            reason = str(error) if isinstance(error, UserError) else error.format_message()
+            print_error(with_options(reason).replace("--", "/"))
             failed = not typing
     if typing:
         errors.print()  # below the prompt

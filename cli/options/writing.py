@@ -30,6 +30,7 @@ SeedOption = Annotated[
         show_default="another each time",
         rich_help_panel=None,
         min=0,
+        max=SETTINGS["seed"].metadata["setting"].most,
     ),
 ]
 

@@ -35,12 +35,13 @@ class Inspection:
 def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: int = 10) -> Inspection:
     """Inspect the tokens `ids`, (N,), after `start_token`, from which the model also starts an empty prompt.
 
-    A token is predicted from all tokens before it, as far as the context reaches: in a text longer than that, from at least half a
-    context. The model's mode stays as it is. Raises `UserError` for a text without tokens.
+    A token is predicted from all tokens before it, as far as the context reaches. A text longer than that is read in windows, each of
+    which begins in the middle of the one before, as on a page: from at least half a context. The model's mode stays as it is. Raises `UserError` for a text without tokens.
     """
-    tokens = np.array([start_token, *ids], np.int64)  # (N + 1,)
     count, top = len(ids), min(top, model.config.vocab_size)
     starts, length = _place_windows(count, model.config.block_size)
+    tokens = np.zeros(starts[-1] + length + 1, np.int64)  # what is after the text in the last window changes nothing
+    tokens[: count + 1] = [start_token, *ids]
     surprise = np.empty(count)
     expected, probabilities = np.empty((count, top), np.int64), np.empty((count, top))
     done = 0
@@ -52,10 +53,11 @@ def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: 
             logits = model(mx.array(tokens[places])).astype(mx.float32)  # (B, T, vocab_size)
             log_probabilities = np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True))
             for start, window in zip(batch, log_probabilities):
-                new = np.arange(done, start + length)  # the places that no window before has reached
-                window, done = window[new - start], start + length  # (places, vocab_size)
+                end = min(start + length, count)
+                new = np.arange(done, end)  # the places that no window before has reached
+                window, done = window[new - start], end  # (places, vocab_size)
                 expected[new] = _find_likeliest(window, top)
-                surprise[new] = -np.take_along_axis(window, tokens[new + 1, None], axis=-1)[:, 0] / np.log(2)
+                surprise[new] = -np.take_along_axis(window, tokens[new + 1, None], axis=-1)[:, 0] / np.log(2) + 0.0
                 probabilities[new] = np.exp(np.take_along_axis(window, expected[new], axis=-1))
     return Inspection(surprise, expected, probabilities)
 
@@ -66,7 +68,8 @@ def _place_windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
     if count == 0:
         raise UserError("there is no token to inspect", "give a text")
     length = min(block_size, count)
-    return np.array([*range(0, count - length, max(length // 2, 1)), count - length]), length
+    half = max(length // 2, 1)
+    return half * np.arange(1 - (length - count) // half), length  # rounded up
 
 
 def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:

@@ -134,9 +134,9 @@ const unit = count => tokenizers[stops[stop].tokenizer].kind === "char" ? (count
 const code = (token, isActual) => make("code", nameOf(token), isActual ? "actual" : "");
 
 function showLook() {
-  const { place, id, actual, first } = look, p = actual.at(-1);
+  const { place, id, actual, bits: cost, first } = look;
   by("said").replaceChildren(...id === null ? ["What comes next, after all of the text?"]
-    : [`The text has `, make("code", visible(known[place].textContent), "actual"), ` next: ${percent(p)}, ${(-Math.log2(p)).toFixed(2)} bits.`]);
+    : [`The text has `, make("code", visible(known[place].textContent), "actual"), ` next: ${percent(actual.at(-1))}, ${cost.toFixed(2)} bits.`]);
   by("back").disabled = place === 0;
   by("on").disabled = id === null;
   known.forEach((span, i) => { span.classList.toggle("chosen", i === place); span.classList.toggle("unseen", i + 1 < first); });
@@ -186,7 +186,7 @@ function showHeads() {
   const where = j => j ? `“${visible(known[j - 1].textContent)}” ${place - j + 1} back` : `the start (“${visible(start)}”)`;
   const seen = place - Math.max(first, 1) + 1, part = first && seen < block_size ? `; a long text is read in windows of ${block_size.toLocaleString("en")} that overlap` : "";
   by("looked").textContent = `Layer ${layer + 1}, head ${head + 1} looked most at ` + most.map(([s, j]) => `${where(j)} (${(100 * s).toFixed(0)}%)`).join(", ") +
-    `. Here it sees ${share.length === 1 ? "the start alone" : `${seen.toLocaleString("en")} ${unit(seen)}${first ? "" : " and the start"}`}${part}.`;
+    `. Here it sees ${place === 0 ? "the start alone" : `${seen.toLocaleString("en")} ${unit(seen)}${first ? "" : " and the start"}`}${part}.`;
   known.forEach((span, i) => {
     const s = share[i + 1 - first] ?? 0;
     span.style.boxShadow = s > WEAKEST * most[0][0] ? `0 3px 0 rgba(${rgb}, ${(s / most[0][0]).toFixed(3)})` : "";
@@ -211,7 +211,7 @@ function makeHeads(layers, count) {
       canvas.height = 1;
       button.append(canvas);
       button.setAttribute("aria-label", `layer ${l + 1}, head ${i + 1}`);
-      button.addEventListener("click", () => { [layer, head] = [l, i]; showHeads(); });
+      button.addEventListener("click", () => { [layer, head] = [l, i]; if (fresh) showHeads(); });
       by("heads").append(button);
     }
   }
@@ -243,6 +243,7 @@ function write(more) {
   if (room < 1) return by("wrote").textContent = "There is no room after the cursor.";
   play(false);
   remember();
+  fresh = false;
   by("text").readOnly = writing = true;
   by("write").textContent = "Stop";
   by("wrote").textContent = `Seed ${seed}`;
@@ -289,7 +290,7 @@ document.addEventListener("selectionchange", () => { if (document.activeElement 
 by("back").addEventListener("click", () => move(-1));
 by("on").addEventListener("click", () => move(1));
 document.addEventListener("keydown", event => {
-  if (event.key === "Escape" && writing || event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); by("write").click(); }
+  if (event.key === "Escape" && writing || event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) { event.preventDefault(); by("write").click(); }
 });
 for (const output of document.querySelectorAll("output")) {
   const input = by(output.htmlFor[0]), tell = () => { output.textContent = input.id === "topP" && input.value === "1" ? "1 (all)" : input.value; };
@@ -333,7 +334,7 @@ by("legend").append("Bits: ", ...[...LEVELS].reverse().map(least => {
   key.style.cssText = `background: var(--bits${least}); color: var(--on${least})`;
   return key;
 }), " and more: the deeper the colour, the greater the surprise. Pale text is too far back for the model to see from the cursor.");
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => look && showHeads());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => fresh && showHeads());
 by("how").open = innerWidth > 900;
 by("text").value = text = data.text;
 cursor = /^#\d+$/.test(location.hash) ? Number(location.hash.slice(1)) : text.length;  // page.html#17: after 17 characters

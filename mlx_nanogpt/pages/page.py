@@ -22,7 +22,7 @@ SCRIPTS = ("model.js", "tokens.js", "worker.js")  # of the worker
 MOST_PARAMETERS = 25_000_000  # of all models of a page: 67 MB
 MOST_IN_FLOAT32 = 2_000_000  # more are rounded to float16
 HALF = np.finfo(np.float16)
-FEW_LINES = 3
+FEW_LINES, MOST_TEXT = 3, 1000  # lines and characters of the text at first
 FRAME = "width: 100%; height: 52rem; border: 0"  # of a page in a notebook
 
 
@@ -60,7 +60,7 @@ def page(*runs: Run, last: bool = False) -> Page:
     Raises `UserError` as `model_page` does, and for runs without weights.
     """
     try:
-        text = _cut_lines(runs[-1].tokenizer.decode(find_excerpt(runs[-1])).partition(MARK)[0])
+        text = _cut_lines(runs[-1].tokenizer.decode(find_excerpt(runs[-1])).partition(MARK)[0])[:MOST_TEXT]
     except UserError:
         text = ""
     finals = [_final_stop(run, last) for run in runs]
@@ -130,6 +130,8 @@ def pack(stops: Sequence[Stop]) -> tuple[dict, list[str]]:
     for stop in stops:
         named = [(name, np.array(array).ravel()) for name, array in tree_flatten(stop.model.parameters())]
         numbers = np.concatenate([array for _, array in named])
+        if not np.isfinite(numbers).all():
+            raise UserError(f"some weights of {stop.run} {stop.title} are not finite", "take another run")
         numbers = np.clip(numbers, HALF.min, HALF.max).astype("<f2") if is_half else numbers.astype("<f4")
         weights.append(base64.b64encode(numbers.tobytes()).decode())
         packed.append(

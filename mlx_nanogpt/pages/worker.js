@@ -70,17 +70,18 @@ class Reading {
   }
 
   /** What the model sees, expects and does at `place`: `first`, the first token in view; `candidates` [[id, probability], ...], the likeliest
-   * first; `lens`, the same after each layer; `actual`, the probability of the token that the text has there after each layer;
-   * `attention`, (layers, heads, tokens in view). */
+   * first; `lens`, the same after each layer; `actual`, the probability of the token that the text has there after each layer, and
+   * `bits`, its cost; `attention`, (layers, heads, tokens in view). */
   async look(place, pause) {
     const { model } = this, first = this.first(place), cache = await this.readWindow(first, place, pause), i = place - first;
-    const layers = model.h.map((_, layer) => softmax(model.logitsAt(cache, i, layer)));
+    const logits = model.h.map((_, layer) => model.logitsAt(cache, i, layer)), layers = logits.map(softmax), next = this.tokens[place + 1];
     const attention = model.h.flatMap(({ attn }, layer) => Array.from({ length: attn.n_head }, (_, head) => attn.weigh(cache.layers[layer], i, head)));
     return {
       place, first, attention,
       candidates: likeliest(layers.at(-1), TOP),
       lens: layers.map(probabilities => likeliest(probabilities, TOP_OF_LAYER)),
-      actual: layers.map(probabilities => probabilities[this.tokens[place + 1]] ?? null),
+      actual: layers.map(probabilities => probabilities[next] ?? null),
+      bits: next === undefined ? null : bitsOf(logits.at(-1), next),
     };
   }
 }
@@ -230,6 +231,7 @@ const orders = {
     let drawn = 0, ended = false;
     const known = pieces.filter(({ id }) => id !== null), next = known[place ?? placeAt(offset)];
     setPieces(next ? pieces.slice(0, pieces.indexOf(next)) : pieces);
+    text = null;  // until a token is written
     postMessage({ kind: "tokens", turn, pieces, surprise: [...reading().surprise] });
     pieces.forEach(({ id }) => id === null || decode(id));  // the last character may be half
     for (; drawn < count; drawn++) {

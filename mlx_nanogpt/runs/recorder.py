@@ -151,8 +151,7 @@ class Recorder:
         checksums = {name: checksum(part) for name, part in parts.items()}
         position = Position(state.iteration, state.train_seconds)
         contents = Contents(position, len(state.history), zlib.crc32(lines.encode()), checksums)
-        older = "the one before it is untouched" if self.folder.holds(CHECKPOINT) else "there is none before it"
-        with self._explaining_save(f"the checkpoint of iteration {state.iteration}", older):
+        with self._explaining_save(f"the checkpoint of iteration {state.iteration}"):
             self.folder.write(LOG, to_text(self.log))
             if _is_evaluated(state):
                 self.folder.write(HISTORY, lines)
@@ -183,7 +182,7 @@ class Recorder:
 
     def _write_snapshot(self, state: State) -> None:
         if self.ranks.is_first:
-            with self._explaining_save(f"the snapshot of iteration {state.iteration}", "checkpoints are untouched"):
+            with self._explaining_save(f"the snapshot of iteration {state.iteration}"):
                 write_snapshot(self.folder, state.iteration, state.model)
 
     def _broadcast(self, state: State) -> None:
@@ -213,7 +212,7 @@ class Recorder:
             write_arrays(self.folder, BEST, {MODEL: model}, contents)
 
     @contextmanager
-    def _explaining_save(self, what: str, kept: str) -> Iterator[None]:
+    def _explaining_save(self, what: str, kept: str = "") -> Iterator[None]:
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -224,6 +223,8 @@ class Recorder:
                 path = self.path
             except UserError as gone:
                 raise UserError(f"{failure}: {gone.problem}", gone.remedy) from error
+            is_saved = self.folder.holds(CHECKPOINT)
+            kept = kept or ("the checkpoint before it is untouched" if is_saved else "there is no checkpoint before it")
             raise UserError(
                 f"{failure} into {path} ({getattr(error, 'strerror', None) or error})",
                 f"{kept}: make room or make the directory writable, then continue with `resume` {quote(path)}",

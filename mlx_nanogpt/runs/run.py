@@ -73,11 +73,12 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the curves of the losses, and the facts of `repr`."""
+        facts = html.escape(repr(self)[1:-1])
         try:
             curves = draw_losses([*self.log(), *self.history()], self.position().iteration)
-        except (UserError, OSError):
-            curves = ""  # the facts have the reason
-        return f"{curves}<div>{html.escape(repr(self)[1:-1])}</div>"
+        except (UserError, OSError) as error:
+            curves = "" if (reason := html.escape(printable(str(error)))) in facts else f"<div>{reason}</div>"
+        return f"{curves}<div>{facts}</div>"
 
     @property
     def checkpoint(self) -> Path:

@@ -27,7 +27,7 @@ def snapshot_steps(config: TrainConfig) -> list[int]:
 
 def find_snapshots(path: Path, last: int) -> list[int]:
     """The iterations of the snapshots in the run directory `path`, up to the iteration `last`, in rising order."""
-    found = (re.fullmatch(r"snapshot-(\d+)\.safetensors", file.name) for file in path.glob(SNAPSHOTS))
+    found = (re.fullmatch(r"snapshot-(\d{7,})\.safetensors", file.name) for file in path.glob(SNAPSHOTS))
     return sorted(iteration for match in found if match and (iteration := int(match[1])) <= last)
 
 
@@ -45,7 +45,10 @@ def read_snapshot(path: Path, iteration: int, existing: list[int], model: GPT) -
         kept = f"it has those of {', '.join(map(str, existing))}" if existing else "train a run with `snapshots`"
         raise UserError(f"the run {path} has no snapshot of iteration {iteration}", kept)
     own = model.parameters()
-    found = read_arrays(path / _name_of(iteration), {MODEL: _in_half(own)})[1][MODEL]
+    try:
+        found = read_arrays(path / _name_of(iteration), {MODEL: _in_half(own)})[1][MODEL]
+    except UserError as error:
+        raise UserError(error.problem, "remove this file: the run does not need it") from error
     return tree_map(lambda array, like: array.astype(like.dtype), found, own)
 
 

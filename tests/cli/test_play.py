@@ -93,7 +93,7 @@ def test_a_model_is_compiled_once_for_all_texts_of_the_same_settings(play, monke
 
 def test_a_setting_is_an_option_of_the_same_name_and_without_a_value_it_is_shown(play, mlx_gpt):
     alone = mlx_gpt("generate", "--prompt=or", "--tokens=30", "--temperature=2", "--top-k=5", "--top-p=0.8", "--seed=3")
-    lines = "/tokens 30\n/temperature 2\n/top-k 5\n/top_p 0.8\n/seed 3\nor\n"
+    lines = "/tokens 30\n/temperature 2\n/top-k 5\n/top_p=0.8\n/seed 3\nor\n"
     result = play(lines)
     assert result.out == alone.out
     assert result.err.splitlines()[1:] == ["/tokens 30", "/temperature 2.0", "/top-k 5", "/top-p 0.8", "/seed 3"]
@@ -109,7 +109,8 @@ def test_a_setting_is_an_option_of_the_same_name_and_without_a_value_it_is_shown
     [
         ("/top-k 0", "top_k 0 is out of range; give 1 or more"),
         ("/tokens 0", "greater"),
-        ("/tokens many", "integer"),
+        ("/tokens many", "Invalid value for '/tokens': Input should be a valid integer"),
+        ("/seed 9999999999999999999", "Invalid value for '/seed'"),
         ("/unknown maybe", "replace"),
         ("/run 9", "runs/9 holds no run"),
         ("/chat", "there is no command /chat; /help lists the commands"),
@@ -137,6 +138,7 @@ def test_top_shows_the_likeliest_tokens_of_what_would_be_drawn(play, monkeypatch
     rows = play("to b\n/top\n/top-k 3\n/top\n").err.splitlines()
     chances = [float(re.fullmatch(r"“(?:.|\\u\w+|⏎)” +([\d.]+)% [█▏]+", row)[1]) for row in rows if row[0] == "“"]
     first, second = chances[:10], chances[10:]
+    assert "100.0%" in play("/top-p 1e-50\n/top\n").err  # float32 has no such number
     assert len(first) == 10 and first == sorted(first, reverse=True) and sum(first) <= 100.5
     assert len(second) == 3 and abs(sum(second) - 100) < 0.5
     assert max(map(len, rows)) <= 80

@@ -352,6 +352,25 @@ def test_play_goes_through_all_stops_once_and_ends_what_is_being_written(screen,
 
 
 @in_a_browser
+def test_writing_that_is_stopped_at_once_leaves_the_text_that_is_shown(screen, chromium):
+    act = screen(plain_stop(), text="to be or not to be")
+    chromium.run("by('text').focus(); by('text').setSelectionRange(8, 8)")
+    for _ in range(2):
+        text = act("by('write').click(); by('write').click()")
+        assert chromium.run("by('shown').textContent") == text + "\u200b"
+        assert chromium.run("look.place") == len(text)
+
+
+@in_a_browser
+def test_a_head_can_be_chosen_at_any_time(screen, chromium):
+    act = screen(plain_stop(n_layer=3), plain_stop(n_layer=1))
+    click = "by('heads').querySelectorAll('button')[1].click()"
+    act(f"{click}; choose(0); {click}")
+    act(f"by('clear').click(); by('count').value = 20; by('write').click(); {click}")
+    assert chromium.run("by('heads').querySelector('[aria-pressed=true]').ariaLabel") == "layer 1, head 2"
+
+
+@in_a_browser
 def test_a_paste_of_unknown_characters_leaves_nothing_to_compute(screen, chromium):
     act = screen(plain_stop())
     assert act("by('text').focus(); by('text').select(); document.execCommand('insertText', false, '€€€€')") == "€€€€"
@@ -434,6 +453,13 @@ def test_many_parameters_are_rounded_and_too_many_are_refused(monkeypatch):
     monkeypatch.setattr(pages, "MOST_PARAMETERS", 2 * stop.model.num_parameters() - 1)
     with pytest.raises(gpt.UserError, match="parameters are too many for a page, which holds .*; name fewer runs"):
         model_page([stop, stop])
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    stop = plain_stop()
+    stop.model.ln_f.weight = mx.full(stop.model.ln_f.weight.shape, mx.nan)
+    with pytest.raises(gpt.UserError, match="some weights of runs/1 seed 3 are not finite; take another run"):
+        model_page([stop])
 
 
 def test_a_model_of_ones_own_is_refused():

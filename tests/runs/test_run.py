@@ -268,7 +268,8 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint():
     run, undisturbed = tiny_run(), trained_run(num_iter=4)
     message = python(FILL_THE_DISK, run.path)
     assert (
-        "the checkpoint of iteration 8 could not be written" in message and "the one before it is untouched" in message
+        "the checkpoint of iteration 8 could not be written" in message
+        and "the checkpoint before it is untouched" in message
     )
     assert sorted(contents(run.path)) == PARTS
     assert run.position().iteration == 4 and iterations(run) == [4]

@@ -120,10 +120,12 @@ def test_what_is_not_there_or_damaged_is_a_sentence():
         run.load_model(snapshot=3)
     with pytest.raises(UserError, match="no snapshot of iteration 0; train a run with `snapshots`"):
         trained_run().load_model(snapshot=0)
+    (run.path / "snapshot-3.safetensors").touch()  # another program's
+    assert run.snapshots() == [0, 2, 5, 12]
     file = run.path / "snapshot-0000005.safetensors"
     raw = file.read_bytes()
     file.write_bytes(raw[:-9] + bytes([raw[-9] ^ 1]) + raw[-8:])
-    with pytest.raises(UserError, match=r"snapshot-0000005.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"snapshot-0000005.safetensors is damaged.*; remove this file"):
         run.load_model(snapshot=5)
     run.load_model(snapshot=2)
 
@@ -146,7 +148,7 @@ def test_a_full_disk_leaves_the_checkpoint_and_says_so(monkeypatch):
     finish(run, asked(3))
     monkeypatch.setattr(recorder_module, "write_snapshot", full)
     with pytest.raises(
-        UserError, match=r"the snapshot of iteration 5 could not be written .*checkpoints are untouched"
+        UserError, match=r"the snapshot of iteration 5 could not be written .*checkpoint before it is untouched"
     ):
         finish(run)
     assert run.position().iteration == 4
