@@ -25,7 +25,7 @@ from browser import Browser, browser
 HERE = Path(__file__).parent
 PAGES = {"page": 1170, "report": 2400}  # the height of a picture, in pixels
 WIDE, NARROW = 1280, 390
-PLACE = "#195"  # of the cursor on the page
+PLACE = "#186"  # of the cursor on the page
 SETTLED = 2  # seconds until a page is drawn
 MLX_GPT = [sys.executable, "-m", "mlx_nanogpt_cli"]
 COLUMNS, LINES = 100, 34  # of the terminal
