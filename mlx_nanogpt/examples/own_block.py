@@ -31,14 +31,14 @@ def make_model(config):
 
 
 data = gpt.tokenize(gpt.load_corpus("pastiche"))
-train_config = gpt.TrainConfig(num_iter=300, learning_rate=0.01, eval_interval=150, eval_iters=20)
-run = gpt.create_run(gpt.GPTConfig(block_size=32), train_config, data)
+train_config = gpt.TrainConfig(num_iter=200, batch_size=16, learning_rate=0.01, eval_interval=100, eval_iters=20)
+run = gpt.create_run(gpt.GPTConfig(block_size=32, n_layer=2), train_config, data)
 for record in gpt.train(run, data, model=make_model(run.gpt_config)):
     if isinstance(record, gpt.Evaluation):
         print(f"step {record.iteration}: validation loss {record.valid_loss:.2f}")
         break  # a checkpoint is written first
 
-run = gpt.open_run(run.path)  # as in another session, or with run.extended(num_iter=600) for more steps
+run = gpt.open_run(run.path)  # as in another session, or with run.extended(num_iter=400) for more steps
 for record in gpt.train(run, data, model=make_model(run.gpt_config)):
     if isinstance(record, gpt.Evaluation):
         print(f"step {record.iteration}: validation loss {record.valid_loss:.2f}")

@@ -231,7 +231,8 @@ const orders = {
     let drawn = 0, ended = false;
     const known = pieces.filter(({ id }) => id !== null), next = known[place ?? placeAt(offset)];
     setPieces(next ? pieces.slice(0, pieces.indexOf(next)) : pieces);
-    text = null;  // until a token is written
+    text = pieces.map(piece => piece.text).join("");
+    written = Math.min(written, text.length);
     postMessage({ kind: "tokens", turn, pieces, surprise: [...reading().surprise] });
     pieces.forEach(({ id }) => id === null || decode(id));  // the last character may be half
     for (; drawn < count; drawn++) {

@@ -10,8 +10,6 @@ import pytest
 from mlx_nanogpt import load_pretrained, open_run
 from conftest import TINY, byte_pairs
 from helpers import NO_CORPUS, is_a_sentence, pipe
-from mlx_nanogpt.text.corpus import read_corpus
-from mlx_nanogpt.text.identity import Texts
 from mlx_nanogpt_cli.commands import generate
 
 NAMES = sorted({"".join(random.Random(i).choices("abdeiklmno", k=3 + i % 5)) for i in range(200)})
@@ -170,18 +168,6 @@ def test_the_own_text_of_a_run_is_found_where_it_was_moved_with_its_validation_t
     Path("names.txt").rename("moved.txt")
     result = mlx_gpt("eval", "1", "--data=moved.txt")
     assert result.status == 0 and "more.txt, validation split: 20 tokens" in result.out  # the marks count
-
-
-def test_a_folder_of_splits_that_older_runs_read_whole_is_found_when_it_moves(mlx_gpt):
-    for folder in ("in", "moved"):
-        Path(folder).mkdir()
-        for name in ("train", "valid", "test"):
-            Path(f"{folder}/{name}.txt").write_text(f"to be or not to be, {name}\n" * 9)
-    corpus = read_corpus(Texts(("in",)))
-    data = gpt.tokenize(corpus)
-    gpt.create_run(gpt.GPTConfig(block_size=4, n_layer=1), gpt.TrainConfig(num_iter=2, eval_iters=1), data)
-    result = mlx_gpt("train", "--resume=1", "--data=moved")
-    assert result.status == 0, result.err
 
 
 def test_prepared_documents_of_gpt2s_tokens_train_a_model_of_gpt2s(mlx_gpt):
