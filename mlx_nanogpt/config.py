@@ -141,6 +141,9 @@ class TrainConfig:
     gradient_accumulation_steps: int = setting(
         1, "Batches per step: a large batch in little memory.", TRAINING, "batches", least=1, most=1024
     )
+    distill: float = setting(
+        0.9, "With teachers: share of the loss from what they expect.", TRAINING, "share", above=0, most=1
+    )
     seed: int = setting(1337, "Random seed of initial weights, batches and dropout.", TRAINING, least=0, most=2**63 - 1)
     optimizer: OptimizerName = setting(
         "adam", "adam; or muon for the matrices of the blocks, and adam for the rest.", OPTIMIZER

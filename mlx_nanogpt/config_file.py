@@ -20,7 +20,7 @@ else:
     import tomli as tomllib
 
 # the keys of a file in order, under the comment above them
-GROUPS = {TEXT: ["data", "valid_data", "documents", "tokenizer", "vocab_size", "init_from"]}
+GROUPS = {TEXT: ["data", "valid_data", "documents", "tokenizer", "vocab_size", "init_from", "teacher"]}
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
@@ -85,7 +85,7 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
             raise UserError(f"init_from {settings['init_from']!r} is not a name", "give a name in quotes")
         if "documents" in settings:
             check_choice("documents", settings["documents"], Documents)
-        for name in {"data", "valid_data"} & settings.keys():
+        for name in {"data", "valid_data", "teacher"} & settings.keys():
             settings[name] = _texts(name, settings[name])
     except UserError as error:
         raise UserError(f"{path}: {error.problem}", error.remedy) from error

@@ -303,3 +303,12 @@ def _if_supported() -> Iterator[None]:
     except OSError as error:
         if error.errno not in NOT_THERE:
             raise
+
+
+def newest_files(folder: Path, *names: str) -> dict[Path, float]:
+    """The files of `names` in the folders of `folder`, and when each was written (seconds since 1970), the newest first."""
+    found = {}
+    for file in (file for name in names for file in folder.glob(f"*/{name}")):
+        with suppress(FileNotFoundError):  # another process may have removed it meanwhile
+            found[file] = file.stat().st_mtime
+    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))

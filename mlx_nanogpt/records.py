@@ -117,13 +117,15 @@ class Diverged(UserError):
 
 @dataclass
 class State:
-    """What training moves. `train_seconds` are those since the last evaluation of `history`. MLX's random state belongs to it."""
+    """What training moves. `train_seconds` are those since the last evaluation of `history`. MLX's random state belongs to it. The
+    `teachers` stay as they are."""
 
     model: GPT
     optimizer: Optimizer
     iteration: int = 0
     train_seconds: float = 0.0
     history: list[Evaluation] = field(default_factory=list)
+    teachers: list[GPT] = field(default_factory=list)
 
     @property
     def evaluated(self) -> int:

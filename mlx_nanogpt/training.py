@@ -7,20 +7,20 @@ import atexit
 import math
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from inspect import GEN_CLOSED, GEN_SUSPENDED, getgeneratorstate
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 
 from .config import GPTConfig, TrainConfig, tokens_per_step
 from .errors import UserError
 from .evaluation import estimate_batches, split_losses
+from .gradients import loss_and_gradients
 from .machine import machine
 from .machine.memory import memory_problem, memory_warning
 from .model import GPT
@@ -52,10 +52,12 @@ Step = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 ShouldStop = Callable[[], bool]
 
 
-def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks: Ranks = ALONE) -> Step:
+def make_step(
+    model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks: Ranks = ALONE, teachers: Sequence[GPT] = ()
+) -> Step:
     """Return `step(idx, targets)`, which updates the model once and returns the mean loss and the norm of the gradients before they
     are clipped, not yet computed. Both arguments are (A * B, T), for A batches whose gradients are accumulated; each rank passes
-    its own rows of every batch.
+    its own rows of every batch. With `teachers`, the loss is that of `learn_from`.
 
     Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `State.arrays` together with
     the loss. Drop a norm that you do not read: it keeps all gradients in memory. An output more is fused less: with bfloat16, or
@@ -63,9 +65,7 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks
     """
     ranks.use_own_dropout(model, config.batch_size)
     machine().prepare(model, optimizer)  # on Linux, model.loss then computes parts of a batch at the same time
-    loss = in_bfloat16(model) if config.dtype == "bfloat16" else model.loss
-    loss_and_grad = accumulate(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
-    loss_and_grad = ranks.average(loss_and_grad, config.batch_size)
+    loss_and_grad = ranks.average(loss_and_gradients(model, config, teachers), config.batch_size)
 
     def step(idx: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         loss, grads = loss_and_grad(idx, targets)
@@ -82,45 +82,12 @@ def make_step(model: GPT, optimizer: optim.Optimizer, config: TrainConfig, ranks
     return partial(mx.compile, inputs=state, outputs=state)(step)
 
 
-def in_bfloat16(model: GPT) -> Callable[[mx.array, mx.array], mx.array]:
-    """`model.loss` computed with copies of the weights that are rounded to bfloat16. Gradients and updates are those of the
-    float32 weights."""
-
-    def loss(idx: mx.array, targets: mx.array) -> mx.array:
-        master = model.parameters()
-        model.update(tree_map(lambda p: p.astype(mx.bfloat16) if p.dtype == mx.float32 else p, master))
-        try:
-            return model.loss(idx, targets)
-        finally:
-            model.update(master)
-
-    return loss
-
-
-def accumulate(loss_and_grad: Callable, steps: int) -> Callable:
-    """The mean loss and gradient over `steps` equal parts of the windows, one part after the other."""
-    if steps == 1:
-        return loss_and_grad
-
-    def over_parts(idx: mx.array, targets: mx.array) -> tuple[mx.array, dict]:
-        first, *rest = zip(mx.split(idx, steps), mx.split(targets, steps))
-        total, sums = loss_and_grad(*first)
-        for part in rest:
-            # each part waits for the one before, so that memory holds the activations of one
-            waiting = mx.depends(list(part), [gradient for _, gradient in tree_flatten(sums)])
-            loss, grads = loss_and_grad(*waiting)
-            total, sums = total + loss, tree_map(mx.add, sums, grads)
-        return total / steps, tree_map(lambda gradient: gradient / steps, sums)
-
-    return over_parts
-
-
 def steps(
     state: State, data: Dataset, config: TrainConfig, should_stop: ShouldStop = lambda: False, ranks: Ranks = ALONE
 ) -> Iterator[Record]:
     """Move `state` to the end of training, interval by interval, and yield what happens. It writes nothing and knows no run."""
     state.model.train()
-    step = make_step(state.model, state.optimizer, config, ranks)
+    step = make_step(state.model, state.optimizer, config, ranks, state.teachers)
     mx.eval(state.arrays)
     if config.snapshots and state.iteration == 0:
         yield Snapshot(state.iteration)
@@ -287,6 +254,10 @@ def train(
     Seeds MLX's global random state. Raises `UserError` if the text does not fit, if a file cannot be written, if another process
     trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite; `DeviceFailed` if the GPU failed.
     """
+    if run.teachers and ranks.size > 1:
+        raise UserError(
+            f"the run {run.path} has teachers, which one process alone can ask", "train it without `launch`"
+        )
     own_part = ranks.own_part(run.train_config)
     check_fits(run.gpt_config, own_part, data)
     if warning := memory_warning(run.gpt_config, own_part):

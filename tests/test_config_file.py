@@ -25,6 +25,7 @@ OTHERS = {
     "tokenizer": "bpe",
     "vocab_size": 300,
     "init_from": "runs/1",
+    "teacher": ["runs/2"],
 } | OTHER_SETTINGS
 
 
@@ -45,7 +46,7 @@ def refusal(text: str | bytes) -> str:
 
 def test_every_field_of_the_configurations_is_a_key():
     own = [field.name for field in (*fields(GPTConfig), *fields(TrainConfig))]
-    assert sorted(KEYS) == sorted(["data", "valid_data", "documents", "tokenizer", "init_from", *own])
+    assert sorted(KEYS) == sorted(["data", "valid_data", "documents", "tokenizer", "init_from", "teacher", *own])
 
 
 def test_every_setting_has_another_value_to_be_tested_with():
@@ -57,14 +58,14 @@ def test_every_key_holds():
     defaults = asdict(GPTConfig()) | asdict(TrainConfig())
     gpt, train = configurations(read(write_config_file(OTHERS)))
     found = asdict(gpt) | asdict(train)
-    for key in KEYS[6:]:
+    for key in KEYS[7:]:
         assert found[key] == OTHERS[key] != defaults[key], key
 
 
 def test_what_is_written_is_read_and_is_what_anybody_else_reads():
     text = write_config_file(OTHERS)
     assert read(text) == OTHERS
-    assert tomllib.loads(text) == OTHERS | {"data": "play.txt", "valid_data": "verse.txt"}
+    assert tomllib.loads(text) == OTHERS | {"data": "play.txt", "valid_data": "verse.txt", "teacher": "runs/2"}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_name_that_is_not_unicode_is_a_sentence():
         ("n_head = 4", ", line 1: n_head is not a setting; did you mean head_size?"),
         (
             "xyzzy = 4",
-            ", line 1: xyzzy is not a setting; the settings are data, valid_data, documents, tokenizer, vocab_size, init_from, train",
+            ", line 1: xyzzy is not a setting; the settings are data, valid_data, documents, tokenizer, vocab_size, init_from, teacher, t",
         ),
         ("vocab_size = 65", ": vocab_size needs tokenizer bpe; leave it out, or set the tokenizer"),
         ('run_dir = "x"', ", line 1: run_dir is not a setting;"),

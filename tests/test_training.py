@@ -379,7 +379,7 @@ def test_the_matrices_of_a_bfloat16_step_are_bfloat16(monkeypatch):
 
 # All that a step can do, but for the sizes and lengths of a tiny run.
 LEFT_TINY = set(
-    "block_size n_embd head_size num_iter batch_size seed backend eval_interval patience target_loss".split()
+    "block_size n_embd head_size num_iter batch_size seed backend eval_interval patience target_loss distill".split()
 )
 EVERYTHING = {name: value for name, value in OTHER_SETTINGS.items() if name not in LEFT_TINY}
 

@@ -44,6 +44,8 @@ def config(
             settings = {"init_from": source.init_from}
         else:
             settings = {"tokenizer": source.tokenizer.kind}
+        if source.teachers:
+            settings["teacher"] = source.teachers
     settings |= {"data": texts.sources} | ({"valid_data": texts.valid} if texts.valid else {})
     if not is_token_folder(texts.sources):
         settings["documents"] = texts.documents

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import mlx_nanogpt as gpt
 import typer
 from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import MACHINE, configurations
+from mlx_nanogpt.config import MACHINE, TRAINING, configurations
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
@@ -101,6 +101,16 @@ CaffeinateOption = Annotated[
     bool,
     typer.Option("--caffeinate/--no-caffeinate", help="Keep a Mac awake while it trains.", rich_help_panel=MACHINE),
 ]
+TeacherOption = Annotated[
+    list[str],
+    typer.Option(
+        help="A trained run on the same tokens, to learn from what it expects; give it again to add another.",
+        show_default="none",
+        parser=lambda name: named_run(NAME["parser"](name)),
+        metavar="RUN",
+        rich_help_panel=TRAINING,
+    ),
+]
 RetriesOption = Annotated[
     int | None,
     typer.Option(
@@ -127,6 +137,7 @@ def train(
     init_from: StartOption = None,
     run_dir: RunDirOption = None,
     resume: ResumeOption = None,
+    teacher: TeacherOption = [],
     report_to: ReportToOption = [],
     caffeinate: CaffeinateOption = True,
     retries: RetriesOption = None,
@@ -158,7 +169,7 @@ def train(
             chosen = _choose_settings(preset, config, given)
             data = chosen.get("data", data)
             texts = {"data": data, "valid_data": valid_data, "documents": documents}
-            defaults = texts | {"tokenizer": tokenizer, "init_from": init_from} | settings
+            defaults = texts | {"tokenizer": tokenizer, "init_from": init_from, "teacher": teacher} | settings
             run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
         options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
@@ -212,7 +223,8 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
-    run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"])
+    teachers = [gpt.open_run(name) for name in values["teacher"]]
+    run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"], teachers)
     if model:
         gpt.start_from(run, model)
     return run, dataset

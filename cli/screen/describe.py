@@ -92,6 +92,10 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
         lines["Rate"] = f"0 from iteration {end:,} on, so nothing is learned after it"
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"
+    if run.teachers:
+        lines["Teachers"] = (
+            f"{', '.join(run.teachers)}: {run.train_config.distill:g} of the loss is from what they expect"
+        )
     lines["Export"] = describe_export(run)
     iteration = run.position().iteration
     lines["Run"] = f"{run.path}, resumed at iteration {iteration:,}" if iteration else str(run.path)

@@ -1,6 +1,7 @@
 """Make the directory of a new run."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ..errors import UserError
 from ..files import Folder, check_name, explaining_write, locked
 from ..text.dataset import Dataset
 from .run import CONFIG, FILES, RUNS, TOKENIZER, Run, is_unfinished, quote
+from .teachers import check_teachers, keep_teachers
 
 
 def create_run(
@@ -17,21 +19,26 @@ def create_run(
     data: Dataset,
     run_dir: Path | str | None = None,
     init_from: Path | str | None = None,
+    teachers: Sequence[Run] = (),
 ) -> Run:
     """Make the directory of a new run: `run_dir`, or the next number in `runs/`. A run that is there is never touched.
 
     The run has the `vocab_size` and the `train_fraction` of `data`, whatever the configurations say. `init_from` names the model
-    that the weights will come from; `start_from` puts them there. Raises `UserError` if `run_dir` holds a run or cannot be written.
+    that the weights will come from; `start_from` puts them there. From `teachers`, trained runs with the same tokens, the new one
+    learns what to expect; their best weights are copied into it. Raises `UserError` if `run_dir` holds a run or cannot be written, or
+    if a teacher cannot teach it.
     """
     gpt_config = replace(gpt_config, vocab_size=data.tokenizer.vocab_size)
     train_config = replace(train_config, train_fraction=data.train_fraction)
-    origin = str(init_from) if init_from else None
+    check_teachers(teachers, gpt_config, train_config, data.tokenizer)
+    origin, names = str(init_from) if init_from else None, tuple(str(teacher.path) for teacher in teachers)
     with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
         path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
-        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin)
+        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin, names)
         with locked(path) as folder:
             _check_free(folder)
             folder.sweep(*FILES)
+            keep_teachers(path, teachers)
             run.write_config(folder, None)
             folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
     return run

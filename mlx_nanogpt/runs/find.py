@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import newest_files
 from ..text.corpus import BUILT_IN, check_readable_again, choose_texts, is_token_folder, read_corpus, read_data
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import STANDARD_INPUT, Corpus, CorpusIdentity, Texts
 from ..text.token_files import open_token_folder
-from .run import CHECKPOINT, CONFIG, FILES, RUNS, Run, newest_files, open_run
+from .run import CHECKPOINT, CONFIG, FILES, RUNS, Run, open_run
 
 
 def newest_run() -> Run:
     """The run in `runs/` whose checkpoint was written last. Raises `UserError` if there is none."""
-    checkpoints = newest_files(CHECKPOINT)
+    checkpoints = newest_files(RUNS, CHECKPOINT)
     if not checkpoints:
         raise UserError(f"there is no trained run in {RUNS.resolve()}", "train one first, or name one by its path")
     return open_run(next(iter(checkpoints)).parent)
@@ -24,7 +25,7 @@ def run_folders(folder: Path = RUNS) -> dict[Path, float]:
     """The folders of `folder` that hold a run, also a damaged one, and when each was written last (seconds since 1970), the newest
     first."""
     found: dict[Path, float] = {}
-    for file, written in newest_files(*FILES, folder=folder).items():
+    for file, written in newest_files(folder, *FILES).items():
         found.setdefault(file.parent, written)
     return found
 

@@ -43,6 +43,7 @@ from .checkpoint import MODEL, OPTIMIZER, RANDOM, Contents, Position, checksum, 
 from .log import Line, is_logged, to_text
 from .run import BEST, CHECKPOINT, FILES, HISTORY, LOG, MAY_CHANGE, Run, open_run, quote
 from .snapshots import SNAPSHOTS, write_snapshot
+from .teachers import load_teachers
 
 
 class Recorder:
@@ -86,9 +87,12 @@ class Recorder:
         """
         run, config = self.run, self.run.train_config
         own = run.check_model(model) if self.ranks.is_first else None
-        mx.random.seed(config.seed)
+        teachers = load_teachers(run) if self.ranks.is_first else []
+        if teachers and model and type(model).loss is not GPT.loss:
+            raise UserError("a model with a loss of its own cannot learn from teachers", "train it without them")
+        mx.random.seed(config.seed)  # after the teachers, whose first weights are drawn, too
         model = model or GPT(run.gpt_config)
-        state = State(model, make_optimizer(config))
+        state = State(model, make_optimizer(config), teachers=teachers)
         state.optimizer.init(model.trainable_parameters())
         if self.ranks.is_first:
             load_checkpoint(run, state)

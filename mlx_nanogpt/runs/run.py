@@ -7,6 +7,7 @@
     checkpoint.safetensors  weights, optimizer, random state, and their iteration
     best.safetensors        the weights of the lowest validation loss so far
     snapshot-*.safetensors  the weights of some steps in float16, if the setting `snapshots` asks for them
+    teachers/               copies of the runs that it learns from, if it has teachers
 
 A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and names the order of all writes.
 
@@ -22,7 +23,6 @@ import shlex
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mlx.utils import tree_flatten
 
 from ..config import GPTConfig, TrainConfig
 from ..errors import UserError, printable
-from ..files import DAMAGE, Folder, explaining_damage, explaining_write, read_text
+from ..files import DAMAGE, Folder, explaining_damage, explaining_write, newest_files, read_text
 from ..generation import generate, make_sampler
 from ..machine.facts import model_checksum, package_versions
 from ..model import GPT, own_class, random_key, set_random_key
@@ -61,6 +61,7 @@ class Run:
     tokenizer: Tokenizer
     id: str
     init_from: str | None = None  # the model that the weights came from; None: random numbers
+    teachers: tuple[str, ...] = ()  # the runs that it learns from
 
     def __repr__(self) -> str:
         try:
@@ -263,6 +264,7 @@ class Run:
             "corpus": asdict(self.corpus) | {name: list(getattr(self.corpus, name)) for name in ("sources", "valid")},
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
+            "teachers": list(self.teachers),
             "model_class": model_class,
             "model_code": model_checksum(),
             "versions": package_versions(),
@@ -297,27 +299,20 @@ def _parse(path: Path, config: Mapping, text: str) -> Run:
         raise ValueError(f"{TOKENIZER} is not as it was written")
     tokenizer = tokenizer_from_json(text)
     gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
-    names = config["init_from"], config.get("model_class")
+    names = config["init_from"], config.get("model_class"), *config["teachers"]
     if not (all(isinstance(name, str | None) for name in names) and isinstance(config["id"], str)):
         raise ValueError(f"{names!r} are not names")
     if tokenizer.vocab_size != gpt_config.vocab_size:
         raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
     corpus = CorpusIdentity.from_json(config["corpus"])
-    return Run(path, gpt_config, train_config, corpus, tokenizer, config["id"], config["init_from"])
-
-
-def newest_files(*names: str, folder: Path = RUNS) -> dict[Path, float]:
-    """The files of `names` in the folders of `folder`, and when each was written (seconds since 1970), the newest first."""
-    found = {}
-    for file in (file for name in names for file in folder.glob(f"*/{name}")):
-        with suppress(FileNotFoundError):  # another process may have removed it meanwhile
-            found[file] = file.stat().st_mtime
-    return dict(sorted(found.items(), key=lambda item: item[1], reverse=True))
+    return Run(
+        path, gpt_config, train_config, corpus, tokenizer, config["id"], config["init_from"], tuple(config["teachers"])
+    )
 
 
 def _runs_to_name() -> str:
     """A remedy: the newest runs in `runs/`."""
-    runs = [file.parent for file in newest_files(CONFIG)]
+    runs = [file.parent for file in newest_files(RUNS, CONFIG)]
     if not runs:
         return "train one first"
     return f"name one that does: {', '.join(map(quote, runs[:5]))}"

@@ -110,7 +110,7 @@ def test_the_settings_of_a_run_are_complete_and_name_their_origin(mlx_gpt):
     )
     Path("mine.toml").write_text(out)
     settings = read_config_file(Path("mine.toml"))
-    assert list(settings) == [key for key in KEYS if key not in ("init_from", "vocab_size", "valid_data")]
+    assert list(settings) == [key for key in KEYS if key not in ("init_from", "vocab_size", "valid_data", "teacher")]
     found = asdict(run.gpt_config) | asdict(run.train_config) | {"data": ["play.txt"], "tokenizer": "char"}
     found["documents"] = "none"
     assert settings | {"vocab_size": run.gpt_config.vocab_size} == found

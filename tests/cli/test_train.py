@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run, trained_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.measure.timing import Rounds
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -42,7 +42,9 @@ def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
 
 def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
-    assert mlx_gpt("train", "--data=play.txt", "--run-dir=mine", "--device=cpu", *options).status == 0
+    trained_run("teacher")
+    common = "--data=play.txt", "--run-dir=mine", "--device=cpu", "--teacher=teacher"
+    assert mlx_gpt("train", *common, *options).status == 0
     assert read_settings("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
     assert [evaluation.device for evaluation in open_run(Path("mine")).history()] == ["cpu", "cpu"]
 
@@ -103,8 +105,8 @@ def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
 
 def test_the_header_shows_the_nearest_preset_and_every_setting_that_is_not_its():
     changes = {name: value for name, value in OTHER_SETTINGS.items() if name not in ("num_iter", "seed")}
-    run = tiny_run(**changes)  # whose text sets train_fraction
-    train_config = replace(run.train_config, train_fraction=changes["train_fraction"])
+    run = tiny_run(**changes | {"distill": TrainConfig.distill})  # whose text sets train_fraction
+    train_config = replace(run.train_config, **{name: changes[name] for name in ("train_fraction", "distill")})
     lines = describe_run(replace(run, train_config=train_config), DATA)
     preset, *settings = lines["Settings"].removeprefix("preset ").split(", ")
     for name, value in changes.items():
