@@ -4,6 +4,7 @@
     python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 runs
     python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
     python benchmarks/recipes.py presets     # the presets that take about a minute: 6 runs
+    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are trained first: 2 and 6 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
 Each run is one line of results/<machine>-<kind>.jsonl, its log. A run that is there is not repeated, so the script may be
@@ -86,12 +87,17 @@ SHORT_PRESETS = {
     name: PRESETS[name].settings | WHOLE | {"eval_interval": PRESETS[name].settings["num_iter"]}
     for name in ("minute", "laptop")
 }
-KINDS = {"ladder": dict(ladder()), "records": RECORDS, "presets": SHORT_PRESETS}
+STUDENTS = (7, 8, 9)  # seeds: a student and its teacher see other batches
+WITH_TEACHERS = {
+    name: MODERN | WHOLE | {"eval_interval": 5000, "teachers": seeds}
+    for name, seeds in {"one teacher": SEEDS[:1], "two teachers": SEEDS[:2]}.items()
+}
+KINDS = {"ladder": dict(ladder()), "records": RECORDS, "presets": SHORT_PRESETS, "teachers": WITH_TEACHERS}
 
 
 def main(
     kind: Annotated[
-        Literal["ladder", "records", "presets", "tables"],
+        Literal["ladder", "records", "presets", "teachers", "tables"],
         typer.Argument(help="The runs to train, or the tables to write."),
     ],
     only: Annotated[list[str] | None, typer.Option(help="Train only these, by name and seed: Muon/1337.")] = None,
@@ -115,8 +121,11 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for the ends of the ladder, each record and each preset, and one for the others."""
+    """Yield names and seeds: three seeds for the ends of the ladder, each record, preset and student, and one for the others."""
     names = list(KINDS[kind])
+    if kind == "teachers":
+        yield from ((name, seed) for name in names for seed in STUDENTS)
+        return
     several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
     for name in names:
         for seed in SEEDS if name in several else SEEDS[:1]:
@@ -127,8 +136,9 @@ def train(settings: Mapping[str, object]) -> dict:
     """Train with `settings` on tiny Shakespeare; return the result."""
     gpt_config, train_config = configurations(settings)
     data = gpt.tokenize(gpt.load_corpus("tinyshakespeare"), train_fraction=train_config.train_fraction)
+    teachers = [teacher(seed, data) for seed in settings.get("teachers", ())]
     with TemporaryDirectory() as folder:
-        run = gpt.create_run(gpt_config, train_config, data, Path(folder) / "run")
+        run = gpt.create_run(gpt_config, train_config, data, Path(folder) / "run", teachers=teachers)
         for _ in gpt.train(run, data):
             pass
         history = run.history()
@@ -143,6 +153,16 @@ def train(settings: Mapping[str, object]) -> dict:
         "valid_loss": last.valid_loss,
         "history": [asdict(evaluation) for evaluation in history],
     }
+
+
+def teacher(seed: int, data: gpt.Dataset) -> gpt.Run:
+    """Return a run of the preset modern, which stays in runs/ for the next student."""
+    path = Path(f"runs/teacher-{seed}")
+    run = gpt.open_run(path) if path.exists() else gpt.create_run(*gpt.preset("modern", seed=seed), data, path)
+    if run.position().iteration < run.train_config.num_iter:
+        for _ in gpt.train(run, data):
+            pass
+    return run
 
 
 def read(log: Path) -> dict[str, dict]:
@@ -165,6 +185,9 @@ def tables() -> str:
     parts.append(PRESETS_HEAD)
     for log in sorted(RESULTS.glob("*-presets.jsonl")):
         parts.append(_presets_table(list(read(log).values())))
+    parts.append(TEACHERS_HEAD)
+    for log in sorted(RESULTS.glob("*-teachers.jsonl")):
+        parts.append(_teachers_table(list(read(log).values())))
     return "\n".join(parts)
 
 
@@ -191,6 +214,13 @@ PRESETS_HEAD = """## The presets for a first run
 
 `minute` and `laptop`, as means of three seeds; other programs ran beside them, so their seconds mean nothing. `laptop` validates on the
 last tenth of the text, `minute` on the last fifth. `mlx-gpt presets` lists these losses, and those of the ends of the ladder: `nanolux` and `modern`.
+"""
+
+
+TEACHERS_HEAD = """## Teachers
+
+`modern` once more, as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
+are those of the student and of its teachers; other programs ran beside it.
 """
 
 
@@ -246,6 +276,15 @@ def _presets_table(lines: list[dict]) -> str:
     for name, of_name in _by_name(lines).items():
         losses = [_range([line[f"{split}_loss"] for line in of_name], ".4f") for split in ("train", "valid")]
         rows.append(f"| `{name}` | {of_name[0]['parameters']:,} | {of_name[0]['tokens']:,} | {' | '.join(losses)} |")
+    return _machine(lines) + "\n" + "\n".join(rows) + "\n"
+
+
+def _teachers_table(lines: list[dict]) -> str:
+    rows = ["| Student | Tokens | Train | Valid |", "|---|---:|---:|---:|"]
+    for name, of_name in _by_name(lines).items():
+        losses = [_range([line[f"{split}_loss"] for line in of_name], ".4f") for split in ("train", "valid")]
+        tokens = of_name[0]["tokens"] * (1 + len(of_name[0]["settings"]["teachers"]))
+        rows.append(f"| {name} | {tokens:,} | {' | '.join(losses)} |")
     return _machine(lines) + "\n" + "\n".join(rows) + "\n"
 
 
