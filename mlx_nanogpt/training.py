@@ -308,11 +308,11 @@ def saved_when_left(
         atexit.unregister(save)
 
 
-def start_step(model: GPT, config: TrainConfig) -> tuple[Step, list[Any]]:
+def start_step(model: GPT, config: TrainConfig, teachers: Sequence[GPT] = ()) -> tuple[Step, list[Any]]:
     """The step of `make_step` with a new optimizer, and the arrays that it changes: evaluate them together with the loss."""
     optimizer = make_optimizer(config)
     optimizer.init(model.trainable_parameters())
-    return make_step(model, optimizer, config), State(model, optimizer).arrays
+    return make_step(model, optimizer, config, teachers=teachers), State(model, optimizer).arrays
 
 
 def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:

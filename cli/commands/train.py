@@ -5,30 +5,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
-from mlx_nanogpt.config import MACHINE, TRAINING, configurations
+from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt.config import configurations
+from mlx_nanogpt.config_file import with_length
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
+from mlx_nanogpt.runs.find import own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
-from mlx_nanogpt.runs.trackers import KINDS, TrackerName, Trackers, check_installed
+from mlx_nanogpt.runs.trackers import TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits
 
-from ..options.settings import RUN, with_settings
+from ..options.settings import with_settings
 from ..options.shared import (
-    NAME,
-    PATH,
-    RUN_PATH,
-    TEXTS,
     DeviceOption,
     DocumentsOption,
     TokenizerOption,
@@ -39,12 +36,24 @@ from ..options.shared import (
 )
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import default_documents, load_dataset, read_data
+from ..options.training import (
+    CaffeinateOption,
+    DataOption,
+    MinutesOption,
+    ReportToOption,
+    ResumeOption,
+    RetriesOption,
+    RunDirOption,
+    StartOption,
+    TeacherOption,
+)
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
-from ..process.retries import MAC_RETRIES, count_retries, note_checkpoint, report_failures, train_with_retries
+from ..process.retries import count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
 from ..screen.consoles import console, print_header
 from ..screen.describe import describe_run, describe_tests, describe_weights, forecast
+from ..screen.time_limit import TimeLimit
 from ..screen.training_display import follow, follow_silently
 
 OF_A_MODEL = {field.name for field in fields(GPTConfig)} - {"dropout"} | {"tokenizer"}  # vocab_size among them
@@ -53,74 +62,6 @@ ENDS = {
     "out of patience": "no better validation loss in {patience} evaluations",
     "at the target": "the validation loss is no higher than {target_loss:g}",
 }
-
-
-# The options of mlx-gpt train that are not settings.
-DataOption = Annotated[
-    list[str], typer.Option(help=f"{TEXTS} Or one folder of tokens, from mlx-gpt prepare or from nanoGPT.", **NAME)
-]
-StartOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Start from these weights: a run (its best), a folder in the layout of GPT-2 or Qwen3, or a name on the Hugging Face "
-        "hub. The new run has that model and tokenizer; only --dropout may differ, and --block-size may be smaller.",
-        show_default="random numbers",
-        parser=lambda name: named_run(NAME["parser"](name)),
-        metavar="TEXT",
-    ),
-]
-RunDirOption = Annotated[
-    Path | None, typer.Option(help="Where to keep the run.", show_default="the next number in runs/", **PATH)
-]
-ResumeOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Resume this run; of its settings only --num-iter, --patience, --target-loss, --data, --device and --report-to may change.",
-        **RUN_PATH,
-    ),
-]
-
-
-def _check_tracker(name: str) -> str:
-    if name not in KINDS:
-        raise typer.BadParameter(f"{name!r} is not one of {', '.join(KINDS)}.")
-    return name
-
-
-ReportToOption = Annotated[
-    list[str],
-    typer.Option(
-        parser=_check_tracker,
-        metavar="TRACKER",
-        help=f"A tracker that follows the run: {', '.join(KINDS)}; each needs its package. Give it again to add another.",
-        show_default="none",
-        rich_help_panel=RUN,
-    ),
-]
-CaffeinateOption = Annotated[
-    bool,
-    typer.Option("--caffeinate/--no-caffeinate", help="Keep a Mac awake while it trains.", rich_help_panel=MACHINE),
-]
-TeacherOption = Annotated[
-    list[str],
-    typer.Option(
-        help="A trained run on the same tokens, to learn from what it expects; give it again to add another.",
-        show_default="none",
-        parser=lambda name: named_run(NAME["parser"](name)),
-        metavar="RUN",
-        rich_help_panel=TRAINING,
-    ),
-]
-RetriesOption = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        help="Resume by itself in a new process after the GPU failed, up to this many times without a new checkpoint.",
-        show_default=f"{MAC_RETRIES} on the GPU of a Mac, else 0",
-        metavar="<times>",
-        rich_help_panel=MACHINE,
-    ),
-]
 
 
 @with_settings
@@ -133,6 +74,7 @@ def train(
     valid_data: ValidDataOption = [],
     device: DeviceOption = "auto",
     preset: PresetOption = None,
+    minutes: MinutesOption = None,
     config: ConfigOption = None,
     init_from: StartOption = None,
     run_dir: RunDirOption = None,
@@ -150,7 +92,9 @@ def train(
     A --preset or a --config replaces the defaults; options replace both.
     """
     use_device(device)
-    given = given_options(ctx)
+    given, limit = given_options(ctx), TimeLimit(minutes)
+    if {"minutes", "num_iter"} <= given.keys():
+        raise UserError("`minutes` and `num_iter` exclude each other: the minutes decide the number", "leave out one")
     if "report_to" in given:
         given["report_to"] = report_to = list(dict.fromkeys(report_to))
     if times := count_retries(retries):
@@ -170,12 +114,12 @@ def train(
             data = chosen.get("data", data)
             texts = {"data": data, "valid_data": valid_data, "documents": documents}
             defaults = texts | {"tokenizer": tokenizer, "init_from": init_from, "teacher": teacher} | settings
-            run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks)
+            run, dataset = _create_run(run_dir, defaults | chosen, chosen, given, ranks, limit)
         options = _options_to_resume(given) + _changes(given)
         if ranks.size > 1:
             share_run(ranks, run, options)
-        _print_header(run, dataset, ranks, given, data, sleep)
-        run, done = _train(run, dataset, ranks, report_to, options)
+        _print_header(run, dataset, ranks, given, data, sleep, limit)
+        run, done = _train(run, dataset, ranks, report_to, options, limit)
     if done.end == "interrupted":
         _print_how_to_resume(run, done.iteration, given)
         raise typer.Exit(INTERRUPTED)
@@ -183,6 +127,7 @@ def train(
         reason = ENDS[done.end].format(**asdict(run.train_config))
         console.print(f"\nStopped at iteration {done.iteration}: {reason}.")
     conclude(run, dataset)
+    limit.conclude()
 
 
 # ---- choose the run and the text
@@ -196,7 +141,9 @@ def _choose_settings(preset: str | None, config: Path | None, given: dict) -> di
     return start | given
 
 
-def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks) -> tuple[Run, Dataset]:
+def _create_run(
+    run_dir: Path | None, values: dict, chosen: dict, given: dict, ranks: Ranks, limit: TimeLimit
+) -> tuple[Run, Dataset]:
     """Create a run, and load its text.
 
     `values` has all settings, `chosen` those from the command line, a preset or a file, `given` those from the command line.
@@ -224,6 +171,10 @@ def _create_run(run_dir: Path | None, values: dict, chosen: dict, given: dict, r
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
     teachers = [gpt.open_run(name) for name in values["teacher"]]
+    if limit.minutes:
+        models = [teacher.load_model() for teacher in teachers]
+        num_iter = limit.choose_length(gpt_config, ranks.own_part(train_config), models)
+        train_config = TrainConfig(**with_length(asdict(train_config), num_iter))
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"], teachers)
     if model:
         gpt.start_from(run, model)
@@ -282,7 +233,7 @@ def _check_unchanged(run: Run, given: dict) -> None:
 
 
 def _print_header(
-    run: Run, dataset: Dataset, ranks: Ranks, given: dict, data: Sequence[str], sleep: str | None
+    run: Run, dataset: Dataset, ranks: Ranks, given: dict, data: Sequence[str], sleep: str | None, limit: TimeLimit
 ) -> None:
     origin = "".join(f" --{name} {shlex.quote(str(given[name]))}" for name in ("preset", "config") if name in given)
     lines = describe_run(run, dataset)
@@ -291,7 +242,7 @@ def _print_header(
     lines |= describe_tests(data)
     if "resume" in given and not run.checkpoint.exists():
         lines["Run"] += ", started over: it has no checkpoint"
-    if time := forecast(run, ranks.own_part(run.train_config)):
+    if time := limit.describe(run) or forecast(run, ranks.own_part(run.train_config)):
         lines["Time"] = time
     if ranks.size > 1:
         lines["Ranks"] = describe_ranks(ranks)
@@ -303,11 +254,11 @@ def _print_header(
 
 
 def _train(
-    run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], options: list[str]
+    run: Run, dataset: Dataset, ranks: Ranks, report_to: list[TrackerName], options: list[str], limit: TimeLimit
 ) -> tuple[Run, gpt.Done]:
     """Train `run`, which --resume and `options` resume; return it, with the path it has by then, and its last record."""
     with Trackers(report_to, run, _print_failure) as trackers, report_failures(run, options):
-        trained, done = follow(run, dataset, ranks, [trackers.note, note_checkpoint])
+        trained, done = follow(run, dataset, ranks, [trackers.note, note_checkpoint, limit.note])
     if trained.path != run.path:
         console.print(f"\n{run.path} was moved during training; the run is now {trained.path}.", soft_wrap=True)
     return trained, done

@@ -11,7 +11,7 @@ from mlx_nanogpt.config import EVALUATION, MACHINE, MODEL, OPTIMIZER, SETTINGS, 
 
 RUN = "Run"
 PANELS = [TEXT, MODEL, TRAINING, OPTIMIZER, EVALUATION, MACHINE, RUN]  # of the help, in its order
-FIRST = ["data", "num_iter", "preset", "resume", "init_from", "run_dir"]  # options before all panels
+FIRST = ["data", "num_iter", "preset", "minutes", "resume", "init_from", "run_dir"]  # options before all panels
 LONGEST_BOUND = 5  # characters of a bound that the help shows
 
 

@@ -13,6 +13,7 @@ from mlx_nanogpt.records import since_best
 from mlx_nanogpt.runs.run import RUNS
 from mlx_nanogpt.text.identity import source_name
 from mlx_nanogpt.text.tokenizer import decode_documents
+from rich.text import Text
 
 from .consoles import console
 
@@ -56,7 +57,7 @@ def conclude(run: Run, dataset: Dataset) -> None:
         ways[f"mlx-gpt report{named}"] = "its curves, as a page"
     console.print("\nNext:")
     for command, purpose in ways.items():
-        console.print(f"  {command:<{max(map(len, ways))}}  [dim]{purpose}[/]", soft_wrap=True)
+        console.print(Text.assemble(f"  {command:<{max(map(len, ways))}}  ", (purpose, "dim")), soft_wrap=True)
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:

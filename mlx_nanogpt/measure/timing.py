@@ -60,9 +60,9 @@ def time_rounds(work: Callable[[int], object], number: int | None = None) -> lis
 class Trial:
     """A model that trains on one batch of `tokens`, (N,), over and over. Seeds MLX's global random state."""
 
-    def __init__(self, model: GPT, config: TrainConfig, tokens: np.ndarray):
+    def __init__(self, model: GPT, config: TrainConfig, tokens: np.ndarray, teachers: Sequence[GPT] = ()):
         mx.random.seed(config.seed)
-        self.step, self.state = start_step(model, config)
+        self.step, self.state = start_step(model, config, teachers)
         shape = config.batch_size, model.config.block_size, config.gradient_accumulation_steps
         self.batch = [mx.array(part) for part in training_batch(tokens, config.seed, 0, *shape)]  # 2 x (A * B, T)
         mx.eval(self.state, self.batch)

@@ -147,7 +147,7 @@ def test_the_help_has_no_type_of_a_flag_and_begins_with_what_people_use_first(ml
     assert "<bool>" not in out and "--help" in out
     if command == "train":
         first = re.findall(r"^│ (--[\w-]+)", out, re.MULTILINE)[:6]
-        assert first == ["--data", "--num-iter", "--preset", "--resume", "--init-from", "--run-dir"]
+        assert first == ["--data", "--num-iter", "--preset", "--minutes", "--resume", "--init-from"]
 
 
 def test_every_word_that_is_answered_is_unknown_and_its_meaning_exists():

@@ -1,0 +1,68 @@
+"""A run that fits the time one has: its length, and whether the machine keeps its pace."""
+
+import time
+from collections.abc import Sequence
+
+import mlx_nanogpt as gpt
+from mlx_nanogpt import GPTConfig, Run, TrainConfig
+from mlx_nanogpt.measure.length import Pace, fit_length
+
+from .consoles import console, make_spinner
+from .describe import format_duration
+from .training_display import SHORT_SAMPLE_TOKENS
+
+SLOWER = 1.1  # times as long as was measured: the end is late
+SURE_SECONDS = 5.0  # after which a pace can be told
+
+
+class TimeLimit:
+    """So many `minutes` from now on, or None. All methods do nothing then."""
+
+    def __init__(self, minutes: float | None):
+        self.minutes, self.started, self.evaluations = minutes, time.perf_counter(), 0
+        self.pace: Pace | None = None
+        self.told = False
+
+    def choose_length(self, gpt_config: GPTConfig, train_config: TrainConfig, teachers: Sequence[gpt.GPT]) -> int:
+        """Measure how many steps fit."""
+        assert self.minutes is not None
+        with make_spinner() as bar:
+            bar.add_task("measuring")
+            left = 60 * self.minutes - (time.perf_counter() - self.started)
+            num_iter, self.pace = fit_length(gpt_config, train_config, left, SHORT_SAMPLE_TOKENS, teachers)
+        self.measured = time.perf_counter()
+        return num_iter
+
+    def describe(self, run: Run) -> str:
+        if not self.pace:
+            return ""
+        steps, interval = run.train_config.num_iter, run.train_config.eval_interval
+        evaluations = -(-steps // interval)
+        return (
+            f"{_minutes(self.minutes)}: {steps:,} steps of {format_duration(self.pace.step)} and {evaluations:,} "
+            f"evaluation{'s' if evaluations > 1 else ''} of {format_duration(self.pace.evaluation)}, as measured"
+        )
+
+    def note(self, record: gpt.Record) -> None:
+        """Tell once if the machine is slower than it was."""
+        if not (self.pace and isinstance(record, gpt.Evaluation)):
+            return
+        self.evaluations += 1
+        seconds = time.perf_counter() - self.measured
+        ratio = seconds / self.pace.seconds(record.iteration, self.evaluations)
+        if ratio > SLOWER and seconds > SURE_SECONDS and not self.told:
+            self.told = True
+            console.print(
+                f"The machine takes {ratio:.1f} times as long as it did when it was measured. If it stays so, the end comes after some "
+                f"{_minutes(float(f'{ratio * self.minutes:.2g}'))}; the number of steps stays.",
+                style="yellow",
+            )
+
+    def conclude(self) -> None:
+        if self.pace:
+            seconds = time.perf_counter() - self.started
+            console.print(f"\nThat took {seconds / 60:.2f} of {_minutes(self.minutes)}.")
+
+
+def _minutes(count: float) -> str:
+    return f"{count:g} minute{'' if count == 1 else 's'}"
