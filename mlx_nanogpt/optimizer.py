@@ -114,10 +114,9 @@ def orthogonal(x: mx.array) -> mx.array:
     The five steps of a quintic Newton-Schulz iteration and their coefficients are Jordan's."""
     wide = x if x.shape[1] <= x.shape[2] else x.swapaxes(1, 2)
     y = wide / (mx.sqrt(mx.square(wide).sum(axis=(1, 2), keepdims=True)) + 1e-7)
-    identity = mx.eye(y.shape[1])
     for _ in range(5):
         a = y @ y.swapaxes(1, 2)
-        y = mx.addmm(3.4445 * identity - 4.7750 * a, a, a, alpha=2.0315) @ y
+        y = mx.addmm(y, mx.addmm(a, a, a, alpha=2.0315, beta=-4.7750), y, beta=3.4445)
     return y if wide is x else y.swapaxes(1, 2)
 
 
@@ -149,10 +148,12 @@ def make_optimizer(config: TrainConfig) -> optim.Optimizer:
 
 
 def norm_of(grads: dict) -> mx.array:
-    """The norm of all gradients of a tree together, a scalar. Each sum of squares is a matrix product: one kernel, where
-    `optim.clip_grad_norm` needs a square and a sum."""
-    rows = [gradient.reshape(1, -1) for _, gradient in tree_flatten(grads)]  # (1, N)
-    squares = sum((row @ row.T for row in rows), mx.array(0.0))  # (1, 1)
+    """The norm of all gradients of a tree together, a scalar. A product adds a sum of squares to those before: one operation, where
+    `optim.clip_grad_norm` needs a square, a sum and an addition."""
+    squares = mx.zeros((1, 1))
+    for _, gradient in tree_flatten(grads):
+        row = gradient.reshape(1, -1)  # (1, N)
+        squares = mx.addmm(squares, row, row.T)
     return mx.sqrt(squares[0, 0])
 
 
