@@ -4,6 +4,7 @@ python benchmarks/machines.py
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,8 @@ FILES = sorted(HERE.glob("results/*-bench.json"))  # put yours there, under such
 HEAD = """# Machines
 
 NanoLux's benchmark, as `mlx-gpt bench --json FILE` measured it. Times are of 500 iterations, of an estimate of both losses, and of
-all 5,000 iterations with 10 estimates. A row with a star is of `--quick`, which extrapolates and trains no model. *Products* is
+all 5,000 iterations with 10 estimates. A row with a star is of `--quick`, which extrapolates, and trains for two minutes alone: *race* is
+what `--preset minute` then costs on the validation split, in bits a character, and ranks the machines. *Products* is
 the arithmetic of a step as a share of the rate of a large matrix product, *roofline* the time that a step is expected to take at least
 as a share of the time it took: only Macs are [listed](../mlx_nanogpt/measure/roofline.py). No Mac has been measured yet: see
 [how to add yours](README.md#your-machine).
@@ -25,6 +27,7 @@ as a share of the time it took: only Macs are [listed](../mlx_nanogpt/measure/ro
 TITLES = [
     "Machine",
     "Backend",
+    "Race",
     "First epoch",
     "Average epoch",
     "Estimate",
@@ -43,6 +46,7 @@ def rows(result: dict) -> Iterator[list[str]]:
     """Yield a row for each backend of a file of `mlx-gpt bench --json`."""
     machine = result["machine"]
     expected = expected_seconds(machine["chip"]) if machine["device"] == "gpu" else None
+    race = result.get("race")  # files of older versions have none
     parts = f"{machine['cores']} cores" if machine["device"] == "cpu" else "GPU"
     for backend in result["backends"]:
         metrics, step = backend["metrics"], backend["step_seconds"]["median"]
@@ -51,6 +55,7 @@ def rows(result: dict) -> Iterator[list[str]]:
         yield [
             f"{machine['chip']}, {parts}, {machine['os'].split('-')[0]}{' *' if backend['extrapolated'] else ''}",
             backend["backend"],
+            f"{race['valid_loss'] / math.log(2):.3f}" if race and result["corpus"] == "tinyshakespeare" else "-",
             *(f"{seconds:,.1f} s" for seconds in times),
             *("-" if loss is None else f"{loss:.4f}" for loss in losses),
             f"{backend['tokens_per_second']:,.0f}",
@@ -62,9 +67,10 @@ def rows(result: dict) -> Iterator[list[str]]:
 
 
 def table(results: list[dict]) -> str:
-    """Return the rows of `results` in Markdown, the fastest first."""
+    """Return the rows of `results` in Markdown, those who learned most in the race first, and then the fastest."""
     cells = [row for result in results for row in rows(result)]
     cells.sort(key=lambda row: -float(row[TITLES.index("Tokens/s")].replace(",", "")))
+    cells.sort(key=lambda row: float(row[TITLES.index("Race")].replace("-", "inf")))
     rule = ["---", "---", *["---:"] * (len(TITLES) - 2)]
     return "".join(f"| {' | '.join(row)} |\n" for row in (TITLES, rule, *cells))
 

@@ -4,7 +4,7 @@
     python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 runs
     python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
     python benchmarks/recipes.py presets     # the presets that take about a minute: 6 runs
-    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are trained first: 2 and 6 runs
+    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are trained first: 6 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
 Each run is one line of results/<machine>-<kind>.jsonl, its log. A run that is there is not repeated, so the script may be
@@ -121,10 +121,10 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for the ends of the ladder, each record, preset and student, and one for the others."""
+    """Yield names and seeds: three seeds for the ends of the ladder, each record and preset, and two teachers, and one for the others."""
     names = list(KINDS[kind])
     if kind == "teachers":
-        yield from ((name, seed) for name in names for seed in STUDENTS)
+        yield from [("two teachers", seed) for seed in STUDENTS] + [("one teacher", STUDENTS[0])]
         return
     several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
     for name in names:

@@ -272,6 +272,9 @@ def small_protocol(monkeypatch):
         "NANOLUX_GPT": tiny_gpt(),
         "NANOLUX_TRAIN": tiny_train(num_iter=4, eval_interval=2, eval_iters=1),
         "EVALUATED_WINDOWS": 4,
+        "RACE_GPT": tiny_gpt(),
+        "RACE_TRAIN": tiny_train(lr_decay_iters=8),
+        "RACE_SECONDS": 0.5,
     }
     faster = {"ROUNDS": 2, "ROUND_SECONDS": 0.001, "MATRIX_SIZE": 16, "GENERATED_TOKENS": 24, "GENERATION_ROUNDS": 2}
     for module, values in ((benchmark, small), (timing, faster)):

@@ -1,5 +1,6 @@
 """`mlx-gpt bench`: NanoLux's benchmark on this machine, and measurements that explain it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
@@ -31,7 +32,10 @@ METRICS = {
 def bench(
     ctx: typer.Context,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure a sample, in about a minute, and extrapolate from it; no losses.")
+        bool,
+        typer.Option(
+            "--quick", help="Measure a sample, extrapolate from it, and train for two minutes: about three in all."
+        ),
     ] = False,
     data: Annotated[
         str, typer.Option(help="One text to train on, named as in mlx-gpt train.", **NAME)
@@ -79,6 +83,14 @@ def _show(result: BenchResult) -> None:
         f"Generation, text within the context: {_format_rounds(result.cached_tokens_per_second, 1, ',.0f')} tokens/s\n"
         f"Generation, text beyond it: {_format_rounds(result.reread_tokens_per_second, 1, ',.0f')} tokens/s"
     )
+    if race := result.race:
+        console.print(
+            f"Race: {race.valid_loss / math.log(2):.3f} bits a character on the validation split of {result.corpus}, after {race.steps:,} steps "
+            f"of --preset minute in {race.seconds:.0f} s",
+            soft_wrap=True,
+        )
+    for note in result.notes:
+        console.print(f"Note: {note}", style="yellow")
     if unsteady := result.unsteady():
         console.print(
             f"\nWarning: half of the rounds differ by more than {STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "

@@ -7,16 +7,18 @@ result. `NanoLuxMetrics` of a quick benchmark are extrapolated, and marked so.
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
 
 import mlx.core as mx
 
-from ..config import Backend, GPTConfig, TrainConfig, configurations, tokens_per_step
-from ..evaluation import estimate_loss
+from ..config import MANY, Backend, GPTConfig, TrainConfig, configurations, tokens_per_step
+from ..config_file import with_length
+from ..evaluation import estimate_loss, evaluate
 from ..machine import describe_machine, has_tools
 from ..model import GPT
 from ..presets import PRESETS
@@ -25,10 +27,14 @@ from ..runs.create import create_run
 from ..text.dataset import Dataset, tokenize
 from ..text.identity import Corpus
 from ..training import check_fits, train
+from .length import fit_length
+from .notes import make_notes
 from .timing import Rounds, Trial, flops_per_token, measure_generation, measure_matrix, time_rounds
 
 NANOLUX_GPT, NANOLUX_TRAIN = configurations(PRESETS["nanolux"].settings)
 EVALUATED_WINDOWS = 256
+RACE_GPT, RACE_TRAIN = configurations(PRESETS["minute"].settings)
+RACE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,16 @@ class BackendResult:
 
 
 @dataclass(frozen=True)
+class Race:
+    """What the preset `minute` learns in `RACE_SECONDS`, if its rate falls to 0 by then: the exact loss of the validation split, in nats
+    per character, after so many steps, which took so many seconds with their evaluation."""
+
+    steps: int
+    seconds: float
+    valid_loss: float
+
+
+@dataclass(frozen=True)
 class BenchResult:
     """Everything, ready for JSON by `asdict`."""
 
@@ -86,6 +102,8 @@ class BenchResult:
     backends: list[BackendResult]
     cached_tokens_per_second: Rounds  # while the text fits the context
     reread_tokens_per_second: Rounds  # beyond it
+    race: Race | None  # of a quick benchmark
+    notes: list[str]  # what may slow this machine down
 
     def unsteady(self) -> list[str]:
         """The names of the measurements whose rounds are not steady."""
@@ -116,7 +134,8 @@ def bench(corpus: Corpus, quick: bool) -> Iterator[str | Record | BenchResult]:
     """Measure MLX's default device on NanoLux's protocol, with both backends; yield the name of each stage, the records of each
     training run, and the result.
 
-    A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol.
+    A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol. Then it trains
+    for two minutes, which takes no fanless machine long, and compares machines by what a user gets.
     """
     data = tokenize(corpus)
     gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
@@ -142,9 +161,23 @@ def bench(corpus: Corpus, quick: bool) -> Iterator[str | Record | BenchResult]:
         results.append(result)
     yield "generation"
     cached, reread = measure_generation(gpt, data.tokenizer.start_token)
-    yield BenchResult(
-        describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, matrix_flops, results, cached, reread
-    )
+    race = (yield from _race(data)) if quick else None
+    rates = matrix_flops, results, cached, reread
+    yield BenchResult(describe_measurement(), data.corpus.name, gpt, NANOLUX_TRAIN, *rates, race, make_notes())
+
+
+def _race(data: Dataset) -> Generator[str | Record, None, Race]:
+    yield f"race of {RACE_SECONDS:g} seconds"
+    started = time.perf_counter()
+    gpt = replace(RACE_GPT, vocab_size=data.tokenizer.vocab_size)
+    endless = replace(RACE_TRAIN, eval_interval=MANY)  # one evaluation, after the last step
+    steps, _ = fit_length(gpt, endless, RACE_SECONDS)
+    config = TrainConfig(**with_length(asdict(RACE_TRAIN), steps) | {"eval_interval": MANY})
+    with tempfile.TemporaryDirectory() as folder:
+        run = create_run(gpt, config, data, Path(folder) / "run")
+        yield from train(run, data)
+        seconds = time.perf_counter() - started
+        return Race(steps, seconds, evaluate(run.load_model(), data.valid_tokens))
 
 
 def describe_measurement() -> dict:

@@ -62,9 +62,13 @@ def test_the_whole_benchmark_trains_by_the_protocol_on_both_backends(small_proto
     assert compiled.metrics.valid_loss == pytest.approx(eager.metrics.valid_loss, abs=1e-5)
 
 
-def test_a_quick_benchmark_trains_nothing_to_the_end_and_is_marked(small_protocol):
+def test_a_quick_benchmark_extrapolates_is_marked_and_ends_with_a_race(small_protocol):
     *records, result = run_benchmark(quick=True)
-    assert all(isinstance(record, str) for record in records)
+    race = records.index("race of 0.5 seconds")
+    before, after = records[:race], records[race + 1 :]
+    assert all(isinstance(record, str) for record in before) and after[-1].iteration == result.race.steps > 8
+    assert [record.iteration for record in after if isinstance(record, Evaluation)] == [result.race.steps]
+    assert 0 < result.race.valid_loss < 3.5
     for backend in result.backends:
         metrics = backend.metrics
         assert backend.extrapolated and metrics.train_loss is None and metrics.valid_loss is None

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
-from mlx_nanogpt import files, generation, layers, model, training
+from mlx_nanogpt import files, generation, gradients, layers, model, training
 from conftest import only_here
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.machine.linux_cpu import operations
@@ -87,7 +87,7 @@ same_key = lambda right: lambda p, shape: right(p, shape, key=mx.random.key(1))
 plant("frozen dropout", "Dropout draws anew", mx.random, "bernoulli", same_key)
 plant("wrong compilation", "Compiled equals eager", training.mx, "compile", compile_wrongly)
 plant("idle optimizer", "A batch is learned", optim.Adam, "apply_single", lambda right: lambda self, g, p, state: p)
-plant("few bits", "bfloat16 is close", training, "tree_map", round_coarsely)
+plant("few bits", "bfloat16 is close", gradients, "tree_map", round_coarsely)
 plant("dropout in evaluations", "An evaluation is exact", nn.Module, "eval", lambda right: lambda self: self)
 plant("ignored seed", "A text repeats", generation.mx.random, "key", ignore_seeds)
 plant("unsynchronised disk", "The disk is safe", files, "_sync", lambda right: refuse)

@@ -18,7 +18,7 @@ MOST = {
     "evaluation": MAC_OPERATIONS["evaluation"],
     "decode": MAC_OPERATIONS["token"],
     "reread": 80,
-    "modern step": 539
+    "modern step": 539,
     "baby-modern step": 544,
     "modern evaluation": 107,
     "modern decode": 125,
