@@ -1,26 +1,22 @@
-"""The loss of a step and its gradients: in bfloat16, over parts of a batch, and with teachers."""
+"""The loss of a step and its gradients: in bfloat16, over parts of a batch, and with what teachers expect."""
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
-from .config import TrainConfig
+from .config import Backend, TrainConfig
 from .machine import machine
 from .model import GPT
 
 LossAndGrad = Callable[[mx.array, mx.array], tuple[mx.array, dict]]
 
 
-def loss_and_gradients(model: GPT, config: TrainConfig, teachers: Sequence[GPT] = ()) -> LossAndGrad:
+def loss_and_gradients(model: GPT, config: TrainConfig) -> LossAndGrad:
     """Return a function of `idx` and `targets`, both (A * B, T): the mean loss and its gradients, as `config` has them computed."""
     loss = in_bfloat16(model) if config.dtype == "bfloat16" else model.loss
-    loss_and_grad = nn.value_and_grad(model, loss)
-    if teachers:
-        loss_and_grad = learn_from(teachers, config.distill, loss_and_grad)
-    return accumulate(loss_and_grad, config.gradient_accumulation_steps)
+    return accumulate(nn.value_and_grad(model, loss), config.gradient_accumulation_steps)
 
 
 def in_bfloat16(model: GPT) -> Callable[[mx.array, mx.array], mx.array]:
@@ -56,30 +52,29 @@ def accumulate(loss_and_grad: LossAndGrad, steps: int) -> LossAndGrad:
     return over_parts
 
 
-def learn_from(teachers: Sequence[GPT], share: float, loss_and_grad: LossAndGrad) -> LossAndGrad:
-    """Distillation (Hinton et al. 2015). Return `loss_and_grad(idx, targets)`, both (B, T), with distributions (B, T, vocab_size) in the place of the targets: `share` of
-    each is the mean of what the `teachers` expect, and the rest is the target. The loss is then a mean of two cross-entropies."""
-    for teacher in teachers:
-        machine().prepare(teacher.eval())
-        mx.eval(teacher.parameters())  # a compiled step takes them as constants
+def soft_targets(teachers: Sequence[GPT], share: float, backend: Backend) -> Callable[[mx.array, mx.array], mx.array]:
+    """Distillation (Hinton et al. 2015). Return a function of `idx` and `targets`, both (B, T), to distributions (B, T, vocab_size), which a
+    loss takes in the place of targets: `share` of each is the mean of what the `teachers` expect, and the rest is the target."""
+    fast, streams = [machine().for_inference(teacher.eval())[0] for teacher in teachers], machine().streams()
 
-    def with_distributions(idx: mx.array, targets: mx.array) -> tuple[mx.array, dict]:
-        expected = expect(teachers, idx)
+    def soften(idx: mx.array, targets: mx.array) -> mx.array:
+        expected = sum((mx.softmax(teacher(idx).astype(mx.float32), axis=-1) for teacher in fast), mx.array(0.0))
         is_target = targets[..., None] == mx.arange(expected.shape[-1])  # (B, T, vocab_size)
-        return loss_and_grad(idx, share * expected + mx.where(is_target, 1 - share, 0.0))
+        return expected * (share / len(fast)) + mx.where(is_target, 1 - share, 0.0)
 
-    return with_distributions
+    # one for each stream, as in an evaluation
+    functions = [
+        mx.compile(soften, inputs=[teacher.state for teacher in fast]) if backend == "compiled" else soften
+        for _ in streams
+    ]
 
-
-def expect(teachers: Sequence[GPT], idx: mx.array) -> mx.array:
-    """The mean of the distributions that the `teachers` expect after `idx` (B, T): (B, T, vocab_size), float32."""
-    streams = machine().streams()
-    parts = min(-(-len(streams) // len(teachers)), len(idx))
-    edges, turn, rows = [len(idx) * i // parts for i in range(1, parts)], cycle(streams), []
-    for part in mx.split(idx, edges):
-        expected = []
-        for teacher, stream in zip(teachers, turn):
+    def of_parts(idx: mx.array, targets: mx.array) -> mx.array:
+        edges = [len(idx) * i // len(streams) for i in range(1, len(streams))]
+        parts = []
+        for stream, function, *part in zip(streams, functions, mx.split(idx, edges), mx.split(targets, edges)):
             with mx.stream(stream):
-                expected.append(mx.softmax(teacher(part).astype(mx.float32), axis=-1))
-        rows.append(sum(expected[1:], expected[0]) / len(teachers))
-    return mx.concatenate(rows)
+                parts.append(function(*part))
+        mx.async_eval(parts)  # all at once, or one stream would wait for the other
+        return mx.concatenate(parts)
+
+    return of_parts

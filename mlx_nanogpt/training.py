@@ -20,7 +20,7 @@ from mlx.utils import tree_flatten
 from .config import GPTConfig, TrainConfig, tokens_per_step
 from .errors import UserError
 from .evaluation import estimate_batches, split_losses
-from .gradients import loss_and_gradients
+from .gradients import loss_and_gradients, soft_targets
 from .machine import machine
 from .machine.memory import memory_problem, memory_warning
 from .model import GPT
@@ -57,7 +57,7 @@ def make_step(
 ) -> Step:
     """Return `step(idx, targets)`, which updates the model once and returns the mean loss and the norm of the gradients before they
     are clipped, not yet computed. Both arguments are (A * B, T), for A batches whose gradients are accumulated; each rank passes
-    its own rows of every batch. With `teachers`, the loss is that of `learn_from`.
+    its own rows of every batch. With `teachers`, the loss is that of their `soft_targets`.
 
     Initialise the optimizer first: a state that grows at the first call is traced twice. Evaluate `State.arrays` together with
     the loss. Drop a norm that you do not read: it keeps all gradients in memory. An output more is fused less: with bfloat16, or
@@ -65,7 +65,7 @@ def make_step(
     """
     ranks.use_own_dropout(model, config.batch_size)
     machine().prepare(model, optimizer)  # on Linux, model.loss then computes parts of a batch at the same time
-    loss_and_grad = ranks.average(loss_and_gradients(model, config, teachers), config.batch_size)
+    loss_and_grad = ranks.average(loss_and_gradients(model, config), config.batch_size)
 
     def step(idx: mx.array, targets: mx.array) -> tuple[mx.array, mx.array]:
         loss, grads = loss_and_grad(idx, targets)
@@ -75,11 +75,14 @@ def make_step(
         optimizer.update(model, grads)
         return loss, norm
 
-    if config.backend == "eager":
+    if config.backend == "compiled":
+        # without the random state, dropout would draw the same mask at every step
+        state = [model.state, optimizer.state, mx.random.state]
+        step = partial(mx.compile, inputs=state, outputs=state)(step)
+    if not teachers:
         return step
-    # without the random state, dropout would draw the same mask at every step
-    state = [model.state, optimizer.state, mx.random.state]
-    return partial(mx.compile, inputs=state, outputs=state)(step)
+    soften = soft_targets(teachers, config.distill, config.backend)
+    return lambda idx, targets: step(idx, soften(idx, targets))
 
 
 def steps(
