@@ -55,7 +55,9 @@ def rows(result: dict) -> Iterator[list[str]]:
         yield [
             f"{machine['chip']}, {parts}, {machine['os'].split('-')[0]}{' *' if backend['extrapolated'] else ''}",
             backend["backend"],
-            f"{race['valid_loss'] / math.log(2):.3f}" if race and result["corpus"] == "tinyshakespeare" else "-",
+            f"{race['valid_loss'] / math.log(2):.3f}"
+            if race and (result["corpus"], backend["backend"]) == ("tinyshakespeare", "compiled")
+            else "-",
             *(f"{seconds:,.1f} s" for seconds in times),
             *("-" if loss is None else f"{loss:.4f}" for loss in losses),
             f"{backend['tokens_per_second']:,.0f}",

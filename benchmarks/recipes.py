@@ -121,7 +121,8 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for the ends of the ladder, each record and preset, and two teachers, and one for the others."""
+    """Yield names and seeds: three seeds for each, but one for the inner rungs of the ladder, the default among the records, and the student
+    of one teacher."""
     names = list(KINDS[kind])
     if kind == "teachers":
         yield from [("two teachers", seed) for seed in STUDENTS] + [("one teacher", STUDENTS[0])]
@@ -185,8 +186,8 @@ def tables() -> str:
     parts.append(PRESETS_HEAD)
     for log in sorted(RESULTS.glob("*-presets.jsonl")):
         parts.append(_presets_table(list(read(log).values())))
-    parts.append(TEACHERS_HEAD)
     for log in sorted(RESULTS.glob("*-teachers.jsonl")):
+        parts.append(TEACHERS_HEAD)
         parts.append(_teachers_table(list(read(log).values())))
     return "\n".join(parts)
 
@@ -219,7 +220,7 @@ last tenth of the text, `minute` on the last fifth. `mlx-gpt presets` lists thes
 
 TEACHERS_HEAD = """## Teachers
 
-`modern` once more, as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
+`modern` once more, with two teachers as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
 are those of the student and of its teachers; other programs ran beside it.
 """
 

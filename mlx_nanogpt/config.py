@@ -142,7 +142,7 @@ class TrainConfig:
         1, "Batches per step: a large batch in little memory.", TRAINING, "batches", least=1, most=1024
     )
     distill: float = setting(
-        0.9, "With teachers: share of the loss from what they expect.", TRAINING, "share", above=0, most=1
+        0.9, "Share of the loss from what the teachers expect.", TRAINING, "share", above=0, most=1
     )
     seed: int = setting(1337, "Random seed of initial weights, batches and dropout.", TRAINING, least=0, most=2**63 - 1)
     optimizer: OptimizerName = setting(

@@ -141,7 +141,8 @@ def _line_of(key: str, text: str) -> str:
 def _texts(name: str, data: object) -> list[str]:
     texts: list[Any] = data if isinstance(data, list) else [data]
     if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
-        raise UserError(f"{name} {data!r} does not name a text", "give a name in quotes, or several in [brackets]")
+        what = "run" if name == "teacher" else "text"
+        raise UserError(f"{name} {data!r} does not name a {what}", "give a name in quotes, or several in [brackets]")
     return texts
 
 

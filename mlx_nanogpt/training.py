@@ -258,9 +258,7 @@ def train(
     trains the run, or if the run belongs to a model of another class; `Diverged` if the loss is not finite; `DeviceFailed` if the GPU failed.
     """
     if run.teachers and ranks.size > 1:
-        raise UserError(
-            f"the run {run.path} has teachers, which one process alone can ask", "train it without `launch`"
-        )
+        raise UserError(f"several ranks cannot train the run {run.path}, which has teachers", "train it in one process")
     own_part = ranks.own_part(run.train_config)
     check_fits(run.gpt_config, own_part, data)
     if warning := memory_warning(run.gpt_config, own_part):

@@ -9,12 +9,14 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import (
+    CORPUS,
     DATA,
     TEXT,
     arrays,
     asked,
     byte_pairs,
     checkpoint_arrays,
+    files_in,
     finish,
     lively_model,
     same,
@@ -22,6 +24,7 @@ from conftest import (
     tiny_train,
     trained_run,
 )
+from mlx_nanogpt.runs import snapshots
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import make_step
 
@@ -90,17 +93,63 @@ def test_a_run_with_teachers_needs_nothing_but_its_directory_and_resumes_bit_for
     stopped.path.rename("moved")
     moved = gpt.open_run("moved")
     finish(moved)
-    assert moved.teachers == ("first", "second") and same(checkpoint_arrays(moved), checkpoint_arrays(whole))
+    assert [teacher.path for teacher in moved.teachers] == ["first", "second"] and same(
+        checkpoint_arrays(moved), checkpoint_arrays(whole)
+    )
     plain = gpt.create_run(tiny_gpt(), tiny_train(seed=9), DATA, "plain")
     finish(plain)
     assert not same(arrays(plain.load_model().parameters()), arrays(whole.load_model().parameters()))
 
 
-def test_a_teacher_that_is_lost_is_a_sentence():
-    run = student([trained_run("first")])
-    shutil.rmtree(run.path / "teachers")
-    with pytest.raises(gpt.UserError, match="runs/1/teachers/1 holds no run"):
-        finish(run)
+def test_a_copy_that_is_lost_damaged_or_replaced_is_a_sentence():
+    run, file = student([trained_run("first")]), Path("runs/1/teacher-1.safetensors")
+    other = student([trained_run("second", seed=6)], "other")
+    whole = file.read_bytes()
+    for content, reason in (
+        (None, "cannot be read"),
+        (whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:], "is damaged"),
+        ((other.path / file.name).read_bytes(), "has other weights than it had"),
+    ):
+        file.unlink(missing_ok=True)
+        if content:
+            file.write_bytes(content)
+        with pytest.raises(gpt.UserError, match=f"{reason}.*: it is a teacher of the run; restore it from a copy"):
+            finish(run)
+    file.unlink()
+    file.write_bytes(whole)
+    finish(run)
+
+
+def test_a_full_disk_leaves_no_copy(monkeypatch):
+    def full(folder, name, *_):
+        if name == "teacher-2.safetensors":
+            raise OSError(28, "No space left on device")
+        return write(folder, name, *_)
+
+    write = snapshots.write_arrays
+    monkeypatch.setattr(snapshots, "write_arrays", full)
+    with pytest.raises(gpt.UserError, match="cannot be written"):
+        student([trained_run("first"), trained_run("second")], "student")
+    assert files_in("student") == ["config.json"]
+    monkeypatch.undo()
+
+
+def test_a_file_of_the_users_own_is_no_copy():
+    Path("mine").mkdir()
+    Path("mine/teacher-1.safetensors").write_text("mine")
+    with pytest.raises(gpt.UserError, match="mine holds a teacher-1.safetensors of something else"):
+        student([trained_run("first")], "mine")
+    assert Path("mine/teacher-1.safetensors").read_text() == "mine"
+
+
+def test_accumulation_dropout_and_bfloat16_learn_from_teachers_too():
+    teachers = [trained_run("first")]
+    plain = {"gradient_accumulation_steps": 2, "dtype": "bfloat16", "optimizer": "muon"}
+    config = tiny_gpt(dropout=0.2)
+    for backend in ("compiled", "eager"):
+        finish(student(teachers, backend, config=config, backend=backend, **plain))
+    first, second = (gpt.open_run(backend).history()[-1].valid_loss for backend in ("compiled", "eager"))
+    assert first == pytest.approx(second, abs=0.02)
 
 
 def test_who_cannot_teach_is_refused_before_a_run_is_made():
@@ -120,7 +169,12 @@ def test_who_cannot_teach_is_refused_before_a_run_is_made():
         (
             [first],
             {"config": tiny_gpt(block_size=9)},
-            "the teacher first sees 8 tokens and cannot read 9; give that `block_size`",
+            "the teacher first sees 8 tokens and cannot read 9; give `block_size` 8",
+        ),
+        (
+            [first],
+            {"data": gpt.tokenize(CORPUS, train_fraction=0.7)},
+            "the teacher first has learned from a part of the text that is to validate; give `train_fraction` 0.8",
         ),
         ([], {}, "distill 0.7 is never used without a teacher; leave it out, or name trained runs with `teacher`"),
         ([new], {}, "the run new has no checkpoint"),
@@ -136,6 +190,11 @@ def test_a_model_with_a_loss_of_its_own_has_no_teacher():
         def loss(self, idx, targets):
             return 2 * super().loss(idx, targets)
 
+    class OwnLosses(gpt.GPT):
+        def token_losses(self, idx, targets):
+            return 2 * super().token_losses(idx, targets)
+
     run = student([trained_run("first")])
-    with pytest.raises(gpt.UserError, match="a model with a loss of its own cannot learn from teachers"):
-        finish(run, model=OwnLoss(run.gpt_config))
+    for own in (OwnLoss, OwnLosses):
+        with pytest.raises(gpt.UserError, match="a model with a loss of its own cannot learn from teachers"):
+            finish(run, model=own(run.gpt_config))

@@ -45,7 +45,7 @@ def config(
         else:
             settings = {"tokenizer": source.tokenizer.kind}
         if source.teachers:
-            settings["teacher"] = source.teachers
+            settings["teacher"] = [teacher.path for teacher in source.teachers]
     settings |= {"data": texts.sources} | ({"valid_data": texts.valid} if texts.valid else {})
     if not is_token_folder(texts.sources):
         settings["documents"] = texts.documents

@@ -16,8 +16,9 @@ from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
-from mlx_nanogpt.runs.find import own_dataset, read_for
+from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
+from mlx_nanogpt.runs.teachers import check_teachers
 from mlx_nanogpt.runs.trackers import TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT
@@ -170,9 +171,12 @@ def _create_run(
     dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     check_fits(gpt_config, ranks.own_part(train_config), dataset)
-    teachers = [gpt.open_run(name) for name in values["teacher"]]
+    teachers = [gpt.open_run(named_run(name)) for name in dict.fromkeys(values["teacher"])]
+    if teachers and ranks.size > 1:
+        raise UserError("several ranks cannot learn from a `teacher`", "train in one process, without mlx-gpt launch")
     if limit.minutes:
-        models = [teacher.load_model() for teacher in teachers]
+        check_teachers(teachers, gpt_config, train_config, dataset)  # before it is measured with them
+        models = [own.load_model() for own in teachers]
         num_iter = limit.choose_length(gpt_config, ranks.own_part(train_config), models)
         train_config = TrainConfig(**with_length(asdict(train_config), num_iter))
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"], teachers)

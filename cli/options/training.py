@@ -62,9 +62,8 @@ TeacherOption = Annotated[
     typer.Option(
         help="A trained run on the same tokens, to learn from what it expects; give it again to add another.",
         show_default="none",
-        parser=lambda name: named_run(NAME["parser"](name)),
-        metavar="RUN",
         rich_help_panel=TRAINING,
+        **NAME | {"metavar": "RUN"},
     ),
 ]
 MinutesOption = Annotated[
@@ -72,7 +71,6 @@ MinutesOption = Annotated[
     typer.Option(
         help="How long the run may take, from now on: it measures a few steps, and sets --num-iter. A rate that falls until the last "
         "iteration does so then, too.",
-        min=0.01,
         show_default="as long as --num-iter takes",
         metavar="<minutes>",
     ),

@@ -93,9 +93,8 @@ def describe_run(run: Run, data: Dataset) -> dict[str, str]:
     if run.init_from:
         lines["Start"] = f"from the weights of {run.init_from}"
     if run.teachers:
-        lines["Teachers"] = (
-            f"{', '.join(run.teachers)}: {run.train_config.distill:g} of the loss is from what they expect"
-        )
+        names = ", ".join(teacher.path for teacher in run.teachers)
+        lines["Teachers"] = f"{names}: {train_config.distill:g} of the loss is from what they expect"
     lines["Export"] = describe_export(run)
     iteration = run.position().iteration
     lines["Run"] = f"{run.path}, resumed at iteration {iteration:,}" if iteration else str(run.path)
@@ -158,7 +157,8 @@ def list_settings(run: Run) -> list[str]:
         found[preset] = [name if own[name] is True else f"{name} {own[name]}" for name in differing]
     nearest = min(found, key=lambda preset: len(found[preset]))
     documents = [] if run.corpus.documents == "none" else [f"documents {run.corpus.documents}"]
-    return [*documents, *([f"preset {nearest}"] if nearest else []), *found[nearest]]
+    teachers = [f"teacher {teacher.path}" for teacher in run.teachers]
+    return [*documents, *([f"preset {nearest}"] if nearest else []), *teachers, *found[nearest]]
 
 
 def describe_export(run: Run) -> str:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..files import Folder, check_name, explaining_write, locked
 from ..text.dataset import Dataset
 from .run import CONFIG, FILES, RUNS, TOKENIZER, Run, is_unfinished, quote
-from .teachers import check_teachers, keep_teachers
+from .teachers import Teacher, check_teachers, file_name, keep_teachers
 
 
 def create_run(
@@ -30,16 +30,25 @@ def create_run(
     """
     gpt_config = replace(gpt_config, vocab_size=data.tokenizer.vocab_size)
     train_config = replace(train_config, train_fraction=data.train_fraction)
-    check_teachers(teachers, gpt_config, train_config, data.tokenizer)
-    origin, names = str(init_from) if init_from else None, tuple(str(teacher.path) for teacher in teachers)
+    check_teachers(teachers, gpt_config, train_config, data)
+    origin, models = str(init_from) if init_from else None, [teacher.load_model() for teacher in teachers]
     with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
         path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
-        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin, names)
+        run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin)
+        copies = [file_name(number) for number in range(len(teachers))]
         with locked(path) as folder:
-            _check_free(folder)
-            folder.sweep(*FILES)
-            keep_teachers(path, teachers)
+            _check_free(folder, copies)
+            folder.sweep(*FILES, *copies)
             run.write_config(folder, None)
+            if teachers:
+                try:
+                    checksums = keep_teachers(folder, models)
+                except BaseException:
+                    folder.remove(*copies)
+                    raise
+                kept = (Teacher(str(own.path), own.gpt_config, found) for own, found in zip(teachers, checksums))
+                run = replace(run, teachers=tuple(kept))
+                run.write_config(folder, None)
             folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
     return run
 
@@ -61,9 +70,9 @@ def _make_folder(path: Path) -> Path:
     return path
 
 
-def _check_free(folder: Folder) -> None:
+def _check_free(folder: Folder, copies: Sequence[str]) -> None:
     """Raise `UserError` if `folder` holds a run or files of something else. An unfinished run does not count."""
-    path, taken = folder.path, [name for name in FILES if folder.holds(name)]
+    path, taken = folder.path, [name for name in (*FILES, *copies) if folder.holds(name)]
     if CONFIG in taken and not is_unfinished(path, taken):
         raise UserError(
             f"{path} already holds a run", f"choose another `run_dir`, or continue it with `resume` {quote(path)}"

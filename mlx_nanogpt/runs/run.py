@@ -7,7 +7,7 @@
     checkpoint.safetensors  weights, optimizer, random state, and their iteration
     best.safetensors        the weights of the lowest validation loss so far
     snapshot-*.safetensors  the weights of some steps in float16, if the setting `snapshots` asks for them
-    teachers/               copies of the runs that it learns from, if it has teachers
+    teacher-*.safetensors   the weights of the models that it learns from in float16, if it has teachers
 
 A checkpoint is one file, so it is replaced as a whole or not at all. `recorder.py` writes it, and names the order of all writes.
 
@@ -42,6 +42,7 @@ from .checkpoint import CHECKSUM, MODEL, Contents, Position, open_arrays, read_a
 from .log import Line, from_text
 from .picture import draw_losses
 from .snapshots import find_snapshots, read_snapshot
+from .teachers import Teacher
 
 RUNS = Path("runs")  # the folder of runs, unless `run_dir` names another
 CONFIG, TOKENIZER, HISTORY, LOG = "config.json", "tokenizer.json", "history.jsonl", "log.jsonl"
@@ -61,7 +62,7 @@ class Run:
     tokenizer: Tokenizer
     id: str
     init_from: str | None = None  # the model that the weights came from; None: random numbers
-    teachers: tuple[str, ...] = ()  # the runs that it learns from
+    teachers: tuple[Teacher, ...] = ()  # the models that it learns from
 
     def __repr__(self) -> str:
         try:
@@ -264,7 +265,7 @@ class Run:
             "corpus": asdict(self.corpus) | {name: list(getattr(self.corpus, name)) for name in ("sources", "valid")},
             "tokenizer": hashlib.sha256(self.tokenizer.to_json().encode()).hexdigest(),
             "init_from": self.init_from,
-            "teachers": list(self.teachers),
+            "teachers": [asdict(teacher) for teacher in self.teachers],
             "model_class": model_class,
             "model_code": model_checksum(),
             "versions": package_versions(),
@@ -299,15 +300,14 @@ def _parse(path: Path, config: Mapping, text: str) -> Run:
         raise ValueError(f"{TOKENIZER} is not as it was written")
     tokenizer = tokenizer_from_json(text)
     gpt_config, train_config = GPTConfig(**config["gpt"]), TrainConfig(**config["train"])
-    names = config["init_from"], config.get("model_class"), *config["teachers"]
+    names = config["init_from"], config.get("model_class")
     if not (all(isinstance(name, str | None) for name in names) and isinstance(config["id"], str)):
         raise ValueError(f"{names!r} are not names")
     if tokenizer.vocab_size != gpt_config.vocab_size:
         raise ValueError(f"{TOKENIZER} has {tokenizer.vocab_size} symbols and the model {gpt_config.vocab_size}")
     corpus = CorpusIdentity.from_json(config["corpus"])
-    return Run(
-        path, gpt_config, train_config, corpus, tokenizer, config["id"], config["init_from"], tuple(config["teachers"])
-    )
+    teachers = tuple(map(Teacher.from_json, config.get("teachers", ())))
+    return Run(path, gpt_config, train_config, corpus, tokenizer, config["id"], config["init_from"], teachers)
 
 
 def _runs_to_name() -> str:

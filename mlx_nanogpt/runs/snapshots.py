@@ -33,9 +33,7 @@ def find_snapshots(path: Path, last: int) -> list[int]:
 
 def write_snapshot(folder: Folder, iteration: int, model: GPT) -> None:
     """Write the weights of `model` into a run's `folder`."""
-    part = dict(tree_flatten({MODEL: _in_half(model.parameters())}))
-    contents = Contents(Position(iteration), 0, zlib.crc32(b""), {MODEL: checksum(part)})
-    write_arrays(folder, _name_of(iteration), {MODEL: part}, contents)
+    write_half(folder, _name_of(iteration), iteration, model)
 
 
 def read_snapshot(path: Path, iteration: int, existing: list[int], model: GPT) -> Mapping:
@@ -44,12 +42,27 @@ def read_snapshot(path: Path, iteration: int, existing: list[int], model: GPT) -
     if iteration not in existing:
         kept = f"it has those of {', '.join(map(str, existing))}" if existing else "train a run with `snapshots`"
         raise UserError(f"the run {path} has no snapshot of iteration {iteration}", kept)
-    own = model.parameters()
     try:
-        found = read_arrays(path / _name_of(iteration), {MODEL: _in_half(own)})[1][MODEL]
+        return read_half(path / _name_of(iteration), model)
     except UserError as error:
         raise UserError(error.problem, "remove this file: the run does not need it") from error
-    return tree_map(lambda array, like: array.astype(like.dtype), found, own)
+
+
+def write_half(folder: Folder, name: str, iteration: int, model: GPT) -> int:
+    """Write the weights of `model` in float16 into the file `name` of `folder`; return their checksum."""
+    part = dict(tree_flatten({MODEL: _in_half(model.parameters())}))
+    contents = Contents(Position(iteration), 0, zlib.crc32(b""), {MODEL: (found := checksum(part))})
+    write_arrays(folder, name, {MODEL: part}, contents)
+    return found
+
+
+def read_half(file: Path, model: GPT, expected: int | None = None) -> Mapping:
+    """The weights in `file`, as those of `model`. Raises `UserError` if it is damaged or gone, or has not the `expected` checksum."""
+    own = model.parameters()
+    contents, found = read_arrays(file, {MODEL: _in_half(own)})
+    if expected not in (None, contents.parts[MODEL]):
+        raise UserError(f"{file} has other weights than it had", "restore it from a copy")
+    return tree_map(lambda array, like: array.astype(like.dtype), found[MODEL], own)
 
 
 def _name_of(iteration: int) -> str:

@@ -18,7 +18,7 @@ def pace(monkeypatch):
     """Let a length be 6 steps of a pace, and tell of a slow machine at once."""
 
     def choose(step: float) -> None:
-        monkeypatch.setattr(time_limit, "fit_length", lambda *_: (6, Pace(step, 0.0, step)))
+        monkeypatch.setattr(time_limit, "fit_length", lambda *_: (6, Pace(step, step, 0.0)))
 
     monkeypatch.setattr(time_limit, "SURE_SECONDS", 0.0)
     return choose
@@ -48,6 +48,12 @@ def test_it_is_measured_for_real(mlx_gpt):
     result = mlx_gpt("train", "--minutes=0.05", *SHORT, "--eval-interval=1000000")
     steps = gpt.open_run(1).train_config.num_iter
     assert result.status == 0 and f"0.05 minutes: {steps:,} steps of " in result.out and "1 evaluation of" in result.out
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "inf", "nan", "1e7"])
+def test_a_number_out_of_range_is_a_sentence(mlx_gpt, minutes):
+    result = mlx_gpt("train", f"--minutes={minutes}", *SHORT)
+    assert is_a_sentence(result) and "is out of range; give a number from 0.01 to 1,000,000" in result.err
 
 
 def test_what_it_cannot_be_given_with_is_a_sentence(mlx_gpt, run):

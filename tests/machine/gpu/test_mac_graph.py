@@ -12,6 +12,7 @@ from mlx_nanogpt.measure.roofline import MAC_OPERATIONS
 # Nodes that compute. Fewer are welcome: then lower the number here.
 MOST = {
     "default step": MAC_OPERATIONS["step"],
+    "student's step": 316,
     "baby step": 312,
     "bfloat16 step": 466,
     "step of 8 tokens": 323,
