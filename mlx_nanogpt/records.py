@@ -22,7 +22,7 @@ End = Literal["finished", "interrupted", "out of patience", "at the target"]
 
 @dataclass(frozen=True)
 class Progress:
-    """A step: its loss (of `GPT.loss`, in nats per token), its learning rate, the norm of its gradients before they are
+    """A step: its loss (of `GPT.loss`, in nats per token; a run with teachers has theirs in it), its learning rate, the norm of its gradients before they are
     clipped, and tokens per second since the record before, or since the interval began. Raises `ValueError` for impossible
     values."""
 

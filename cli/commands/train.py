@@ -16,9 +16,9 @@ from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.ranks import Ranks
+from mlx_nanogpt.runs.create import check_teachers
 from mlx_nanogpt.runs.find import named_run, own_dataset, read_for
 from mlx_nanogpt.runs.run import MAY_CHANGE
-from mlx_nanogpt.runs.teachers import check_teachers
 from mlx_nanogpt.runs.trackers import TrackerName, Trackers, check_installed
 from mlx_nanogpt.text.corpus import TINYSHAKESPEARE
 from mlx_nanogpt.text.identity import STANDARD_INPUT

@@ -15,7 +15,7 @@ from mlx_nanogpt.text.identity import source_name
 from mlx_nanogpt.text.tokenizer import decode_documents
 from rich.text import Text
 
-from .consoles import console
+from .consoles import ESCAPES, console
 
 NOTHING_LEARNED = 0.95  # of the loss of a uniform guess, on the training split
 FALLING = 0.02  # nats that the validation loss fell with the last evaluation: there is more to gain
@@ -57,7 +57,9 @@ def conclude(run: Run, dataset: Dataset) -> None:
         ways[f"mlx-gpt report{named}"] = "its curves, as a page"
     console.print("\nNext:")
     for command, purpose in ways.items():
-        console.print(Text.assemble(f"  {command:<{max(map(len, ways))}}  ", (purpose, "dim")), soft_wrap=True)
+        console.print(
+            Text.assemble(f"  {command.translate(ESCAPES):<{max(map(len, ways))}}  ", (purpose, "dim")), soft_wrap=True
+        )
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..files import Folder, check_name, explaining_write, locked
 from ..text.dataset import Dataset
 from .run import CONFIG, FILES, RUNS, TOKENIZER, Run, is_unfinished, quote
-from .teachers import Teacher, check_teachers, file_name, keep_teachers
+from .teachers import Teacher, file_name, keep_teachers
 
 
 def create_run(
@@ -51,6 +51,25 @@ def create_run(
                 run.write_config(folder, None)
             folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
     return run
+
+
+def check_teachers(teachers: Sequence[Run], gpt_config: GPTConfig, train_config: TrainConfig, data: Dataset) -> None:
+    """Raise `UserError` unless a run of these settings on `data` can learn from `teachers`."""
+    if not teachers and train_config.distill != TrainConfig.distill:
+        problem = f"distill {train_config.distill:g} is never used without a teacher"
+        raise UserError(problem, "leave it out, or name trained runs with `teacher`")
+    for teacher in teachers:
+        name, block_size = f"the teacher {teacher.path}", teacher.gpt_config.block_size
+        if teacher.tokenizer != data.tokenizer:
+            raise UserError(f"{name} has other tokens", "name a run on the same text and tokenizer")
+        if block_size < gpt_config.block_size:
+            problem = f"{name} sees {block_size} tokens and cannot read {gpt_config.block_size}"
+            raise UserError(problem, f"give `block_size` {block_size}, or another teacher")
+        if teacher.corpus == data.corpus and teacher.train_config.train_fraction > data.train_fraction:
+            problem = f"{name} has learned from a part of the text that is to validate"
+            raise UserError(
+                problem, f"give `train_fraction` {teacher.train_config.train_fraction:g}, or another teacher"
+            )
 
 
 def _make_numbered() -> Path:

@@ -87,7 +87,7 @@ class Recorder:
         """
         run, config = self.run, self.run.train_config
         own = run.check_model(model) if self.ranks.is_first else None
-        teachers = load_teachers(run) if self.ranks.is_first else []
+        teachers = load_teachers(run.path, run.teachers) if self.ranks.is_first else []
         if teachers and model and (type(model).loss, type(model).token_losses) != (GPT.loss, GPT.token_losses):
             raise UserError("a model with a loss of its own cannot learn from teachers", "train it without them")
         mx.random.seed(config.seed)  # after the teachers, whose first weights are drawn, too

@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run, trained_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.measure.timing import Rounds
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -42,7 +42,7 @@ def test_a_run_that_comes_to_its_target_prints_its_cost(mlx_gpt):
 
 def test_every_option_reaches_the_run(mlx_gpt):
     options = [f"--{name}" if value is True else f"--{name}={value}" for name, value in OTHER_SETTINGS.items()]
-    trained_run("teacher")
+    assert mlx_gpt("train", *TINY, "--run-dir=teacher", "--train-fraction=0.7").status == 0
     common = "--data=play.txt", "--run-dir=mine", "--device=cpu", "--teacher=teacher"
     assert mlx_gpt("train", *common, *options).status == 0
     assert read_settings("mine") == OTHER_SETTINGS | {"sources": ["play.txt"], "vocab_size": TOKENIZER.vocab_size}
