@@ -21,8 +21,8 @@ from ..runs.checkpoint import MODEL, Contents, Position, checksum, write_arrays
 from ..runs.run import CHECKPOINT
 from .timing import ROUND_SECONDS, Trial, time_rounds
 
-WARM_UP_ROUNDS = 1  # what `time_rounds` takes before it measures
-MEASURED_SHARE, MOST_ROUNDS = 0.03, 40  # of the time, for rounds of steps: a machine's pace goes up and down
+WARM_UP_STEPS = 3  # which `time_rounds` takes before it measures
+MEASURED_SHARE, MOST_ROUNDS = 0.05, 40  # of the time, for rounds of steps: a machine's pace goes up and down
 EVALUATED_SHARE, EVALUATED_SECONDS = 0.01, 1.0  # the least of both is measured
 FEWEST_WINDOWS = 8
 
@@ -84,8 +84,10 @@ def measure_pace(
     model = GPT(gpt)
     trial = Trial(model, train, tokens, teachers)
     first, second = trial.seconds(), trial.seconds()
-    rounds = min(int(MEASURED_SHARE * seconds / max(ROUND_SECONDS, second)) - WARM_UP_ROUNDS, MOST_ROUNDS)
-    step = median(time_rounds(trial.work, rounds)) if rounds > 1 else second
+    spare = MEASURED_SHARE * seconds - WARM_UP_STEPS * second
+    rounds = min(int(spare / max(ROUND_SECONDS, second)), MOST_ROUNDS)
+    # the later half, because a machine that was idle is faster in its first seconds
+    step = median(time_rounds(trial.work, rounds)[rounds // 2 :]) if rounds > 1 else second
     count, windows, before, now = train.eval_iters * train.batch_size, 0, 0.0, 0.0
     while windows == 0 or (windows < count and now < min(EVALUATED_SHARE * seconds, EVALUATED_SECONDS)):
         fewer, windows, before = windows, min(count, max(FEWEST_WINDOWS, 4 * windows)), now
