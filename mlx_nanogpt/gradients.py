@@ -69,8 +69,8 @@ def soft_targets(teachers: Sequence[GPT], share: float, backend: Backend) -> Cal
     ]
 
     def of_parts(idx: mx.array, targets: mx.array) -> mx.array:
-        edges = [len(idx) * i // len(streams) for i in range(1, len(streams))]
-        parts = []
+        count, parts = min(len(streams), len(idx)), []
+        edges = [len(idx) * i // count for i in range(1, count)]
         for stream, function, *part in zip(streams, functions, mx.split(idx, edges), mx.split(targets, edges)):
             with mx.stream(stream):
                 parts.append(function(*part))

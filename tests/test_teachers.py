@@ -12,6 +12,7 @@ from conftest import (
     CORPUS,
     DATA,
     TEXT,
+    TOKENIZER,
     arrays,
     asked,
     byte_pairs,
@@ -24,6 +25,7 @@ from conftest import (
     tiny_train,
     trained_run,
 )
+from mlx_nanogpt.gradients import soft_targets
 from mlx_nanogpt.runs import snapshots
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import make_step
@@ -46,6 +48,14 @@ def student(
 ) -> gpt.Run:
     settings = {"seed": 9, "distill": 0.7} | changes
     return gpt.create_run(config or tiny_gpt(), tiny_train(**settings), data, path, teachers=teachers)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_few_rows_are_enough_for_several_streams(machine, rows):
+    teacher, idx, targets = lively_model(tiny_gpt()), *(mx.array(part[:rows]) for part in BATCH)
+    found = soft_targets([teacher], 0.5, "compiled")(idx, targets)
+    expected = 0.5 * np.exp(log_probabilities(teacher))[:rows] + 0.5 * np.eye(TOKENIZER.vocab_size)[BATCH[1][:rows]]
+    assert np.array(found) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["compiled", "eager"])

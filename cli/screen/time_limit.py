@@ -32,11 +32,11 @@ class TimeLimit:
         with make_spinner() as bar:
             bar.add_task("measuring")
             left = 60 * (self.minutes or 0.0) - (time.perf_counter() - self.started)
-            num_iter, self.pace = fit_length(
+            self.num_iter, self.pace = fit_length(
                 gpt_config, train_config, left, SHORT_SAMPLE_TOKENS, SAMPLE_TOKENS, teachers
             )
         self.measured = time.perf_counter()
-        return num_iter
+        return self.num_iter
 
     def describe(self, run: Run) -> str:
         if not self.pace:
@@ -51,7 +51,7 @@ class TimeLimit:
     def note(self, record: gpt.Record) -> None:
         """Tell once if the machine is slower than it was."""
         match record:
-            case gpt.Evaluation() if self.pace and not self.ratio:
+            case gpt.Evaluation() if self.pace and not self.ratio and record.iteration < self.num_iter:
                 self.evaluations += 1
                 seconds = time.perf_counter() - self.measured
                 ratio = seconds / self.pace.seconds(record.iteration, self.evaluations)
