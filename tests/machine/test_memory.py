@@ -1,5 +1,6 @@
 """The promises of the estimate of memory: it is right for the presets, and a run that does not fit is refused."""
 
+import gc
 from dataclasses import replace
 
 import mlx_nanogpt as gpt
@@ -27,7 +28,9 @@ def test_the_estimate_is_within_a_quarter_of_what_a_step_takes(monkeypatch, name
     monkeypatch.setattr(planning, "MOST_STEPS", 1)
     configs = gpt.preset(name, **changes)
     estimate = estimated_memory(*configs, machine().fuses_attention(configs[0].head_size))
-    measured = planning.measure(gpt.GPT(configs[0]), replace(configs[1], eval_iters=1)).peak_memory
+    gc.collect()
+    others = mx.get_active_memory()  # what the tests before it keep
+    measured = planning.measure(gpt.GPT(configs[0]), replace(configs[1], eval_iters=1)).peak_memory - others
     assert 1 / 1.25 < measured / estimate < 1.25
 
 
