@@ -4,6 +4,7 @@ import difflib
 import re
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,11 @@ def with_length(settings: Mapping[str, Any], num_iter: int) -> dict[str, Any]:
     if settings.get("lr_decay_iters") == settings.get("num_iter", TrainConfig.num_iter):
         longer |= {"lr_decay_iters": num_iter, "warmup_iters": min(settings.get("warmup_iters", 0), num_iter // 2)}
     return longer
+
+
+def lengthen(config: TrainConfig, num_iter: int) -> TrainConfig:
+    """`config` with another `num_iter`, as `with_length` changes settings."""
+    return TrainConfig(**with_length(asdict(config), num_iter))
 
 
 def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str, object]:

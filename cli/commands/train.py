@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx_nanogpt as gpt
 import typer
-from mlx_nanogpt import Dataset, GPTConfig, Run, TrainConfig, UserError
+from mlx_nanogpt import Dataset, GPTConfig, Run, UserError
 from mlx_nanogpt.config import configurations
-from mlx_nanogpt.config_file import with_length
+from mlx_nanogpt.config_file import lengthen
 from mlx_nanogpt.exchange.pretrained import is_run
 from mlx_nanogpt.model import adapt
 from mlx_nanogpt.optimizer import end_of_learning
@@ -178,7 +178,7 @@ def _create_run(
         check_teachers(teachers, gpt_config, train_config, dataset)  # before it is measured with them
         models = [own.load_model() for own in teachers]
         num_iter = limit.choose_length(gpt_config, ranks.own_part(train_config), models)
-        train_config = TrainConfig(**with_length(asdict(train_config), num_iter))
+        train_config = lengthen(train_config, num_iter)
     run = gpt.create_run(gpt_config, train_config, dataset, run_dir, values["init_from"], teachers)
     if model:
         gpt.start_from(run, model)

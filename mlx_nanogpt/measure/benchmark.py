@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import get_args
@@ -17,7 +17,7 @@ from typing import get_args
 import mlx.core as mx
 
 from ..config import MANY, Backend, GPTConfig, TrainConfig, configurations, tokens_per_step
-from ..config_file import with_length
+from ..config_file import lengthen
 from ..evaluation import estimate_loss, evaluate
 from ..machine import describe_machine, has_tools
 from ..model import GPT
@@ -134,8 +134,8 @@ def bench(corpus: Corpus, quick: bool) -> Iterator[str | Record | BenchResult]:
     """Measure MLX's default device on NanoLux's protocol, with both backends; yield the name of each stage, the records of each
     training run, and the result.
 
-    A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol. Then it trains
-    for two minutes, which takes no fanless machine long, and compares machines by what a user gets.
+    A quick benchmark times a sample of steps and of evaluation windows, and extrapolates the times of the protocol. Then it runs a
+    `Race`, which ranks machines, and is too short to slow down a fanless one.
     """
     data = tokenize(corpus)
     gpt = replace(NANOLUX_GPT, vocab_size=data.tokenizer.vocab_size)
@@ -170,11 +170,10 @@ def _race(data: Dataset) -> Generator[str | Record, None, Race]:
     yield f"race of {RACE_SECONDS:g} seconds"
     started = time.perf_counter()
     gpt = replace(RACE_GPT, vocab_size=data.tokenizer.vocab_size)
-    endless = replace(RACE_TRAIN, eval_interval=MANY)  # one evaluation, after the last step
-    steps, _ = fit_length(gpt, endless, RACE_SECONDS)
-    config = TrainConfig(**with_length(asdict(RACE_TRAIN), steps) | {"eval_interval": MANY})
+    config = replace(RACE_TRAIN, eval_interval=MANY)  # one evaluation, after the last step
+    steps, _ = fit_length(gpt, config, RACE_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
-        run = create_run(gpt, config, data, Path(folder) / "run")
+        run = create_run(gpt, lengthen(config, steps), data, Path(folder) / "run")
         yield from train(run, data)
         seconds = time.perf_counter() - started
         return Race(steps, seconds, evaluate(run.load_model(), data.valid_tokens))

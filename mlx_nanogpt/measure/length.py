@@ -1,14 +1,13 @@
 """The length of a run that takes a given time: a few steps, an evaluation and a sample are measured."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import numpy as np
 from mlx.utils import tree_flatten
 
 from ..config import MANY, GPTConfig, TrainConfig
@@ -19,7 +18,7 @@ from ..generation import generate
 from ..model import GPT
 from ..runs.checkpoint import MODEL, Contents, Position, checksum, write_arrays
 from ..runs.run import CHECKPOINT
-from .timing import ROUND_SECONDS, Trial, time_rounds
+from .timing import ROUND_SECONDS, Trial, random_tokens, time_once, time_rounds
 
 WARM_UP_STEPS = 3  # which `time_rounds` takes before it measures
 MEASURED_SHARE, MOST_ROUNDS = 0.05, 40  # of the time, for rounds of steps: a machine's pace goes up and down
@@ -80,8 +79,7 @@ def measure_pace(
     teachers: Sequence[GPT],
 ) -> Pace:
     """Measure what a run of `seconds` does, on random tokens."""
-    tokens = np.random.default_rng(0).integers(gpt.vocab_size, size=100 * gpt.block_size).astype(np.uint16)
-    model = GPT(gpt)
+    model, tokens = GPT(gpt), random_tokens(gpt)
     trial = Trial(model, train, tokens, teachers)
     first, second = trial.seconds(), trial.seconds()
     spare = MEASURED_SHARE * seconds - WARM_UP_STEPS * second
@@ -91,10 +89,10 @@ def measure_pace(
     count, windows, before, now = train.eval_iters * train.batch_size, 0, 0.0, 0.0
     while windows == 0 or (windows < count and now < min(EVALUATED_SHARE * seconds, EVALUATED_SECONDS)):
         fewer, windows, before = windows, min(count, max(FEWEST_WINDOWS, 4 * windows)), now
-        now = _time(partial(estimate_loss, model, tokens, windows, train.backend))
+        now = time_once(partial(estimate_loss, model, tokens, windows, train.backend))
     # each compiles anew, so the time is not in proportion to the windows
     evaluation = 2 * (now + (count - windows) * max(now - before, 0.0) / (windows - fewer))
-    sample = _time(lambda: list(generate(model, [0], sample_tokens, train.seed))) if sample_tokens else 0.0
+    sample = time_once(lambda: list(generate(model, [0], sample_tokens, train.seed))) if sample_tokens else 0.0
     last_sample = sample * last_sample_tokens / max(sample_tokens, 1)
     return Pace(step, evaluation + sample + 2 * _time_checkpoint(trial), max(first - step, 0.0) + last_sample)
 
@@ -104,10 +102,4 @@ def _time_checkpoint(trial: Trial) -> float:
     arrays = dict(tree_flatten({MODEL: trial.state[:2]}))  # but for the random state
     contents = Contents(Position(), 0, 0, {MODEL: checksum(arrays)})
     with TemporaryDirectory() as work, locked(Path(work)) as folder:
-        return _time(lambda: write_arrays(folder, CHECKPOINT, {MODEL: arrays}, contents))
-
-
-def _time(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+        return time_once(lambda: write_arrays(folder, CHECKPOINT, {MODEL: arrays}, contents))

@@ -1,18 +1,16 @@
 """The plan of a run: its parameters, arithmetic, memory and time. Steps are measured if they fit and do not take too long."""
 
 import statistics
-import time
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
-import numpy as np
 
 from ..config import GPTConfig, TrainConfig, tokens_per_step
 from ..evaluation import estimate_loss
 from ..machine import machine
 from ..machine.memory import estimated_memory, memory_limit, memory_problem, memory_warning
 from ..model import GPT
-from .timing import Rounds, Trial, flops_per_token, measure_matrix
+from .timing import Rounds, Trial, flops_per_token, measure_matrix, random_tokens, time_once
 
 MOST_STEPS = 10  # that are timed
 BUDGET = 20.0  # seconds for them; at least one is timed
@@ -103,7 +101,7 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Plan:
 def measure(model: GPT, train: TrainConfig) -> Measured:
     """Time steps and windows of an evaluation, on random tokens."""
     block_size = model.config.block_size
-    tokens = np.random.default_rng(0).integers(model.config.vocab_size, size=100 * block_size).astype(np.uint16)
+    tokens = random_tokens(model.config)
     trial = Trial(model, train, tokens)
     first = trial.seconds()
     later = [trial.seconds() for _ in range(max(1, min(MOST_STEPS, int(BUDGET / first))))]
@@ -112,11 +110,10 @@ def measure(model: GPT, train: TrainConfig) -> Measured:
     windows = min(train.batch_size * train.eval_iters, batches * max(machine().eval_tokens // block_size, 1))
     if first < 1:
         estimate_loss(model, tokens, windows, train.backend)  # the first time compiles, which counts where all is fast
-    started = time.perf_counter()
-    estimate_loss(model, tokens, windows, train.backend)
+    evaluation_seconds = time_once(lambda: estimate_loss(model, tokens, windows, train.backend))
     return Measured(
         step_seconds=Rounds.of(later),
-        window_seconds=(time.perf_counter() - started) / windows,
+        window_seconds=evaluation_seconds / windows,
         compile_seconds=max(first - statistics.median(later), 0.0),
         peak_memory=peak_memory,
     )

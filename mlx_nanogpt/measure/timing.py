@@ -57,6 +57,18 @@ def time_rounds(work: Callable[[int], object], number: int | None = None) -> lis
     return rounds
 
 
+def time_once(work: Callable[[], object]) -> float:
+    """Return the seconds of `work()`."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def random_tokens(gpt: GPTConfig) -> np.ndarray:
+    """Return a text of 100 contexts, the same in every call, (N,), uint16."""
+    return np.random.default_rng(0).integers(gpt.vocab_size, size=100 * gpt.block_size).astype(np.uint16)
+
+
 class Trial:
     """A model that trains on one batch of `tokens`, (N,), over and over. Seeds MLX's global random state."""
 
@@ -77,9 +89,7 @@ class Trial:
 
     def seconds(self) -> float:
         """Time one step."""
-        started = time.perf_counter()
-        self.work(1)
-        return time.perf_counter() - started
+        return time_once(lambda: self.work(1))
 
 
 def flops_per_token(model: GPT) -> int:
