@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..files import Folder, check_name, explaining_write, locked
 from ..text.dataset import Dataset
 from .run import CONFIG, FILES, RUNS, TOKENIZER, Run, is_unfinished, quote
-from .teachers import Teacher, file_name, keep_teachers
+from .teachers import file_names, keep_teachers
 
 
 def create_run(
@@ -32,22 +32,16 @@ def create_run(
     train_config = replace(train_config, train_fraction=data.train_fraction)
     check_teachers(teachers, gpt_config, train_config, data)
     origin, models = str(init_from) if init_from else None, [teacher.load_model() for teacher in teachers]
+    copies = file_names(len(teachers))
     with explaining_write(Path(run_dir or RUNS), "choose another with `run_dir`"):
         path = _make_numbered() if run_dir is None else _make_folder(Path(run_dir))
         run = Run(path, gpt_config, train_config, data.corpus, data.tokenizer, uuid.uuid4().hex[:8], origin)
-        copies = [file_name(number) for number in range(len(teachers))]
         with locked(path) as folder:
             _check_free(folder, copies)
             folder.sweep(*FILES, *copies)
             run.write_config(folder, None)
             if teachers:
-                try:
-                    checksums = keep_teachers(folder, models)
-                except BaseException:
-                    folder.remove(*copies)
-                    raise
-                kept = (Teacher(str(own.path), own.gpt_config, found) for own, found in zip(teachers, checksums))
-                run = replace(run, teachers=tuple(kept))
+                run = replace(run, teachers=keep_teachers(folder, [str(own.path) for own in teachers], models))
                 run.write_config(folder, None)
             folder.write(TOKENIZER, run.tokenizer.to_json())  # last: a run without it may be made again
     return run

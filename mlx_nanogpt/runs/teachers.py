@@ -30,14 +30,20 @@ class Teacher:
         return cls(content["path"], GPTConfig(**content["gpt"]), content["checksum"])
 
 
-def keep_teachers(folder: Folder, models: Sequence[GPT]) -> list[int]:
-    """Write a copy of each of `models` into a run's `folder`; return their checksums."""
-    return [write_half(folder, file_name(number), 0, model) for number, model in enumerate(models)]
+def keep_teachers(folder: Folder, paths: Sequence[str], models: Sequence[GPT]) -> tuple[Teacher, ...]:
+    """Write a copy of each of `models`, the runs at `paths`, into a run's `folder`; all of them, or none."""
+    names = file_names(len(models))
+    try:
+        checksums = [write_half(folder, name, 0, model) for name, model in zip(names, models)]
+    except BaseException:
+        folder.remove(*names)
+        raise
+    return tuple(Teacher(path, model.config, found) for path, model, found in zip(paths, models, checksums))
 
 
 def load_teachers(path: Path, teachers: Sequence[Teacher]) -> list[GPT]:
     """The `teachers` of the run directory `path`. Raises `UserError` if a copy is gone, damaged or another one."""
-    return [_load(path / file_name(number), teacher) for number, teacher in enumerate(teachers)]
+    return [_load(path / name, teacher) for name, teacher in zip(file_names(len(teachers)), teachers)]
 
 
 def _load(file: Path, teacher: Teacher) -> GPT:
@@ -51,5 +57,6 @@ def _load(file: Path, teacher: Teacher) -> GPT:
     return model
 
 
-def file_name(number: int) -> str:
-    return f"teacher-{number + 1}.safetensors"
+def file_names(count: int) -> list[str]:
+    """The names of the copies of so many teachers."""
+    return [f"teacher-{number}.safetensors" for number in range(1, count + 1)]
