@@ -25,6 +25,7 @@ GROUPS = {TEXT: ["data", "valid_data", "documents", "tokenizer", "vocab_size", "
 for name, field in SETTINGS.items():
     GROUPS.setdefault(field.metadata["setting"].group, []).append(name)
 KEYS = [key for group in GROUPS.values() for key in group]
+NAMED = {"data": "text", "valid_data": "text", "teacher": "run"}  # what a key names, one or several
 NANOGPTS_NAMES = {"max_iters": "num_iter", "n_head": "head_size", "dataset": "data", "compile": "backend"}
 ESCAPES = CONTROLS | {ord('"'): '\\"', ord("\\"): "\\\\"}  # TOML has the same form for a control character
 LARGEST_FILE = 2**20  # bytes; all settings take a hundredth of it
@@ -91,8 +92,8 @@ def read_config_file(path: Path, instead: Mapping[str, object] = {}) -> dict[str
             raise UserError(f"init_from {settings['init_from']!r} is not a name", "give a name in quotes")
         if "documents" in settings:
             check_choice("documents", settings["documents"], Documents)
-        for name in {"data", "valid_data", "teacher"} & settings.keys():
-            settings[name] = _texts(name, settings[name])
+        for name in NAMED.keys() & settings.keys():
+            settings[name] = _names(name, settings[name])
     except UserError as error:
         raise UserError(f"{path}: {error.problem}", error.remedy) from error
     return settings
@@ -144,12 +145,12 @@ def _line_of(key: str, text: str) -> str:
     return f", line {lines[0]}" if len(lines) == 1 else ""
 
 
-def _texts(name: str, data: object) -> list[str]:
-    texts: list[Any] = data if isinstance(data, list) else [data]
-    if not texts or not all(isinstance(text, str) and text and "\0" not in text for text in texts):
-        what = "run" if name == "teacher" else "text"
-        raise UserError(f"{name} {data!r} does not name a {what}", "give a name in quotes, or several in [brackets]")
-    return texts
+def _names(key: str, value: object) -> list[str]:
+    names: list[Any] = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) and name and "\0" not in name for name in names):
+        problem = f"{key} {value!r} does not name a {NAMED[key]}"
+        raise UserError(problem, "give a name in quotes, or several in [brackets]")
+    return names
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

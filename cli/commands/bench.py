@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ..options.shared import NAME, DeviceOption, given_options, use_device
 from ..options.texts import load_corpus
-from ..screen.consoles import console, make_spinner, print_header
+from ..screen.consoles import console, make_spinner, print_header, print_notes
 from ..screen.describe import describe_versions
 from ..screen.output_file import ForceOption, JsonOption, check_replaceable, write_json
 
@@ -89,8 +89,7 @@ def _show(result: BenchResult) -> None:
             f"of --preset minute in {race.seconds:.0f} s",
             soft_wrap=True,
         )
-    for note in result.notes:
-        console.print(f"Note: {note}", style="yellow")
+    print_notes(result.notes)
     if unsteady := result.unsteady():
         console.print(
             f"\nWarning: half of the rounds differ by more than {STEADY - 1:.0%} in {', '.join(unsteady)}. These figures "

@@ -15,7 +15,7 @@ from mlx_nanogpt.measure.doctor import CHECKS, Check, examine
 from mlx_nanogpt.measure.notes import make_notes
 
 from ..options.shared import DeviceOption, use_device
-from ..screen.consoles import console, fold, make_spinner, print_header
+from ..screen.consoles import console, fold, make_spinner, print_header, print_notes
 from ..screen.describe import describe_versions
 from ..screen.output_file import ForceOption, JsonOption, check_replaceable, write_json
 
@@ -46,8 +46,7 @@ def doctor(device: DeviceOption = "auto", json_file: JsonOption = None, force: F
     write_json(json_file, {"machine": machine, "checks": [asdict(check) for check in checks], "notes": notes})
     verdict = f"failed: {', '.join(failed)}" if failed else f"all {len(checks)} checks passed"
     console.print(f"\n{verdict[0].upper()}{verdict[1:]}.", style="bold red" if failed else "bold")
-    for note in notes:
-        console.print(f"Note: {note}.", style="yellow", soft_wrap=True)
+    print_notes(notes)
     line = f"{describe_device()}; {platform.platform()}; {describe_versions()}; {'; '.join([verdict, *notes, checks[-1].detail])}"
     _print_report(line)
     if failed:

@@ -56,10 +56,9 @@ def conclude(run: Run, dataset: Dataset) -> None:
     if find_spec("plotly"):
         ways[f"mlx-gpt report{named}"] = "its curves, as a page"
     console.print("\nNext:")
+    width = max(map(len, ways))
     for command, purpose in ways.items():
-        console.print(
-            Text.assemble(f"  {command.translate(ESCAPES):<{max(map(len, ways))}}  ", (purpose, "dim")), soft_wrap=True
-        )
+        console.print(Text.assemble(f"  {command.translate(ESCAPES):<{width}}  ", (purpose, "dim")), soft_wrap=True)
 
 
 def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None:

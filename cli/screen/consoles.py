@@ -104,5 +104,10 @@ def one_line(text: str) -> str:
     return printable(text.replace("\n", "⏎").translate(ESCAPES))
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"Note: {note}.", style="yellow", soft_wrap=True)
+
+
 def print_error(sentence: str) -> None:
     errors.print(Text.assemble(("Error: ", "bold red"), printable(sentence)))

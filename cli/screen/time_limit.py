@@ -18,7 +18,8 @@ LEAST, MOST = 0.01, 1_000_000  # minutes
 
 
 class TimeLimit:
-    """So many `minutes` from now on, of which nothing is told if they are None. Raises `UserError` for a number out of range."""
+    """The time that a run may take: `minutes` from now on, or None for any time, of which nothing is told. Raises `UserError` for a
+    number out of range."""
 
     def __init__(self, minutes: float | None):
         if minutes is not None and not LEAST <= minutes <= MOST:

@@ -136,7 +136,7 @@ const code = (token, isActual) => make("code", nameOf(token), isActual ? "actual
 function showLook() {
   const { place, id, actual, bits: cost, first } = look;
   by("said").replaceChildren(...id === null ? ["What comes next, after all of the text?"]
-    : [`The text has `, make("code", visible(known[place].textContent), "actual"), ` next: ${percent(actual.at(-1))}, ${cost.toFixed(2)} bits.`]);
+    : ["The text has ", make("code", visible(known[place].textContent), "actual"), ` next: ${percent(actual.at(-1))}, ${cost.toFixed(2)} bits.`]);
   by("back").disabled = place === 0;
   by("on").disabled = id === null;
   known.forEach((span, i) => { span.classList.toggle("chosen", i === place); span.classList.toggle("unseen", i + 1 < first); });

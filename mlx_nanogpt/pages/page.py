@@ -67,7 +67,8 @@ def page(*runs: Run, last: bool = False) -> Page:
     room = (MOST_PARAMETERS - _count(finals)) // len(runs)  # parameters, for the snapshots of each run
     stops, left_out = [], 0
     for run, final in zip(runs, finals):
-        found = [step for step in run.snapshots() if step != run.position(run.takes_best(last)).iteration]
+        shown = run.position(run.takes_best(last)).iteration  # its snapshot would be the same again
+        found = [step for step in run.snapshots() if step != shown]
         fit = max(room // final.model.num_parameters(), 0)
         kept = found[:: max(-(-len(found) // fit), 1)] if fit else []  # evenly, from the first
         left_out += len(found) - len(kept)

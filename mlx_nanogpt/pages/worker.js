@@ -241,7 +241,7 @@ const orders = {
       pieces.push({ id, text: decode(id) });
       reading().tokens.push(id);
       postMessage({ kind: "wrote", turn, piece: pieces.at(-1), bits: bitsOf(logits, id) });
-      text = pieces.map(piece => piece.text).join("");
+      text += pieces.at(-1).text;
       written = text.length;
       await pause();
     }
