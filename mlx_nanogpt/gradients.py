@@ -53,8 +53,8 @@ def accumulate(loss_and_grad: LossAndGrad, steps: int) -> LossAndGrad:
 
 
 def soft_targets(teachers: Sequence[GPT], share: float, backend: Backend) -> Callable[[mx.array, mx.array], mx.array]:
-    """Distillation (Hinton et al. 2015). Return a function of `idx` and `targets`, both (B, T), to distributions (B, T, vocab_size), which a
-    loss takes in the place of targets: `share` of each is the mean of what the `teachers` expect, and the rest is the target."""
+    """Return a function of `idx` and `targets`, both (B, T), that returns distributions (B, T, vocab_size) for the loss. `share` of each is
+    the mean of what the `teachers` expect, and the rest is the target. This is distillation (Hinton et al. 2015)."""
     fast, streams = [machine().for_inference(teacher.eval())[0] for teacher in teachers], machine().streams()
 
     def soften(idx: mx.array, targets: mx.array) -> mx.array:

@@ -22,9 +22,9 @@ End = Literal["finished", "interrupted", "out of patience", "at the target"]
 
 @dataclass(frozen=True)
 class Progress:
-    """A step: its loss (of `GPT.loss`, in nats per token; a run with teachers has theirs in it), its learning rate, the norm of its gradients before they are
-    clipped, and tokens per second since the record before, or since the interval began. Raises `ValueError` for impossible
-    values."""
+    """A step: its loss (of `GPT.loss`, in nats per token; with teachers, against their targets), its learning rate, the norm of its
+    gradients before they are clipped, and tokens per second since the record before, or since the interval began. Raises
+    `ValueError` for impossible values."""
 
     iteration: int
     loss: float

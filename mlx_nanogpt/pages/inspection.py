@@ -35,8 +35,9 @@ class Inspection:
 def inspect(model: GPT, ids: Sequence[int] | np.ndarray, start_token: int, top: int = 10) -> Inspection:
     """Inspect the tokens `ids`, (N,), after `start_token`, from which the model also starts an empty prompt.
 
-    A token is predicted from all tokens before it, as far as the context reaches. A text longer than that is read in windows, each of
-    which begins in the middle of the one before, as on a page: from at least half a context. The model's mode stays as it is. Raises `UserError` for a text without tokens.
+    A token is predicted from all tokens before it, as far as the context reaches. A longer text is read in windows, as on a page. Each
+    begins in the middle of the one before, so a token is predicted from at least half a context. The model's mode stays as it is.
+    Raises `UserError` for a text without tokens.
     """
     count, top = len(ids), min(top, model.config.vocab_size)
     starts, length = _place_windows(count, model.config.block_size)
