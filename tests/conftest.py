@@ -275,6 +275,7 @@ def small_protocol(monkeypatch):
         "RACE_GPT": tiny_gpt(),
         "RACE_TRAIN": tiny_train(lr_decay_iters=8),
         "RACE_SECONDS": 0.5,
+        "fit_length": lambda *_: (12, None),  # on a slow machine nothing would fit
     }
     faster = {"ROUNDS": 2, "ROUND_SECONDS": 0.001, "MATRIX_SIZE": 16, "GENERATED_TOKENS": 24, "GENERATION_ROUNDS": 2}
     for module, values in ((benchmark, small), (timing, faster)):

@@ -6,8 +6,9 @@ import mlx_nanogpt as gpt
 import pytest
 from conftest import TINY
 from helpers import is_a_sentence
-from mlx_nanogpt.measure.length import Pace
+from mlx_nanogpt.measure.length import Pace, fit_length
 from mlx_nanogpt_cli.screen import time_limit
+from mlx_nanogpt_cli.screen.describe import format_duration
 
 SHORT = [option for option in TINY if not option.startswith("--num-iter")]
 SLOW = "The machine takes "
@@ -44,10 +45,21 @@ def test_a_machine_that_became_slower_is_told_once_and_the_steps_stay(mlx_gpt, p
 
 
 @pytest.mark.usefixtures("small_protocol")
-def test_it_is_measured_for_real(mlx_gpt):
-    result = mlx_gpt("train", "--minutes=0.05", *SHORT, "--eval-interval=1000000")
-    steps = gpt.open_run(1).train_config.num_iter
-    assert result.status == 0 and f"0.05 minutes: {steps:,} steps of " in result.out and "1 evaluation of" in result.out
+def test_it_is_measured_for_real(mlx_gpt, monkeypatch):
+    found = []
+
+    def measure(*arguments):
+        found.append(fit_length(*arguments))
+        return 6, found[0][1]  # the run need not take its ten minutes
+
+    monkeypatch.setattr(time_limit, "fit_length", measure)
+    result = mlx_gpt("train", "--minutes=10", *SHORT, "--eval-interval=1000000")
+    (steps, pace), num_iter = found[0], gpt.open_run(1).train_config.num_iter
+    assert (
+        result.status == 0
+        and f"10 minutes: {num_iter:,} steps of {format_duration(pace.step)} and 1 evaluation of" in result.out
+    )
+    assert 0 < pace.seconds(steps, 1) <= 600 and steps > num_iter
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "inf", "nan", "1e7"])
