@@ -185,6 +185,13 @@ class TrainConfig:
     target_loss: float = setting(
         0.0, "Stop when the validation loss is this low; 0: never.", EVALUATION, "nats", least=0
     )
+    expected_bits: float = setting(
+        0.0,
+        "What mlx-gpt plan --minutes expects of the run, to compare with its end; 0: nothing.",
+        EVALUATION,
+        "bits per character",
+        least=0,
+    )
     snapshots: int = setting(
         0, "Copies of the weights on the way, to watch it learn; 0: none.", EVALUATION, "copies", least=0, most=1000
     )

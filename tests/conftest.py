@@ -133,7 +133,7 @@ OTHER_SETTINGS = {
     "activation": "swiglu", "norm": "rmsnorm", "position": "rope", "qk_norm": True, "init": "zero", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2, "optimizer": "muon", "muon_lr": 0.01, "schedule": "wsd", "learning_rate": 0.002,
     "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9,
     "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
-    "eval_interval": 2, "eval_iters": 3, "patience": 9, "target_loss": 0.1, "snapshots": 2, "distill": 0.5,
+    "eval_interval": 2, "eval_iters": 3, "patience": 9, "target_loss": 0.1, "snapshots": 2, "distill": 0.5, "expected_bits": 2.5,
 }  # fmt: skip
 
 

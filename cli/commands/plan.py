@@ -1,4 +1,4 @@
-"""`mlx-gpt plan`: measures the memory and the time of a training run before it starts."""
+"""`mlx-gpt plan`: measures the memory and the time of a training run before it starts, or what to train in a given time."""
 
 import shlex
 import sys
@@ -31,7 +31,16 @@ from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import choose_size, load_dataset, read_data
 from ..screen.consoles import console, make_spinner, print_header, print_lines
 from ..screen.describe import describe_model, describe_training, format_duration
+from ..screen.recommendation import recommend
 
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        help="The time you have: it tries models and tokens on the text, for a tenth of that time, and recommends what to train.",
+        show_default="the run is planned that the settings describe",
+        metavar="<minutes>",
+    ),
+]
 TextOption = Annotated[list[str] | None, typer.Option(help=TEXTS, show_default="the size of tiny Shakespeare", **NAME)]
 
 
@@ -44,13 +53,20 @@ def plan(
     documents: DocumentsOption = None,
     valid_data: ValidDataOption = [],
     device: DeviceOption = "auto",
+    minutes: MinutesOption = None,
     preset: PresetOption = None,
     config: ConfigOption = None,
     **settings: Any,
 ) -> None:
-    """Print the memory and time of a training run on this machine, and whether it fits; a few real steps are measured."""
+    """Print the memory and time of a training run on this machine, and whether it fits; a few real steps are measured.
+
+    With --minutes, recommend what to train in that time.
+    """
     use_device(device)
     given = given_options(ctx)
+    if minutes is not None:
+        recommend(minutes, given)
+        return
     chosen = starting_settings(preset, config, given) | given
     texts = {"data": data, "valid_data": valid_data, "documents": documents}
     values = settings | texts | {"tokenizer": tokenizer} | chosen

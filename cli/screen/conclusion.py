@@ -11,7 +11,9 @@ from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.records import since_best
 from mlx_nanogpt.runs.run import RUNS
+from mlx_nanogpt.text.baselines import count_characters
 from mlx_nanogpt.text.identity import source_name
+from mlx_nanogpt.text.loss import SplitLoss
 from mlx_nanogpt.text.tokenizer import decode_documents
 from rich.text import Text
 
@@ -40,6 +42,8 @@ def conclude(run: Run, dataset: Dataset) -> None:
         )
     if advice := _advise(history, math.log(run.gpt_config.vocab_size), run):
         console.print(advice, style="yellow")
+    if expected := run.train_config.expected_bits:
+        console.print(_compare(expected, best.valid_loss, dataset))
     if best is not last:
         console.print(
             f"The lowest validation loss was {best.valid_loss:.4f} at iteration {best.iteration:,}: the sample and mlx-gpt generate use "
@@ -87,6 +91,17 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
         more = f"mlx-gpt train --resume {shlex.quote(str(run.path))} --num-iter {2 * last.iteration}"
         return f"The loss still falls; more steps would lower it: {more}"
     return None
+
+
+def _compare(expected: float, loss: float, dataset: Dataset) -> str:
+    """How far the `loss`, in nats per token, is from `expected` bits per character."""
+    tokens = dataset.valid_tokens
+    bits = SplitLoss(len(tokens), loss * len(tokens)).bits_per_character(count_characters(dataset.tokenizer, tokens))
+    ratio = bits / expected - 1
+    return (
+        f"mlx-gpt plan expected {expected:.3f} bits per character on the validation split. It is {bits:.3f}, {abs(ratio):.1%} "
+        f"{'more' if ratio > 0 else 'less'}."
+    )
 
 
 def _validation_text(run: Run) -> str:

@@ -22,8 +22,8 @@ class TimeLimit:
     number out of range."""
 
     def __init__(self, minutes: float | None):
-        if minutes is not None and not LEAST <= minutes <= MOST:
-            raise UserError(f"`minutes` {minutes:g} is out of range", f"give a number from {LEAST:g} to {MOST:,}")
+        if minutes is not None:
+            check_minutes(minutes)
         self.minutes, self.started, self.evaluations = minutes, time.perf_counter(), 0
         self.pace: Pace | None = None
         self.ratio, self.untold = 0.0, False  # of the time taken to the time measured, once that is too large
@@ -45,7 +45,7 @@ class TimeLimit:
         steps, interval = run.train_config.num_iter, run.train_config.eval_interval
         evaluations = -(-steps // interval)
         return (
-            f"{_minutes(self.minutes)}: {steps:,} steps of {format_duration(self.pace.step)} and {evaluations:,} "
+            f"{format_minutes(self.minutes)}: {steps:,} steps of {format_duration(self.pace.step)} and {evaluations:,} "
             f"evaluation{'s' if evaluations > 1 else ''} of {format_duration(self.pace.evaluation)}, as measured"
         )
 
@@ -62,15 +62,21 @@ class TimeLimit:
                 self.untold = False
                 console.print(
                     f"The machine takes {self.ratio:.1f} times as long as it did when it was measured. If it stays so, the end comes after "
-                    f"some {_minutes(float(f'{self.ratio * self.minutes:.2g}'))}; the number of steps stays.",
+                    f"some {format_minutes(float(f'{self.ratio * self.minutes:.2g}'))}; the number of steps stays.",
                     style="yellow",
                 )
 
     def conclude(self) -> None:
         if self.pace:
             seconds = time.perf_counter() - self.started
-            console.print(f"\nThat took {seconds / 60:.2f} of {_minutes(self.minutes)}.")
+            console.print(f"\nThat took {seconds / 60:.2f} of {format_minutes(self.minutes)}.")
 
 
-def _minutes(count: float) -> str:
+def check_minutes(count: float) -> None:
+    """Raise `UserError` for a number of minutes out of range."""
+    if not LEAST <= count <= MOST:
+        raise UserError(f"`minutes` {count:g} is out of range", f"give a number from {LEAST:g} to {MOST:,}")
+
+
+def format_minutes(count: float) -> str:
     return f"{count:g} minute{'' if count == 1 else 's'}"
