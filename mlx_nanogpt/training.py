@@ -260,8 +260,9 @@ def train(
     if run.teachers and ranks.size > 1:
         raise UserError(f"several ranks cannot train the run {run.path}, which has teachers", "train it in one process")
     own_part = ranks.own_part(run.train_config)
-    check_fits(run.gpt_config, own_part, data)
-    if warning := memory_warning(run.gpt_config, own_part):
+    teachers = [teacher.gpt for teacher in run.teachers]
+    check_fits(run.gpt_config, own_part, data, teachers)
+    if warning := memory_warning(run.gpt_config, own_part, teachers):
         warnings.warn(warning, RuntimeWarning, stacklevel=2)
     if (data.corpus.sha256, data.tokenizer) != (run.corpus.sha256, run.tokenizer):
         raise UserError(
@@ -316,8 +317,8 @@ def start_step(model: GPT, config: TrainConfig, teachers: Sequence[GPT] = ()) ->
     return make_step(model, optimizer, config, teachers=teachers), State(model, optimizer).arrays
 
 
-def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset) -> None:
+def check_fits(gpt: GPTConfig, config: TrainConfig, data: Dataset, teachers: Sequence[GPTConfig] = ()) -> None:
     """Raise `UserError` if the text cannot fill a window of each split, or if the machine lacks the memory."""
     check_splits(data, gpt.block_size)
-    if problem := memory_problem(gpt, config):
+    if problem := memory_problem(gpt, config, teachers):
         raise problem

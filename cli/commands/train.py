@@ -170,8 +170,8 @@ def _create_run(
         )
     dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
-    check_fits(gpt_config, ranks.own_part(train_config), dataset)
     teachers = [gpt.open_run(named_run(name)) for name in dict.fromkeys(values["teacher"])]
+    check_fits(gpt_config, ranks.own_part(train_config), dataset, [own.gpt_config for own in teachers])
     if teachers and ranks.size > 1:
         raise UserError("several ranks cannot learn from a `teacher`", "train in one process, without mlx-gpt launch")
     if limit.minutes:

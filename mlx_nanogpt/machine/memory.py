@@ -1,5 +1,6 @@
 """An estimate of the memory that training takes, and whether this machine has it."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 from ..config import GPTConfig, TrainConfig
@@ -12,15 +13,17 @@ FLOAT, BFLOAT = 4, 2  # bytes
 # Numbers that a step holds for a token at its peak, measured: see `estimated_memory`.
 KEPT_PER_CHANNEL = 18  # of a layer: inputs of products and norms, queries, keys, values, the wide layer
 UNDER_WAY = 1.4  # layers, in what the backward pass has under way
+ANSWERING = 0.85  # layers, in what a teacher holds, which keeps nothing
 LOGIT_ARRAYS = 3.5  # logits, probabilities, their gradient
+TARGET_ARRAYS = 2  # what teachers expect, and its part in the loss
 BFLOAT_KEPT = 3.6  # bytes of a number with bfloat16, on average: some are kept as float32
 
 
-def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
+def memory_problem(gpt: GPTConfig, config: TrainConfig, teachers: Sequence[GPTConfig] = ()) -> UserError | None:
     """The error if training takes more memory than the machine has, or an array that is too large for it."""
     this_machine = machine()
     fused = this_machine.fuses_attention(gpt.head_size)
-    needed, there = estimated_memory(gpt, config, fused), memory_limit()
+    needed, there = estimated_memory(gpt, config, fused, teachers), memory_limit()
     largest, limit = largest_array(gpt, config, fused), this_machine.largest_array()
     if needed > there:
         problem = f"about {needed / 1e9:,.1f} GB of memory, and this machine has {there / 1e9:,.1f} GB for it"
@@ -28,18 +31,19 @@ def memory_problem(gpt: GPTConfig, config: TrainConfig) -> UserError | None:
         problem = f"an array of {largest / 1e9:,.1f} GB, and this machine allows {limit / 1e9:,.1f} GB"
     else:
         return None
-    return UserError(f"training this model takes {problem}", f"lower {_sizes(gpt, config)}")
+    return UserError(f"training this model takes {problem}", f"lower {_sizes(gpt, config)}{_or_teachers(teachers)}")
 
 
-def memory_warning(gpt: GPTConfig, config: TrainConfig) -> str | None:
+def memory_warning(gpt: GPTConfig, config: TrainConfig, teachers: Sequence[GPTConfig] = ()) -> str | None:
     """A sentence if training may take more memory than is safe on this machine, and is not refused."""
     this_machine = machine()
-    needed, safe = estimated_memory(gpt, config, this_machine.fuses_attention(gpt.head_size)), this_machine.safe_memory
+    needed = estimated_memory(gpt, config, this_machine.fuses_attention(gpt.head_size), teachers)
+    safe = this_machine.safe_memory
     if needed <= safe * this_machine.memory():
         return None
     return (
         f"training this model takes about {needed / 1e9:,.1f} GB of memory, more than the {safe * this_machine.memory() / 1e9:,.1f} GB that are "
-        f"safe on this GPU; if it fails, or the machine becomes slow, lower {_sizes(gpt, config)}"
+        f"safe on this GPU; if it fails, or the machine becomes slow, lower {_sizes(gpt, config)}{_or_teachers(teachers)}"
     )
 
 
@@ -57,23 +61,39 @@ def _sizes(gpt: GPTConfig, config: TrainConfig) -> str:
     )
 
 
-def estimated_memory(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
+def _or_teachers(teachers: Sequence[GPTConfig]) -> str:
+    return ", or name fewer or smaller teachers" if teachers else ""
+
+
+def estimated_memory(
+    gpt: GPTConfig, train: TrainConfig, fused_attention: bool, teachers: Sequence[GPTConfig] = ()
+) -> int:
     """Bytes that training takes at its peak.
 
     Weights and Adam's two moments are there all the time. The peak is the larger of two: gradients and activations in the
     backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward
     pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured peak is
-    0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac.
+    0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac. The weights of
+    `teachers` are there all the time, too.
     """
     parameters = FLOAT * _num_parameters(gpt)
-    scores = 0 if fused_attention else gpt.n_head * gpt.block_size
-    per_token = (gpt.n_layer + UNDER_WAY) * (KEPT_PER_CHANNEL * gpt.n_embd + scores) + LOGIT_ARRAYS * gpt.vocab_size
     number = BFLOAT_KEPT if train.dtype == "bfloat16" else FLOAT
-    kept = number * train.batch_size * gpt.block_size * per_token
+    tokens = train.batch_size * gpt.block_size
+    kept = number * tokens * _numbers_per_token(gpt, gpt.n_layer + UNDER_WAY, fused_attention)
+    asked = [FLOAT * tokens * _numbers_per_token(teacher, ANSWERING, fused_attention) for teacher in teachers]
+    if teachers:
+        kept = max(kept + TARGET_ARRAYS * FLOAT * tokens * gpt.vocab_size, *asked)
     if fused_attention:
         kept += 3 * number * _scores(gpt, train, fused_attention)
     starts = 8 * train.eval_iters * train.batch_size  # int64: where the windows of an evaluation begin
-    return round(3 * parameters + max(parameters + kept, 3 * parameters) + starts)
+    known = FLOAT * sum(map(_num_parameters, teachers))
+    return round(known + 3 * parameters + max(parameters + kept, 3 * parameters) + starts)
+
+
+def _numbers_per_token(gpt: GPTConfig, layers: float, fused_attention: bool) -> float:
+    """The numbers that so many layers and the logits hold for a token."""
+    scores = 0 if fused_attention else gpt.n_head * gpt.block_size
+    return layers * (KEPT_PER_CHANNEL * gpt.n_embd + scores) + LOGIT_ARRAYS * gpt.vocab_size
 
 
 def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> int:
@@ -83,7 +103,7 @@ def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> 
     return number * max(_scores(gpt, train, fused_attention), logits, gpt.vocab_size * gpt.n_embd)
 
 
-@lru_cache(maxsize=1)  # a plan estimates one shape with many batches
+@lru_cache  # a plan estimates one shape with many batches
 def _num_parameters(gpt: GPTConfig) -> int:
     return GPT(gpt).num_parameters()
 

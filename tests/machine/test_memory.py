@@ -11,6 +11,7 @@ from conftest import finish, only_here, tiny_gpt, tiny_run, tiny_train
 from mlx_nanogpt.machine import machine
 from mlx_nanogpt.machine.memory import estimated_memory, largest_array, memory_problem, memory_warning
 from mlx_nanogpt.measure import plan as planning
+from mlx_nanogpt.measure.timing import Trial, random_tokens
 
 
 @only_here
@@ -32,6 +33,28 @@ def test_the_estimate_is_within_a_quarter_of_what_a_step_takes(monkeypatch, name
     others = mx.get_active_memory()  # what the tests before it keep
     measured = planning.measure(gpt.GPT(configs[0]), replace(configs[1], eval_iters=1)).peak_memory - others
     assert 1 / 1.25 < measured / estimate < 1.25
+
+
+@only_here
+@pytest.mark.slow
+def test_the_estimate_counts_a_teacher_that_is_larger_than_its_student():
+    student, config = gpt.preset("nanolux", n_layer=1)
+    teacher = replace(student, n_layer=6, n_embd=512, head_size=32)
+    estimate = estimated_memory(student, config, False, [teacher])
+    assert estimate > 3 * estimated_memory(student, config, False)
+    gc.collect()
+    others = mx.get_active_memory()
+    Trial(gpt.GPT(student), config, random_tokens(student), [gpt.GPT(teacher)]).seconds()
+    assert 1 / 1.25 < (mx.get_peak_memory() - others) / estimate < 1.25
+
+
+def test_teachers_that_do_not_fit_are_refused(monkeypatch):
+    fused = machine().fuses_attention(8)
+    monkeypatch.setattr(type(machine()), "memory", lambda _: 2 * estimated_memory(tiny_gpt(), tiny_train(), fused))
+    assert memory_problem(tiny_gpt(), tiny_train()) is None
+    assert str(memory_problem(tiny_gpt(), tiny_train(), [tiny_gpt(n_embd=256)])).endswith(
+        "or name fewer or smaller teachers"
+    )
 
 
 def test_adam_alone_takes_six_times_the_weights():
