@@ -114,25 +114,18 @@ class Recorder:
         """Yield each of `records`, which move `state`, after it is on the disk; yield also `Sample` and `Saved`."""
         try:
             for record in records:
+                after: list[Record] = []
                 match record:
                     case Progress() if is_logged(record.iteration):
                         self.log.append(record)
-                        yield record
-                    case Evaluating(windows=0) if self.saved != state.iteration:
+                    case Evaluating(windows=0) | Done(end="interrupted") if self.saved != state.iteration:
                         yield self.save(state)  # a long evaluation may be killed
-                        yield record
                     case Evaluation():
-                        written: list[Record] = [*self._sample(state), self.save(state)]
-                        yield record
-                        yield from written
+                        after = [*self._sample(state), self.save(state)]
                     case Snapshot():
                         self._write_snapshot(state)
-                        yield record
-                    case Done(end="interrupted") if self.saved != state.iteration:
-                        yield self.save(state)
-                        yield record
-                    case _:
-                        yield record
+                yield record
+                yield from after
         except Diverged as error:
             raise Diverged(f"{error.problem}, so training stopped{self._name_checkpoint()}", error.remedy) from None
         except RuntimeError as error:
