@@ -10,6 +10,7 @@ from typing import Any
 
 from .config import SETTINGS, TEXT, GPTConfig, TrainConfig, check_choice, configurations
 from .errors import CONTROLS, UserError, printable
+from .files import explaining_read
 from .presets import PRESETS
 from .text.byte_pairs import check_vocab_size
 from .text.documents import Documents
@@ -112,11 +113,8 @@ def write_config_file(settings: Mapping[str, object], about: Iterable[str] = ())
 
 def _read(path: Path) -> str:
     remedy = "name a TOML file of settings"
-    try:
-        with path.open("rb") as file:
-            raw = file.read(LARGEST_FILE + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})", remedy) from error
+    with explaining_read(path, remedy), path.open("rb") as file:
+        raw = file.read(LARGEST_FILE + 1)
     if len(raw) > LARGEST_FILE:
         raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes, too many for settings", remedy)
     try:

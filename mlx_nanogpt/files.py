@@ -67,6 +67,15 @@ def explaining_damage(
 
 
 @contextmanager
+def explaining_read(path: Path | str, remedy: str) -> Iterator[None]:
+    """Turn an `OSError` of reading `path` in the body into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read ({error.strerror})", remedy) from error
+
+
+@contextmanager
 def explaining_write(path: Path, remedy: str, by_mlx: bool = False) -> Iterator[None]:
     """Turn an error of writing `path` in the body into a `UserError`; of MLX, it is a RuntimeError."""
     try:

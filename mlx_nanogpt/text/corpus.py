@@ -6,12 +6,12 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..config import check_choice
 from ..errors import UserError
+from ..files import explaining_read
 from . import pastiche
 from .characters import MARK
 from .dataset import Dataset
@@ -35,6 +35,9 @@ BUILT_IN = {
     TINYSHAKESPEARE: BuiltIn("downloaded once", tinyshakespeare),
     PASTICHE: BuiltIn("built in", lambda: pastiche.write().text),
 }
+A_TEXT = (
+    f"a text is {', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
+)
 PIPE = "pipe a text into it (a run that learned from standard input needs the same text again)"
 PIECE = 2**20  # bytes of text read at a time
 NEW_LINE = b"\n"
@@ -143,7 +146,7 @@ def _read(sources: Sequence[str], documents: Documents, standard_input: BinaryIO
     last = "\n"  # character so far
     for source in sources:
         empty = True
-        with _explaining(source):
+        with explaining_read(source_name(source), A_TEXT):
             for name, text in _texts(source, standard_input):
                 if documents != "none":
                     text = mark(text, documents, name)
@@ -159,25 +162,11 @@ def _read(sources: Sequence[str], documents: Documents, standard_input: BinaryIO
 
 def read_source(source: str) -> str:
     """The text of the UTF-8 file `source`, or of standard input for "-". Raises `UserError` if it cannot be read."""
-    try:
+    with explaining_read(source_name(source), f"name a UTF-8 text file, or {STANDARD_INPUT} for standard input"):
         if source == STANDARD_INPUT:
             return "".join(_decode(sys.stdin.buffer, source_name(source)))
         with open(source, "rb") as file:
             return "".join(_decode(file, source))
-    except OSError as error:
-        remedy = f"name a UTF-8 text file, or {STANDARD_INPUT} for standard input"
-        raise UserError(f"{source_name(source)} cannot be read ({error.strerror})", remedy) from error
-
-
-@contextmanager
-def _explaining(source: str) -> Iterator[None]:
-    """Turn an error of reading `source` in the body into a `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        takes = f"{', '.join(BUILT_IN)}, a UTF-8 text file, a folder of texts, or {STANDARD_INPUT} for standard input"
-        problem = f"{error.filename or source_name(source)} cannot be read ({error.strerror})"
-        raise UserError(problem, f"a text is {takes}") from error
 
 
 def holds_texts(source: str) -> bool:

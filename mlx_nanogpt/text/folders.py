@@ -12,6 +12,7 @@ from typing import NamedTuple
 from unicodedata import normalize
 
 from ..errors import UserError
+from ..files import explaining_read
 from .token_files import holds_tokens
 
 MODEL_FILES = ("config.json", "tokenizer.json")  # of a run or of an exported model
@@ -24,6 +25,7 @@ SPLIT = re.compile(
 # suffixes of texts; code, such as test_x.py, has others
 TEXTS = ("", ".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tokens", ".raw")
 PIECE = 2**20  # bytes of a file that are checked
+UNREADABLE = "make it readable, or take it out of the folder"
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,15 @@ def folder_files(path: str) -> FolderFiles:
     """
 
     def refuse(error: OSError) -> None:
-        raise _unreadable(Path(error.filename), error)
+        raise error
 
     found, links = [], []
-    for folder, below, names in os.walk(path, onerror=refuse):
-        links += [link for name in below if not name.startswith(".") and (link := Path(folder, name)).is_symlink()]
-        # hidden files are copies of an editor or, on external disks of a Mac, binary "._" files
-        below[:] = [name for name in below if not (name.startswith(".") or _is_ours(Path(folder, name)))]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    with explaining_read(path, UNREADABLE):
+        for folder, below, names in os.walk(path, onerror=refuse):
+            links += [link for name in below if not name.startswith(".") and (link := Path(folder, name)).is_symlink()]
+            # hidden files are copies of an editor or, on external disks of a Mac, binary "._" files
+            below[:] = [name for name in below if not (name.startswith(".") or _is_ours(Path(folder, name)))]
+            found += [Path(folder, name) for name in names if not name.startswith(".")]
     files = FolderFiles([], sorted(links))  # a linked folder may lead anywhere
     for file in sorted(found):
         (files.taken if _is_text(file) else files.left).append(file)
@@ -111,13 +114,11 @@ def _is_ours(folder: Path) -> bool:
 
 def _is_text(file: Path) -> bool:
     """Whether the first piece of a file is text. A `*.txt` file counts as text, so that a wrong encoding is an error."""
-    try:
+    with explaining_read(file, UNREADABLE):
         if not stat.S_ISREG(file.stat().st_mode):  # opening a pipe would wait for a writer
             raise UserError(f"{file} is a pipe, a socket or a device", "take it out of the folder")
         with file.open("rb") as opened:
             piece = opened.read(PIECE)
-    except OSError as error:
-        raise _unreadable(file, error) from error
     if file.suffix.lower() == ".txt":
         return bool(piece)
     try:
@@ -125,7 +126,3 @@ def _is_text(file: Path) -> bool:
     except UnicodeDecodeError:
         return False
     return bool(text) and "\0" not in text
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be read ({error.strerror})", "make it readable, or take it out of the folder")

@@ -6,7 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import cache_dir, explaining_write, locked
+from ..files import cache_dir, explaining_read, explaining_write, locked
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -28,11 +28,9 @@ def tinyshakespeare() -> str:
     """The text. Raises `CorpusUnavailable` if it must be downloaded and cannot be, `UserError` if the download is another text or
     the cache cannot be used."""
     file, remedy = cache_file(), "set XDG_CACHE_HOME to another folder"
-    try:
+    with explaining_read(file, remedy):
         if file.is_file() and _is_whole(text := file.read_bytes()):
             return text.decode()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})", remedy) from error
     import http.client  # imported here: they take 15 ms, and most starts download nothing
     import ssl
 
