@@ -3,9 +3,9 @@
 import codecs
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -177,17 +177,10 @@ def holds_texts(source: str) -> bool:
 def check_readable_again(sources: Sequence[str]) -> None:
     """Raise `UserError` if one of `sources` is a named pipe, which can be read only once."""
     for source in sources:
-        if stat.S_ISFIFO(_mode(source)):
-            problem = f"{source_name(source)} is a pipe and gives its text only once"
-            raise UserError(problem, f"pipe the text into `data` {STANDARD_INPUT}, or name a file")
-
-
-def _mode(path: str) -> int:
-    """The mode of the file at `path`; 0 if there is none."""
-    try:
-        return os.stat(path).st_mode
-    except (OSError, ValueError):
-        return 0
+        with suppress(OSError):  # who reads it explains that
+            if Path(source).is_fifo():
+                problem = f"{source_name(source)} is a pipe and gives its text only once"
+                raise UserError(problem, f"pipe the text into `data` {STANDARD_INPUT}, or name a file")
 
 
 def _texts(source: str, standard_input: BinaryIO | None) -> Iterator[tuple[str, Iterator[str]]]:
@@ -205,10 +198,10 @@ def _texts(source: str, standard_input: BinaryIO | None) -> Iterator[tuple[str, 
 
 def _files(path: str) -> Sequence[Path]:
     """The text files at `path`, a file or a folder."""
-    if stat.S_ISCHR(_mode(path)) or stat.S_ISBLK(_mode(path)):  # it may be endless, or a keyboard
-        raise UserError(f"{path} is a device", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
     if re.match(r"\w+://", path):
         raise UserError(f"{path} is an address, not a file", f"download it, as with curl -LO {path}, and name the file")
+    if Path(path).is_char_device() or Path(path).is_block_device():  # it may be endless, or a keyboard
+        raise UserError(f"{path} is a device", f"name a file, or pipe a text into `data` {STANDARD_INPUT}")
     if not os.path.isdir(path):
         return [Path(path)]
     if holds_tokens(path):
