@@ -121,7 +121,8 @@ class Folder:
                 file.flush()
                 _sync(file.fileno())
             os.replace(aside, name, src_dir_fd=self.descriptor, dst_dir_fd=self.descriptor)
-            _sync_folder(self.descriptor)
+            with _if_supported():
+                os.fsync(self.descriptor)  # the new name is on the disk before a later one
         except BaseException:
             self.remove(aside)
             raise
@@ -289,12 +290,6 @@ def _path_of(descriptor: int) -> Path:
     if hasattr(fcntl, "F_GETPATH"):  # macOS
         return Path(os.fsdecode(fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0")))
     return Path(os.readlink(f"/proc/self/fd/{descriptor}"))
-
-
-def _sync_folder(descriptor: int) -> None:
-    """Write the new name of a file to the disk before a later one."""
-    with _if_supported():
-        os.fsync(descriptor)
 
 
 def _sync(descriptor: int) -> None:
