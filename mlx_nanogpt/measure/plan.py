@@ -1,7 +1,7 @@
 """The plan of a run: its parameters, arithmetic, memory and time. Steps are measured if they fit and do not take too long."""
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -81,21 +81,19 @@ def make_plan(gpt: GPTConfig, train: TrainConfig) -> Plan:
     flops = flops_per_token(model)
     least = flops * tokens_per_step(gpt, train) / measure_matrix(rounds=3).median
     problem = memory_problem(gpt, train)
-    plan = Plan(
+    measured = measure(model, train) if problem is None and least <= LONGEST_STEP else None
+    estimate = estimated_memory(gpt, train, machine().fuses_attention(gpt.head_size))
+    return Plan(
         gpt,
         train,
         flops_per_token=flops,
-        memory=estimated_memory(gpt, train, machine().fuses_attention(gpt.head_size)),
+        memory=measured.peak_memory if measured else estimate,
         memory_there=memory_limit(),
         problem=str(problem) if problem else None,
         warning=memory_warning(gpt, train),
         least_step_seconds=least,
-        measured=None,
+        measured=measured,
     )
-    if problem is None and least <= LONGEST_STEP:
-        measured = measure(model, train)
-        plan = replace(plan, measured=measured, memory=measured.peak_memory)
-    return plan
 
 
 def measure(model: GPT, train: TrainConfig) -> Measured:
