@@ -75,7 +75,6 @@ def _place_windows(count: int, block_size: int) -> tuple[np.ndarray, int]:
 
 def _find_likeliest(scores: np.ndarray, top: int) -> np.ndarray:
     """Return the places of the `top` largest numbers of each row of `scores` (N, vocab_size), the largest first: (N, top)."""
-    top = min(top, scores.shape[-1])
     found = np.argpartition(-scores, top - 1, axis=-1)[:, :top]
     order = np.argsort(-np.take_along_axis(scores, found, axis=-1), axis=-1, kind="stable")
     return np.take_along_axis(found, order, axis=-1)
