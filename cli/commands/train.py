@@ -25,29 +25,10 @@ from mlx_nanogpt.text.identity import STANDARD_INPUT
 from mlx_nanogpt.text.tokenizer import Tokenizer
 from mlx_nanogpt.training import check_fits
 
-from ..options.settings import with_settings
-from ..options.shared import (
-    DeviceOption,
-    DocumentsOption,
-    TokenizerOption,
-    ValidDataOption,
-    VocabSizeOption,
-    given_options,
-    use_device,
-)
+from ..options import shared, training
+from ..options.settings import option_name, with_settings
 from ..options.start import ConfigOption, PresetOption, starting_settings
 from ..options.texts import default_documents, load_dataset, read_data
-from ..options.training import (
-    CaffeinateOption,
-    DataOption,
-    MinutesOption,
-    ReportToOption,
-    ResumeOption,
-    RetriesOption,
-    RunDirOption,
-    StartOption,
-    TeacherOption,
-)
 from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import count_retries, note_checkpoint, report_failures, train_with_retries
@@ -68,22 +49,22 @@ ENDS = {
 @with_settings
 def train(
     ctx: typer.Context,
-    data: DataOption = [TINYSHAKESPEARE],
-    tokenizer: TokenizerOption = "char",
-    vocab_size: VocabSizeOption = None,
-    documents: DocumentsOption = None,
-    valid_data: ValidDataOption = [],
-    device: DeviceOption = "auto",
+    data: training.DataOption = [TINYSHAKESPEARE],
+    tokenizer: shared.TokenizerOption = "char",
+    vocab_size: shared.VocabSizeOption = None,
+    documents: shared.DocumentsOption = None,
+    valid_data: shared.ValidDataOption = [],
+    device: shared.DeviceOption = "auto",
     preset: PresetOption = None,
-    minutes: MinutesOption = None,
+    minutes: training.MinutesOption = None,
     config: ConfigOption = None,
-    init_from: StartOption = None,
-    run_dir: RunDirOption = None,
-    resume: ResumeOption = None,
-    teacher: TeacherOption = [],
-    report_to: ReportToOption = [],
-    caffeinate: CaffeinateOption = True,
-    retries: RetriesOption = None,
+    init_from: training.StartOption = None,
+    run_dir: training.RunDirOption = None,
+    resume: training.ResumeOption = None,
+    teacher: training.TeacherOption = [],
+    report_to: training.ReportToOption = [],
+    caffeinate: training.CaffeinateOption = True,
+    retries: training.RetriesOption = None,
     **settings: Any,
 ) -> None:
     """Train a GPT on a text and keep it in a run directory.
@@ -92,8 +73,8 @@ def train(
 
     A --preset or a --config replaces the defaults; options replace both.
     """
-    use_device(device)
-    given, limit = given_options(ctx), TimeLimit(minutes)
+    shared.use_device(device)
+    given, limit = shared.given_options(ctx), TimeLimit(minutes)
     if {"minutes", "num_iter"} <= given.keys():
         raise UserError("`minutes` and `num_iter` exclude each other: the minutes decide the number", "leave out one")
     if "report_to" in given:
@@ -280,14 +261,14 @@ def _print_how_to_resume(run: Run, iteration: int, given: dict) -> None:
 
 def _changes(given: dict) -> list[str]:
     """The options in `given` that change a resumed run, for a start before they are saved."""
-    changed = [f"--{name.replace('_', '-')}={given[name]}" for name in MAY_CHANGE if {name, "resume"} <= given.keys()]
+    changed = [f"{option_name(name)}={given[name]}" for name in MAY_CHANGE if {name, "resume"} <= given.keys()]
     return changed + ["--no-caffeinate"] * (not given.get("caffeinate", True))
 
 
 def _options_to_resume(given: dict) -> list[str]:
     """The options of mlx-gpt train that, with --resume, resume a run as it was started."""
     names = ("data", "valid_data") if "resume" in given else ()  # else the run names its text
-    again = [(name.replace("_", "-"), text) for name in names for text in given.get(name, ())]
+    again = [(name, text) for name in names for text in given.get(name, ())]
     again += [(name, str(given[name])) for name in ("device", "retries") if name in given]
-    again += [("report-to", name) for name in given.get("report_to", ())]
-    return [word for name, value in again for word in (f"--{name}", value)]
+    again += [("report_to", name) for name in given.get("report_to", ())]
+    return [word for name, value in again for word in (option_name(name), value)]
