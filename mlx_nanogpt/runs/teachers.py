@@ -1,8 +1,6 @@
 """The teachers of a run: copies in float16 of the models that it learns from, inside its own directory, so that it needs nothing else to
 resume."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +21,7 @@ class Teacher:
     checksum: int
 
     @classmethod
-    def from_json(cls, content: Mapping) -> Teacher:
+    def from_json(cls, content: Mapping) -> "Teacher":
         """The teacher that `dataclasses.asdict` turned into `content`. Raises `KeyError`, `TypeError` or `ValueError` for anything else."""
         if not (isinstance(content["path"], str) and isinstance(content["checksum"], int)):
             raise ValueError(f"{content!r} is no teacher")

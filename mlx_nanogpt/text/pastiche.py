@@ -5,8 +5,6 @@ grammar writes it, one weighted choice after another, and every choice can be re
 over the choices is therefore the loss of a reader who knows the grammar by heart: a floor under any model's loss.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import random
