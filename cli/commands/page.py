@@ -8,21 +8,14 @@ import typer
 from mlx_nanogpt.pages.page import page as make_page
 from mlx_nanogpt.runs.find import find_run
 
-from ..options.shared import PATH, RUN_PATH, LastOption
+from ..options.shared import LastOption, RunsArgument
 from ..screen.consoles import console
-from ..screen.output_file import ForceOption, check_replaceable, write_file
+from ..screen.output_file import ForceOption, OutOption, check_replaceable, write_file
 
 
 def page(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Numbers of runs in runs/, or folders of runs: a slider goes from one to the next.",
-            show_default="the newest in runs/",
-            **RUN_PATH,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("model.html"),
+    runs: RunsArgument = None,
+    out: OutOption = Path("model.html"),
     last: LastOption = False,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     force: ForceOption = False,
@@ -30,6 +23,8 @@ def page(
     """Write a model as one page to play with: it computes in the browser, and needs no network.
 
     Type, and see what surprises the model, what it expects, layer by layer, and where it looks; let it write, and choose another token.
+
+    With several runs, a slider goes from one to the next.
     """
     check_replaceable(out, "out", force)
     written = make_page(*(find_run(path) for path in runs or [None]), last=last)

@@ -1,30 +1,19 @@
 """`mlx-gpt report`: writes one HTML file on runs, which needs no network."""
 
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from mlx_nanogpt import Run
 from mlx_nanogpt.config import tokens_per_step
 from mlx_nanogpt.pages.report import Entry, report_page
 from mlx_nanogpt.runs.find import find_run
 
-from ..options.shared import PATH, RUN_PATH
+from ..options.shared import RunsArgument
 from ..screen.consoles import console
 from ..screen.describe import describe_model, describe_packages, describe_training, list_settings
-from ..screen.output_file import ForceOption, check_replaceable, write_file
+from ..screen.output_file import ForceOption, OutOption, check_replaceable, write_file
 
 
-def report(
-    runs: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Numbers of runs in runs/, or folders of runs.", show_default="the newest in runs/", **RUN_PATH
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("report.html"),
-    force: ForceOption = False,
-) -> None:
+def report(runs: RunsArgument = None, out: OutOption = Path("report.html"), force: ForceOption = False) -> None:
     """Write a page on a run, or on several beside each other: losses, samples and settings."""
     check_replaceable(out, "out", force)
     opened = [find_run(path) for path in runs or [None]]

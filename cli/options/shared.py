@@ -76,6 +76,12 @@ RunArgument = Annotated[
         help="The number of a run in runs/, or the folder of any run.", show_default="the newest in runs/", **RUN_PATH
     ),
 ]
+RunsArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Numbers of runs in runs/, or folders of runs.", show_default="the newest in runs/", **RUN_PATH
+    ),
+]
 LastOption = Annotated[
     bool, typer.Option("--last", help="Use the last weights, and not the best: those of the lowest validation loss.")
 ]

@@ -20,6 +20,7 @@ HEAD = 1000  # bytes of a file that may hold the mark
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="Write all results to this file.", show_default="not written", **PATH)
 ]
+OutOption = Annotated[Path, typer.Option(help="The file to write.", **PATH)]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the file to write, whoever wrote it.")]
 
 
