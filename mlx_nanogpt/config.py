@@ -187,7 +187,7 @@ class TrainConfig:
     )
     expected_bits: float = setting(
         0.0,
-        "What mlx-gpt plan --minutes expects of the run, to compare with its end; 0: nothing.",
+        "What mlx-gpt plan expects of the run, to compare with its end; 0: nothing.",
         EVALUATION,
         "bits per character",
         least=0,

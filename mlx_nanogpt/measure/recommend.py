@@ -34,7 +34,7 @@ FIRST_STEPS, FACTOR = 50, 3  # a candidate is evaluated after 50 steps, then aft
 WARMUP = 0.1  # of the steps up to an evaluation, in which the rate rises
 EVALUATED = 2**15  # tokens
 
-EXPONENT = 0.75  # of tokens: with this power of them the loss falls to its limit, as measured (benchmarks/README.md)
+EXPONENT = 0.75  # the loss falls to its limit with this power of the tokens, as those of the preset do in benchmarks/recipes.md
 REPETITIONS = 15.4
 FRESH_PASSES = 4  # over the text, which teach about as much as new text does (the same paper)
 MOST_PASSES = 16  # more help little, and a model begins to learn its text by heart
