@@ -44,18 +44,21 @@ def of_modern(*names: str) -> dict[str, object]:
     return {name: MODERN[name] for name in names}
 
 
+USUAL_DECAY = {"weight_decay": 0.1}
 # The changes of each rung, which keeps those before it. The last one is the preset modern.
 LADDER = {
     "the default": {},
     "AdamW: rate 0.006 with warm-up and cosine, decay, clipping": of_modern(
-        "learning_rate", "warmup_iters", "lr_decay_iters", "weight_decay", "grad_clip"
-    ),
+        "learning_rate", "warmup_iters", "lr_decay_iters", "grad_clip"
+    )
+    | USUAL_DECAY,
     "RMSNorm, no biases": of_modern("norm", "bias"),
     "RoPE": of_modern("position"),
     "QK-norm": of_modern("qk_norm"),
     "SwiGLU": of_modern("activation"),
     "blocks and head start at zero": of_modern("init"),
     "Muon": of_modern("optimizer"),
+    "weight decay 0.5 instead of 0.1": of_modern("weight_decay"),
 }
 
 
@@ -70,7 +73,7 @@ def ladder() -> Iterator[tuple[str, dict]]:
 def short(num_iter: int, **changes) -> dict[str, object]:
     """Return the settings of a short run of the preset modern."""
     lengths = {"num_iter": num_iter, "lr_decay_iters": num_iter, "eval_interval": num_iter, "warmup_iters": 40}
-    return MODERN | WHOLE | lengths | changes
+    return MODERN | USUAL_DECAY | WHOLE | lengths | changes
 
 
 RECORDS = {
@@ -89,7 +92,7 @@ SHORT_PRESETS = {
 }
 STUDENTS = (7, 8, 9)  # seeds: a student and its teacher see other batches
 WITH_TEACHERS = {
-    name: MODERN | WHOLE | {"eval_interval": 5000, "teachers": seeds}
+    name: MODERN | USUAL_DECAY | WHOLE | {"eval_interval": 5000, "teachers": seeds}
     for name, seeds in {"one teacher": SEEDS[:1], "two teachers": SEEDS[:2]}.items()
 }
 KINDS = {"ladder": dict(ladder()), "records": RECORDS, "presets": SHORT_PRESETS, "teachers": WITH_TEACHERS}
@@ -159,7 +162,11 @@ def train(settings: Mapping[str, object]) -> dict:
 def teacher(seed: int, data: gpt.Dataset) -> gpt.Run:
     """Return a run of the preset modern, which stays in runs/ for the next student."""
     path = Path(f"runs/teacher-{seed}")
-    run = gpt.open_run(path) if path.exists() else gpt.create_run(*gpt.preset("modern", seed=seed), data, path)
+    run = (
+        gpt.open_run(path)
+        if path.exists()
+        else gpt.create_run(*gpt.preset("modern", seed=seed, **USUAL_DECAY), data, path)
+    )
     if run.position().iteration < run.train_config.num_iter:
         for _ in gpt.train(run, data):
             pass
