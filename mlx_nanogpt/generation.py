@@ -20,7 +20,7 @@ PROBED_TOKENS, PROBE_ROUNDING = 16, 1e-3
 COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
 
 Sampler = Callable[[mx.array, mx.array], mx.array]
-NextToken = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+NextToken = Callable[..., tuple[mx.array, mx.array]]
 
 
 def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
@@ -142,18 +142,21 @@ def _make_draw(model: GPT, sample: Sampler, cached: bool) -> Callable[[list[int]
 
     def draw(prompt: list[int], num_tokens: int, seed: int) -> Iterator[mx.array]:
         key = mx.random.key(seed)
-        if cache:
-            cache.state["length"] = mx.array(0)  # an earlier text beyond it is masked
         text = mx.array([prompt[-block_size:]])  # (1, T)
+        token, new = text[:, -1], list[mx.array]()  # those that were drawn after `text`, each (1, 1)
+        if cache:
+            cache.length = mx.array(0)  # an earlier text beyond it is masked
         for i in range(num_tokens):
-            if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
-                token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
-            elif decode and i <= block_size - len(prompt):
-                token, key = decode(token, key)
+            if decode and 0 < i <= block_size - len(prompt):
+                token, key = decode(token, key, mx.array(len(prompt) + i - 1))
             else:
-                token, key = reread(text, key)
-            text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
-            mx.async_eval(token, text)
+                text, new = mx.concatenate([text, *new], axis=1)[:, -block_size:], []
+                if i == 0 or text.shape[1] < block_size:  # not compiled, because its length changes
+                    token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
+                else:
+                    token, key = reread(text, key)
+            new.append(token[:, None])
+            mx.async_eval(token)
             yield token
 
     return draw
@@ -174,10 +177,12 @@ def can_cache(model: GPT) -> bool:
 
 
 def make_decode(model: GPT, cache: Cache, sample: Sampler) -> NextToken:
-    """Return `decode(token, key)`, compiled: the token (1,) after `token` (1,) and those that `cache` holds, and a new key."""
+    """Return `decode(token, key, length)`, compiled: the token (1,) after `token` (1,) and the `length` ones that `cache` holds, and a
+    new key."""
 
     @partial(mx.compile, inputs=[model.state, cache.state], outputs=cache.state)
-    def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
+    def decode(token: mx.array, key: mx.array, length: mx.array) -> tuple[mx.array, mx.array]:
+        cache.length = length  # given, because to count on the device is an operation more
         return _pick(model.next_logits(token[:, None], cache), key, sample)
 
     return decode

@@ -22,7 +22,7 @@ MOST = {
     "modern step": 539,
     "baby-modern step": 544,
     "modern evaluation": 107,
-    "modern decode": 125,
+    "modern decode": 122,
     "modern reread": 109,
 }
 
