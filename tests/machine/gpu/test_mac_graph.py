@@ -23,6 +23,7 @@ MOST = {
     "baby-modern step": 544,
     "modern evaluation": 107,
     "modern decode": 122,
+    "decode of 8 texts": 112,
     "modern reread": 109,
 }
 
