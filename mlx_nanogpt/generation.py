@@ -22,7 +22,7 @@ from .model import GPT, Cache, own_class
 PROBED_TOKENS, PROBE_ROUNDING = 16, 1e-3
 COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
 TEXTS_AT_ONCE = 8  # on a CPU they take two to four times the time of one; with more, the first would be slow to read
-CACHE_BYTES = 2**30  # of texts that are drawn together
+CACHE_BYTES = 2**29  # of texts that are drawn together; attention beyond the context may take twice as much again
 
 Sampler = Callable[..., mx.array]  # of logits (B, vocab_size) and random keys
 Keys = list[mx.array]  # one for each text, so that a text is the same alone and beside others
