@@ -1,4 +1,5 @@
-"""The GPT writes: a sampler picks a token from the logits, `generate` yields one token after another.
+"""The GPT writes: a sampler picks a token from the logits, `generate` yields one token after another, `make_writer` writes several
+texts together.
 
 While the text fits into `block_size`, each layer's keys and values are cached. Beyond that, every token is drawn from the
 last `block_size` tokens, all read again, as in the lecture: positions are absolute and shift, so a cache would be wrong.
@@ -8,6 +9,8 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice, takewhile, tee
+from operator import itemgetter, ne
 
 import mlx.core as mx
 import numpy as np
@@ -18,21 +21,25 @@ from .model import GPT, Cache, own_class
 
 PROBED_TOKENS, PROBE_ROUNDING = 16, 1e-3
 COLDEST = 1e-6  # below this temperature logits would overflow float32; the draw is the argmax anyway
+TEXTS_AT_ONCE = 8  # on a CPU they take two to four times the time of one; with more, the first would be slow to read
+CACHE_BYTES = 2**29  # of texts that are drawn together; attention beyond the context may take twice as much again
 
-Sampler = Callable[[mx.array, mx.array], mx.array]
-NextToken = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
+Sampler = Callable[..., mx.array]  # of logits (B, vocab_size) and random keys
+Keys = list[mx.array]  # one for each text, so that a text is the same alone and beside others
 
 
 def make_sampler(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Sampler:
-    """Return `sample(logits, key)`, which picks token ids (B,) from logits (B, vocab_size) with a random key: draws from the softmax of
-    `make_filter`'s. Raises `UserError` as that does."""
+    """Return `sample(logits, *keys)`, which picks token ids (B,) from logits (B, vocab_size) with random keys, one for each row or one
+    for all: draws from the softmax of `make_filter`'s. Raises `UserError` as that does."""
     keep = make_filter(temperature, top_k, top_p)
 
-    def sample(logits: mx.array, key: mx.array) -> mx.array:
+    def sample(logits: mx.array, *keys: mx.array) -> mx.array:
         if temperature < COLDEST:
             return mx.argmax(logits, axis=-1)
         # Gumbel's trick draws from the softmax in half the kernels of mx.random.categorical
-        return mx.argmax(keep(logits) + mx.random.gumbel(logits.shape, key=key), axis=-1)
+        shape = len(logits) // len(keys), logits.shape[-1]
+        noise = mx.concatenate([mx.random.gumbel(shape, key=key) for key in keys])  # (B, vocab_size)
+        return mx.argmax(keep(logits) + noise, axis=-1)
 
     return sample
 
@@ -77,31 +84,47 @@ def generate(
     The model stays in evaluation mode. Its weights must not change before the last token.
     Raises `UserError` for an empty prompt (there is nothing to continue) and for a seed out of range.
     """
-    yield from make_writer(model, sample)(prompt, num_tokens, seed, end)
+    seed = secrets.randbits(64) if seed is None else seed
+    [text] = make_writer(model, sample)(prompt, num_tokens, [seed], end)
+    yield from text
 
 
-def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iterator[int]]:
-    """Return `write(prompt, num_tokens, seed, end)`: `generate`, whose preparation and compiled functions serve several texts, one after
-    the other. The weights must not change from now on."""
+def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iterator[Iterator[int]]]:
+    """Return `write(prompt, num_tokens, seeds, end)`, which yields a text for each of `seeds`: the tokens of `generate`. Its preparation
+    and compiled functions serve all of them. The weights must not change from now on.
+
+    Up to TEXTS_AT_ONCE texts are drawn together, no further than one of them is read; the others keep their tokens. Read a text before
+    you ask for the next one. Products of several texts round in another way, which matters where two tokens are about as likely.
+    """
     model.eval()
+    config = model.config
+    bytes_of_a_text = 8 * config.n_layer * config.block_size * config.n_embd  # keys and values, float32
+    most = max(1, min(TEXTS_AT_ONCE, CACHE_BYTES // bytes_of_a_text))
     sample, cached = sample or make_sampler(), can_cache(model)
     fast, computing = machine().for_inference(model)
     with computing():
         draw = _make_draw(fast, sample, cached)
 
-    def write(prompt: Sequence[int], num_tokens: int, seed: int | None = None, end: int | None = None) -> Iterator[int]:
-        seed = secrets.randbits(64) if seed is None else seed
-        if not 0 <= seed < 2**64:
-            raise UserError(f"seed {seed} is out of range", f"give a whole number from 0 to {2**64 - 1}")
+    def write(
+        prompt: Sequence[int], num_tokens: int, seeds: Iterable[int], end: int | None = None
+    ) -> Iterator[Iterator[int]]:
         if len(prompt) == 0:
             raise UserError("an empty prompt has no next token", "give at least one token")
-        tokens = _read(draw(list(map(int, prompt)), num_tokens, seed))
+        seeds = iter(seeds)
+        while together := list(islice(seeds, most)):
+            if wrong := [seed for seed in together if not 0 <= seed < 2**64]:
+                raise UserError(f"seed {wrong[0]} is out of range", f"give a whole number from 0 to {2**64 - 1}")
+            copies = tee(rows(list(map(int, prompt)), num_tokens, together), len(together))
+            yield from (takewhile(partial(ne, end), map(itemgetter(i), copy)) for i, copy in enumerate(copies))
+
+    def rows(prompt: list[int], num_tokens: int, seeds: list[int]) -> Iterator[list[int]]:
+        drawn = _read(draw(prompt, num_tokens, seeds))
         while True:
             with computing():  # not across the yield: the caller needs its cores then
-                token = next(tokens, None)
-            if token is None or token == end:
+                row = next(drawn, None)
+            if row is None:
                 return
-            yield token
+            yield row
 
     return write
 
@@ -122,39 +145,42 @@ def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
     yield waiting
 
 
-def _read(drawn: Iterator[mx.array]) -> Iterator[int]:
+def _read(drawn: Iterator[mx.array]) -> Iterator[list[int]]:
     """The tokens as numbers. Each is read after the next one was started, so that the device is never idle."""
     waiting = None
-    for token in drawn:
+    for tokens in drawn:
         if waiting is not None:
-            yield waiting.item()
-        waiting = token
+            yield waiting.tolist()
+        waiting = tokens
     if waiting is not None:
-        yield waiting.item()
+        yield waiting.tolist()
 
 
-def _make_draw(model: GPT, sample: Sampler, cached: bool) -> Callable[[list[int], int, int], Iterator[mx.array]]:
-    """Return `draw(prompt, num_tokens, seed)`: the tokens as arrays (1,), yielded while the device still works on them."""
+def _make_draw(model: GPT, sample: Sampler, cached: bool) -> Callable[[list[int], int, list[int]], Iterator[mx.array]]:
+    """Return `draw(prompt, num_tokens, seeds)`: the tokens of all texts as arrays (B,), yielded while the device still works on them."""
     block_size = model.config.block_size
     cache = Cache(model) if cached else None
     decode = make_decode(model, cache, sample) if cache else None
     reread = make_reread(model, sample, cached)
 
-    def draw(prompt: list[int], num_tokens: int, seed: int) -> Iterator[mx.array]:
-        key = mx.random.key(seed)
+    def draw(prompt: list[int], num_tokens: int, seeds: list[int]) -> Iterator[mx.array]:
+        keys = [mx.random.key(seed) for seed in seeds]
+        text = mx.array([prompt[-block_size:]] * len(seeds))  # (B, T)
+        tokens, new = text[:, -1], list[mx.array]()  # those that were drawn after `text`, each (B, 1)
         if cache:
-            cache.state["length"] = mx.array(0)  # an earlier text beyond it is masked
-        text = mx.array([prompt[-block_size:]])  # (1, T)
+            cache.state[:], cache.length = Cache(model, len(seeds)).state, mx.array(0)
         for i in range(num_tokens):
-            if i == 0 or (decode is None and text.shape[1] < block_size):  # not compiled, because its length changes
-                token, key = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], key, sample)
-            elif decode and i <= block_size - len(prompt):
-                token, key = decode(token, key)
+            if decode and 0 < i <= block_size - len(prompt):
+                tokens, keys = decode(tokens, keys, mx.array(len(prompt) + i - 1))
             else:
-                token, key = reread(text, key)
-            text = mx.concatenate([text, token[:, None]], axis=1)[:, -block_size:]
-            mx.async_eval(token, text)
-            yield token
+                text, new = mx.concatenate([text, *new], axis=1)[:, -block_size:], []
+                if i == 0 or text.shape[1] < block_size:  # not compiled, because its length changes
+                    tokens, keys = _pick(model.next_logits(text, cache) if cached else model(text)[:, -1], keys, sample)
+                else:
+                    tokens, keys = reread(text, keys)
+            new.append(tokens[:, None])
+            mx.async_eval(tokens)
+            yield tokens
 
     return draw
 
@@ -173,30 +199,33 @@ def can_cache(model: GPT) -> bool:
     return mx.allclose(logits, model(idx)[:, -1], rtol=PROBE_ROUNDING, atol=PROBE_ROUNDING).item()
 
 
-def make_decode(model: GPT, cache: Cache, sample: Sampler) -> NextToken:
-    """Return `decode(token, key)`, compiled: the token (1,) after `token` (1,) and those that `cache` holds, and a new key."""
+def make_decode(model: GPT, cache: Cache, sample: Sampler) -> Callable[..., tuple[mx.array, Keys]]:
+    """Return `decode(tokens, keys, length)`, compiled: the tokens (B,) after `tokens` (B,) and the `length` ones that `cache` holds,
+    and new keys."""
 
     @partial(mx.compile, inputs=[model.state, cache.state], outputs=cache.state)
-    def decode(token: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        return _pick(model.next_logits(token[:, None], cache), key, sample)
+    def decode(tokens: mx.array, keys: Keys, length: mx.array) -> tuple[mx.array, Keys]:
+        cache.length = length  # given, because to count on the device is an operation more
+        return _pick(model.next_logits(tokens[:, None], cache), keys, sample)
 
     return decode
 
 
-def make_reread(model: GPT, sample: Sampler, cached: bool = True) -> NextToken:
-    """Return `reread(text, key)`, compiled: the token (1,) after all of `text` (1, T), and a new key. A model that has no cache may
+def make_reread(model: GPT, sample: Sampler, cached: bool = True) -> Callable[..., tuple[mx.array, Keys]]:
+    """Return `reread(text, keys)`, compiled: the tokens (B,) after all of `text` (B, T), and new keys. A model that has no cache may
     also have a `__call__` of its own, which is then what writes."""
 
     @partial(mx.compile, inputs=model.state)
-    def reread(text: mx.array, key: mx.array) -> tuple[mx.array, mx.array]:
-        return _pick(model.next_logits(text) if cached else model(text)[:, -1], key, sample)
+    def reread(text: mx.array, keys: Keys) -> tuple[mx.array, Keys]:
+        return _pick(model.next_logits(text) if cached else model(text)[:, -1], keys, sample)
 
     return reread
 
 
-def _pick(logits: mx.array, key: mx.array, sample: Sampler) -> tuple[mx.array, mx.array]:
-    key, now = mx.random.split(key)
-    return sample(logits, now), key
+def _pick(logits: mx.array, keys: Keys, sample: Sampler) -> tuple[mx.array, Keys]:
+    """Tokens (B,) from logits (B, vocab_size), and new keys."""
+    pairs = [mx.random.split(key) for key in keys]
+    return sample(logits, *(now for _, now in pairs)), [key for key, _ in pairs]
 
 
 def _keep_top_k(logits: mx.array, k: int) -> mx.array:

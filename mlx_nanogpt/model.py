@@ -79,7 +79,8 @@ class GPT(nn.Module):
             raise ValueError(f"a sequence of {T} tokens is longer than block_size {self.config.block_size}")
         x = self.wte(idx)  # (B, T, C)
         if "wpe" in self:
-            x = x + (self.wpe.weight[:T] if cache is None else self.wpe(cache.length + mx.arange(T)))  # + (T, C)
+            wpe = self.wpe.weight
+            x = x + (wpe[:T] if cache is None else mx.slice(wpe, cache.length, [0], x.shape[1:]))  # + (T, C)
         return self.drop(x)
 
     def logits(self, x: mx.array) -> mx.array:
@@ -144,10 +145,12 @@ class Attention(nn.Module):
         """(B, T, C) -> (B, T, C). With a cache, `mask` (T, block_size) decides which of its keys each token sees."""
         B, T, C = x.shape
         heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
-        q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
-        q, k = self.locate(q, k, cache)
+        q, keys, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        q, k = self.locate(q, keys, cache)
         if cache is not None:
-            k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
+            # keys that stay as they are lie beside their values already, and are written with them in one operation
+            kv = heads[:, self.n_head :] if k is keys else mx.concatenate([k, v], axis=1)  # (B, 2 nh, T, hs)
+            k, v = cache.write(kv)  # 2 x (B, nh, block_size, hs)
         y = self.attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
 
@@ -193,46 +196,43 @@ def make_norm(config: GPTConfig) -> nn.Module:
 class Cache:
     """The keys and values of all layers for the tokens seen so far, so that generation computes them once.
 
-    The arrays have their full size from the start, (B, nh, block_size, hs): a growing shape would be compiled anew for
-    every token. `state` is what a compiled function captures. Nothing checks that the tokens fit.
+    The arrays have their full size from the start, (2, B, nh, block_size, hs): a growing shape would be compiled anew for
+    every token. A compiled function captures them, `state`, and is given `length`, the number of tokens. Nothing checks that
+    the tokens fit.
     """
 
     def __init__(self, model: GPT, batch_size: int = 1):
         config = model.config
-        shape = (batch_size, config.n_head, config.block_size, config.head_size)
-        keys_and_values = [{"k": mx.zeros(shape), "v": mx.zeros(shape)} for _ in model.h]
-        self.state = {"layers": keys_and_values, "length": mx.array(0)}
-        self.block_size = config.block_size
-
-    @property
-    def length(self) -> mx.array:
-        return self.state["length"]
+        shape = (2, batch_size, config.n_head, config.block_size, config.head_size)
+        self.state, self.length = [mx.zeros(shape) for _ in model.h], mx.array(0)
+        self.places = mx.arange(config.block_size)
+        mx.eval(self.places)  # as an operation of a traced graph it would be computed for every token
 
     @property
     def layers(self) -> list[LayerCache]:
-        return [LayerCache(state, self.length) for state in self.state["layers"]]
+        return [LayerCache(self, layer) for layer in range(len(self.state))]
 
     def mask(self, T: int) -> mx.array:
         """(T, block_size), added to the scores of the next T tokens: 0 where a token sees a key, minus infinity elsewhere."""
-        seen = mx.arange(self.block_size) <= self.length + mx.arange(T)[:, None]
+        seen = self.places <= self.length + self.places[:T, None]
         return mx.where(seen, 0.0, -math.inf)
 
     def advance(self, T: int) -> None:
         """Count T more tokens."""
-        self.state["length"] = self.length + T
+        self.length = self.length + T
 
 
 class LayerCache:
     """The part of a `Cache` that one layer reads and writes. `length` counts the tokens before the new ones."""
 
-    def __init__(self, state: dict[str, mx.array], length: mx.array):
-        self.state, self.length = state, length
+    def __init__(self, cache: Cache, layer: int):
+        self.state, self.layer, self.length = cache.state, layer, cache.length
 
-    def write(self, k: mx.array, v: mx.array) -> tuple[mx.array, mx.array]:
-        """Put `k` and `v` (B, nh, T, hs) behind the tokens seen so far; return all keys and values (B, nh, block_size, hs)."""
-        for name, new in (("k", k), ("v", v)):
-            self.state[name] = mx.slice_update(self.state[name], new, self.length, axes=[2])
-        return self.state["k"], self.state["v"]
+    def write(self, kv: mx.array) -> mx.array:
+        """Put keys and values `kv` (B, 2 nh, T, hs) behind the tokens seen so far; return all, (2, B, nh, block_size, hs)."""
+        kv = mx.unflatten(kv, 1, (2, -1)).swapaxes(0, 1)  # (2, B, nh, T, hs)
+        self.state[self.layer] = mx.slice_update(self.state[self.layer], kv, self.length, axes=[3])
+        return self.state[self.layer]
 
 
 def adapt(model: GPT, **changes) -> GPT:

@@ -5,7 +5,7 @@ import math
 import mlx.core as mx
 import numpy as np
 import pytest
-from mlx_nanogpt import UserError, generate, make_sampler
+from mlx_nanogpt import UserError, generate, generation, make_sampler
 from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
 from mlx_nanogpt.generation import make_writer, until
 from mlx_nanogpt.model import Cache
@@ -117,9 +117,63 @@ def test_a_prompt_may_be_an_array():
 @both_forms
 def test_a_writer_writes_each_text_as_if_it_were_the_first_also_after_one_that_was_left():
     write = make_writer(MODEL, GREEDY)
-    next(write(PROMPTS[1], 20, seed=1))
+    for text in write(PROMPTS[1], 20, seeds=[1, 2]):
+        next(text)
     for prompt in PROMPTS[::-1]:
-        assert list(write(prompt, 20, seed=1)) == list(generate(MODEL, prompt, 20, seed=1, sample=GREEDY))
+        [text] = write(prompt, 20, seeds=[1])
+        assert list(text) == list(generate(MODEL, prompt, 20, seed=1, sample=GREEDY))
+
+
+# ---- several texts at once
+
+
+@both_forms
+@each_architecture
+def test_texts_that_are_drawn_together_are_those_that_their_seeds_write_alone(monkeypatch, architecture):
+    monkeypatch.setattr(generation, "TEXTS_AT_ONCE", 3)
+    model, sample = lively_model(tiny_gpt(**{"vocab_size": 13} | architecture)), make_sampler(0.9, 11, 0.95)
+    for prompt in PROMPTS[1], PROMPTS[3]:
+        texts = [list(text) for text in make_writer(model, sample)(prompt, 20, range(5, 10))]
+        assert texts == [list(generate(model, prompt, 20, seed, sample)) for seed in range(5, 10)]
+        assert len(set(map(tuple, texts))) == 5
+
+
+def test_each_of_several_texts_has_its_own_end():
+    def write(**end):
+        return [list(text) for text in make_writer(MODEL)([0], 30, range(6), **end)]
+
+    texts = [text[: text.index(7)] if 7 in text else text for text in write()]
+    assert write(end=7) == texts and len(set(map(len, texts))) > 3
+
+
+def test_texts_may_be_read_in_any_order_of_their_tokens():
+    first, second = make_writer(MODEL)([0], 20, [1, 2])
+    mixed = [(token, next(first)) for token in second]
+    assert mixed == list(zip(generate(MODEL, [0], 20, 2), generate(MODEL, [0], 20, 1)))
+
+
+def test_nothing_is_drawn_once_all_texts_have_ended(monkeypatch):
+    drawn = []
+    rows = [[1, 1], [9, 1], [1, 1], [1, 9], *[[1, 1]] * 10]
+    draw = lambda *_: (drawn.append(row) or mx.array(row) for row in rows)
+    monkeypatch.setattr(generation, "_make_draw", lambda *_: draw)
+    texts = [list(text) for text in make_writer(MODEL)([0], 14, [1, 2], end=9)]
+    assert texts == [[1], [1, 1, 1]] and len(drawn) == 5  # the next token is begun before one is read
+
+
+def test_many_texts_are_drawn_a_few_at_a_time_and_fewer_of_a_large_model(monkeypatch):
+    def sizes() -> list[int]:
+        seen = []
+        sample = lambda logits, *keys: seen.append(len(logits)) or mx.argmax(logits, axis=-1)
+        assert sum(len(list(text)) for text in make_writer(MODEL, sample)([0], 2, range(11))) == 22
+        return sorted(set(seen), reverse=True)
+
+    assert sizes() == [generation.TEXTS_AT_ONCE, 11 - generation.TEXTS_AT_ONCE]
+    cache = sum(array.nbytes for array in Cache(MODEL).state)
+    monkeypatch.setattr(generation, "CACHE_BYTES", 5 * cache)
+    assert sizes() == [5, 1]
+    monkeypatch.setattr(generation, "CACHE_BYTES", cache - 1)
+    assert sizes() == [1]
 
 
 def test_nothing_asked_is_nothing_written():

@@ -45,7 +45,7 @@ def generate(
     """Write text with a trained run, and print each token as it is drawn.
 
     A text that is longer than the model's context is continued from its last --block-size tokens, as in the lecture. A model of
-    documents (names, files) begins a document, and stops at its end.
+    documents (names, files) begins a document, and stops at its end. Several samples are drawn together, and printed one after the other.
     """
     use_device(device)
     sample = gpt.make_sampler(temperature, top_k, top_p)
@@ -57,11 +57,10 @@ def generate(
     seeds = f"seed {seed}" if num_samples == 1 else f"{num_samples:,} samples, seeds {seed} to {seed + num_samples - 1}"
     errors.print(seeds, style="dim")
     write, drawn, started, lines = make_writer(model, sample), count(), time.perf_counter(), 0
-    for i in range(num_samples):
+    for each, new in enumerate(write(ids, tokens, range(seed, seed + num_samples), tokenizer.end_token), seed):
         if lines > 1:
             show_text([])  # a line between two texts of several lines
-            errors.print(f"seed {seed + i}", style="dim")
-        new = write(ids, tokens, seed + i, tokenizer.end_token)
+            errors.print(f"seed {each}", style="dim")
         texts = tokenizer.stream(token for token, _ in zip(new, drawn))
         lines = show_text(chain([begun], until(texts, stop)))
     errors.print(f"{next(drawn) / (time.perf_counter() - started):,.0f} tokens/s", style="dim")

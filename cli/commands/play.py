@@ -101,7 +101,8 @@ class Game:
         drawn, pressed = [], []
 
         def draw() -> Iterator[int]:
-            for token in self.writer(*drawing)(before, count, seed, self.tokenizer.end_token):
+            [tokens] = self.writer(*drawing)(before, count, [seed], self.tokenizer.end_token)
+            for token in tokens:
                 drawn.append(token)
                 yield token
                 if pressed:

@@ -33,8 +33,8 @@ def test_the_header_counts_the_documents_of_each_split_and_the_run_keeps_the_cho
 def test_a_generated_document_ends_where_the_model_ends_it(mlx_gpt, monkeypatch):
     mlx_gpt(*LINES)
     tokenizer = open_run("runs/1").tokenizer
-    texts = iter([[tokenizer.symbols.index(c) for c in name] for name in ("abel", "oni")])
-    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(next(texts)))
+    texts = [[tokenizer.symbols.index(c) for c in name] for name in ("abel", "oni")]
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: map(iter, texts))
     result = mlx_gpt("generate", "--num-samples=2", "--seed=7")
     assert result.out == "abel\noni\n" and "2 samples, seeds 7 to 8" in result.err
 
@@ -42,10 +42,10 @@ def test_a_generated_document_ends_where_the_model_ends_it(mlx_gpt, monkeypatch)
 def test_generate_gives_the_model_the_mark_before_a_prompt_and_the_token_to_stop_at(mlx_gpt, monkeypatch):
     mlx_gpt(*LINES)
     given = []
-    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(given.append(arguments) or []))
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: given.append(arguments) or [iter([])])
     assert mlx_gpt("generate", "--prompt=ab").out == "ab\n"
     tokenizer = open_run("runs/1").tokenizer
-    (ids, tokens, seed, end) = given[0]
+    (ids, tokens, seeds, end) = given[0]
     assert tokenizer.decode(ids) == "\0ab" and tokenizer.decode([end]) == "\0"
 
 
@@ -55,7 +55,7 @@ def test_generate_gives_the_model_the_mark_before_a_prompt_and_the_token_to_stop
 def test_generate_stops_before_a_text(mlx_gpt, monkeypatch, stop, text):
     mlx_gpt("train", *TINY)
     ids = open_run("runs/1").tokenizer.encode("that is the question\nto be").tolist()
-    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: iter(ids))
+    monkeypatch.setattr(generate, "make_writer", lambda *_: lambda *arguments: [iter(ids)])
     assert mlx_gpt("generate", *(f"--stop={word}" for word in stop)).out == text + "\n"
 
 

@@ -32,6 +32,12 @@ def test_a_seed_and_every_option_has_an_effect_and_the_same_seed_writes_the_same
     assert len({write("--temperature=0", f"--seed={seed}") for seed in range(3)}) == 1
 
 
+def test_each_of_several_texts_stops_where_it_would_alone(mlx_gpt, run):
+    options = "generate", "--tokens=60", "--stop=\n"
+    alone = [mlx_gpt(*options, f"--seed={seed}").out for seed in range(7, 11)]
+    assert mlx_gpt(*options, "--seed=7", "--num-samples=4").out == "".join(alone) and len(set(map(len, alone))) > 1
+
+
 def test_each_text_is_another_and_its_seed_writes_it_again(mlx_gpt, run):
     first, second = (mlx_gpt("generate", "--tokens=60") for _ in range(2))
     assert first.out != second.out

@@ -37,10 +37,10 @@ def documents(monkeypatch):
     """A model that writes the pieces of `texts`, each up to the end of a document or the last token; `after` are the tokens before."""
     documents = SimpleNamespace(texts=[], after=[])
 
-    def write(prompt, tokens, seed, end):
+    def write(prompt, tokens, seeds, end):
         assert KNOWN.decode([end]) == "\0"
         documents.after.append(KNOWN.decode(prompt))
-        return iter(KNOWN.encode(documents.texts.pop(0)).tolist())
+        return [iter(KNOWN.encode(documents.texts.pop(0)).tolist())]
 
     monkeypatch.setattr(writing, "find_model", lambda *_: (gpt.GPT(tiny_gpt(vocab_size=4)), KNOWN, trained_run()))
     monkeypatch.setattr(command, "make_writer", lambda *_: write)

@@ -81,7 +81,7 @@ plant(
 )
 plant("wrong gradient", CPU, operations, "linear", lambda right: lambda x, w, b=None: right(x, w, mx.stop_gradient(b)))
 plant("stale cache", CACHE, model.Cache, "advance", lambda right: lambda self, T: None)
-plant("cache of zeros", CACHE, model.LayerCache, "write", lambda right: lambda self, k, v: right(self, 0 * k, v))
+plant("cache of zeros", CACHE, model.LayerCache, "write", lambda right: lambda self, kv: right(self, 0 * kv))
 plant("shuffled additions", "A step repeats", operations, "_sum_of_rows", lambda right: sum_in_any_order)
 same_key = lambda right: lambda p, shape: right(p, shape, key=mx.random.key(1))
 plant("frozen dropout", "Dropout draws anew", mx.random, "bernoulli", same_key)

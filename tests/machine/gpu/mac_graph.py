@@ -99,6 +99,11 @@ def step_graph(
     return count_operations(loss, *(array for _, array in tree_flatten(states)))
 
 
+def decode_graph(model: GPT, cache: Cache, tokens: mx.array, key: mx.array, length: mx.array) -> int:
+    drawn, keys = make_decode(model, cache, gpt.make_sampler())(tokens, [key] * len(tokens), length)
+    return count_operations(drawn, *keys, *cache.state)
+
+
 def main() -> dict[str, int]:
     steps = {
         "default step": configured(),
@@ -125,9 +130,10 @@ def main() -> dict[str, int]:
         cache = Cache(model)
         written[prefix] = model, cache
         mx.eval(model.state, cache.state)
-    sample, token, key = gpt.make_sampler(), mx.zeros((1,), mx.uint32), mx.random.key(1)
+    eight = Cache(written[""][0], 8)
+    sample, tokens, key, length = gpt.make_sampler(), mx.zeros((8,), mx.uint32), mx.random.key(1), mx.array(1)
     windows, text = mx.zeros((256, shape.block_size), mx.uint16), mx.zeros((1, shape.block_size), mx.uint32)
-    mx.eval(token, key, windows, text)
+    mx.eval(eight.state, tokens, key, length, windows, text)
 
     library = Library()
     for name in FUSED:
@@ -137,10 +143,10 @@ def main() -> dict[str, int]:
     sizes = {}
     for prefix, (model, cache) in written.items():
         sizes[f"{prefix}evaluation"] = count_operations(compile_losses(model)(windows, windows))
-        sizes[f"{prefix}reread"] = count_operations(*make_reread(model, sample)(text, key))
-        decoded = make_decode(model, cache, sample)(token, key)
-        states = [array for _, array in tree_flatten(cache.state)]
-        sizes[f"{prefix}decode"] = count_operations(*decoded, *states)
+        drawn, keys = make_reread(model, sample)(text, [key])
+        sizes[f"{prefix}reread"] = count_operations(drawn, *keys)
+        sizes[f"{prefix}decode"] = decode_graph(model, cache, tokens[:1], key, length)
+    sizes["decode of 8 texts"] = decode_graph(written[""][0], eight, tokens, key, length)
     return sizes | {name: step_graph(attention, *parts) for name, parts in made.items()}
 
 

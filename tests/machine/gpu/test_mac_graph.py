@@ -22,7 +22,8 @@ MOST = {
     "modern step": 539,
     "baby-modern step": 544,
     "modern evaluation": 107,
-    "modern decode": 125,
+    "modern decode": 122,
+    "decode of 8 texts": 112,
     "modern reread": 109,
 }
 
