@@ -9,8 +9,7 @@ import math
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice, takewhile, tee
-from operator import itemgetter, ne
+from itertools import islice, tee
 
 import mlx.core as mx
 import numpy as np
@@ -115,7 +114,7 @@ def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iter
             if wrong := [seed for seed in together if not 0 <= seed < 2**64]:
                 raise UserError(f"seed {wrong[0]} is out of range", f"give a whole number from 0 to {2**64 - 1}")
             copies = tee(rows(list(map(int, prompt)), num_tokens, together), len(together))
-            yield from (takewhile(partial(ne, end), map(itemgetter(i), copy)) for i, copy in enumerate(copies))
+            yield from (_text_of(i, copy, end) for i, copy in enumerate(copies))
 
     def rows(prompt: list[int], num_tokens: int, seeds: list[int]) -> Iterator[list[int]]:
         drawn = _read(draw(prompt, num_tokens, seeds))
@@ -127,6 +126,14 @@ def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iter
             yield row
 
     return write
+
+
+def _text_of(i: int, rows: Iterable[list[int]], end: int | None) -> Iterator[int]:
+    """The tokens of text `i` of `rows`, each of which has a token of every text, up to the token `end`."""
+    for row in rows:
+        if row[i] == end:
+            return
+        yield row[i]
 
 
 def until(texts: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
