@@ -143,8 +143,9 @@ class Attention(nn.Module):
     def __call__(self, x: mx.array, cache: LayerCache | None = None, mask: mx.array | None = None) -> mx.array:
         """(B, T, C) -> (B, T, C). With a cache, `mask` (T, block_size) decides which of its keys each token sees."""
         B, T, C = x.shape
-        heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head).swapaxes(1, 2)  # (B, 3 nh, T, hs)
-        q, k, v = mx.split(heads, 3, axis=1)  # 3 x (B, nh, T, hs)
+        heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head)  # (B, T, 3 nh, hs)
+        # split first: the gradient then joins the parts in the order in which c_attn reads them
+        q, k, v = (part.swapaxes(1, 2) for part in mx.split(heads, 3, axis=2))  # 3 x (B, nh, T, hs)
         q, k = self.locate(q, k, cache)
         if cache is not None:
             k, v = cache.write(k, v)  # 2 x (B, nh, block_size, hs)
