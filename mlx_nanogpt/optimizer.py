@@ -73,7 +73,9 @@ class Muon(optim.Optimizer):
         super().__init__()
         self._maybe_schedule("learning_rate", learning_rate)
         self.weight_decay = weight_decay
-        self.orthogonal: Callable[[mx.array], mx.array] = orthogonal  # a machine may compute the matrices of a stack at the same time
+        self.orthogonal: Callable[[mx.array], mx.array] = (
+            orthogonal  # a machine may compute the matrices of a stack at the same time
+        )
 
     def init_single(self, parameter: mx.array, state: dict) -> None:
         state["v"] = mx.zeros_like(parameter)
