@@ -1,7 +1,8 @@
 """Adam, AdamW or Muon, how the learning rate changes, and the limit on gradients."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from itertools import accumulate
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -72,7 +73,9 @@ class Muon(optim.Optimizer):
         super().__init__()
         self._maybe_schedule("learning_rate", learning_rate)
         self.weight_decay = weight_decay
-        self.map: Callable[..., Iterable] = map  # a machine may compute the shapes at the same time
+        self.orthogonal: Callable[[mx.array], mx.array] = (
+            orthogonal  # a machine may compute the matrices of a stack at the same time
+        )
 
     def init_single(self, parameter: mx.array, state: dict) -> None:
         state["v"] = mx.zeros_like(parameter)
@@ -80,12 +83,11 @@ class Muon(optim.Optimizer):
     def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
         """The new values of the parameters, all of them matrices, that have a gradient."""
         directions = tree_flatten(super().apply_gradients(gradients, parameters))
-        parts = {name: mx.split(matrix, 3) if _is_qkv(name, matrix) else [matrix] for name, matrix in directions}
-        steps = iter(orthogonalise([part for own in parts.values() for part in own], self.map))
+        steps = self.orthogonalise([_parts(name, matrix) for name, matrix in directions])
         rate, weights, new = self.learning_rate, dict(tree_flatten(parameters)), []
-        for name, own in parts.items():
-            step = mx.concatenate([next(steps) for _ in own])
-            new.append((name, weights[name] * (1 - rate * self.weight_decay) - rate * step))
+        for (name, _), step in zip(directions, steps):
+            weight, length = weights[name], math.sqrt(max(1.0, step.shape[1] / step.shape[2]))
+            new.append((name, weight * (1 - rate * self.weight_decay) - rate * length * step.reshape(weight.shape)))
         return tree_unflatten(new) if new else {}
 
     def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict) -> mx.array:
@@ -93,36 +95,41 @@ class Muon(optim.Optimizer):
         state["v"] = MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
         return MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
 
-
-def orthogonalise(matrices: list[mx.array], map: Callable[..., Iterable] = map) -> list[mx.array]:
-    """`orthogonal` of each matrix; if it is tall, longer by the root of rows over columns, as a step of Muon is. `map` gets the
-    shapes with the most numbers first."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(i)
-    groups = sorted(by_shape.values(), key=lambda group: sum(matrices[i].size for i in group), reverse=True)
-    stacks = map(lambda group: orthogonal(mx.stack([matrices[i] for i in group])), groups)
-    steps: dict[int, mx.array] = {}
-    for group, stack in zip(groups, stacks):
-        rows, columns = stack.shape[1:]
-        steps |= zip(group, stack * math.sqrt(max(1.0, rows / columns)))
-    return [steps[i] for i in range(len(matrices))]
+    def orthogonalise(self, stacks: list[mx.array]) -> list[mx.array]:
+        """`orthogonal` of each matrix of stacks (matrices, rows, columns), the tall ones of one shape together with the wide ones
+        that have it when they are turned."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for i, stack in enumerate(stacks):
+            groups.setdefault(_tall(stack).shape[1:], []).append(i)
+        steps = list(stacks)
+        for group in groups.values():
+            joined = self.orthogonal(mx.concatenate([_tall(stacks[i]) for i in group]))
+            ends = list(accumulate(len(stacks[i]) for i in group))
+            for i, step in zip(group, mx.split(joined, ends[:-1])):
+                steps[i] = step if step.shape == stacks[i].shape else step.swapaxes(1, 2)
+        return steps
 
 
 def orthogonal(x: mx.array) -> mx.array:
-    """Nearly the orthogonal matrix nearest to each matrix of `x` (matrices, rows, columns): singular values become 0.7 to 1.2.
-    The five steps of a quintic Newton-Schulz iteration and their coefficients are Jordan's."""
-    wide = x if x.shape[1] <= x.shape[2] else x.swapaxes(1, 2)
-    y = wide / (mx.sqrt(mx.square(wide).sum(axis=(1, 2), keepdims=True)) + 1e-7)
+    """Nearly the orthogonal matrix nearest to each matrix of `x` (matrices, rows, columns), none of them wide: singular values become
+    0.7 to 1.2. The five steps of a quintic Newton-Schulz iteration and their coefficients are Jordan's."""
+    y = x / (mx.sqrt(mx.square(x).sum(axis=(1, 2), keepdims=True)) + 1e-7)
     for _ in range(5):
-        a = y @ y.swapaxes(1, 2)
-        y = mx.addmm(y, mx.addmm(a, a, a, alpha=2.0315, beta=-4.7750), y, beta=3.4445)
-    return y if wide is x else y.swapaxes(1, 2)
+        a = y.swapaxes(1, 2) @ y  # OpenBLAS takes 1.2 times as long for wide matrices
+        y = mx.addmm(y, y, mx.addmm(a, a, a, alpha=2.0315, beta=-4.7750), beta=3.4445)
+    return y
 
 
-def _is_qkv(name: str, matrix: mx.array) -> bool:
-    """Whether a matrix is queries, keys and values, one above the other."""
-    return name.endswith("c_attn.weight") and matrix.shape[0] == 3 * matrix.shape[1]
+def _tall(stack: mx.array) -> mx.array:
+    """The matrices of a stack, turned if they are wide."""
+    return stack.swapaxes(1, 2) if stack.shape[1] < stack.shape[2] else stack
+
+
+def _parts(name: str, matrix: mx.array) -> mx.array:
+    """A matrix as a stack: of three if it is queries, keys and values, one above the other."""
+    rows, columns = matrix.shape
+    is_qkv = name.endswith("c_attn.weight") and rows == 3 * columns
+    return matrix.reshape(3 if is_qkv else 1, -1, columns)
 
 
 def is_hidden_matrix(name: str, parameter: mx.array) -> bool:
@@ -148,13 +155,10 @@ def make_optimizer(config: TrainConfig) -> optim.Optimizer:
 
 
 def norm_of(grads: dict) -> mx.array:
-    """The norm of all gradients of a tree together, a scalar. A product adds a sum of squares to those before: one operation, where
-    `optim.clip_grad_norm` needs a square, a sum and an addition."""
-    squares = mx.zeros((1, 1))
-    for _, gradient in tree_flatten(grads):
-        row = gradient.reshape(1, -1)  # (1, N)
-        squares = mx.addmm(squares, row, row.T)
-    return mx.sqrt(squares[0, 0])
+    """The norm of all gradients of a tree together, a scalar. One product of all numbers in a row, where `optim.clip_grad_norm` needs a
+    square, a sum and an addition for each array."""
+    row = mx.concatenate([gradient.reshape(1, -1) for _, gradient in tree_flatten(grads)], axis=1)  # (1, N)
+    return mx.sqrt((row @ row.T)[0, 0])
 
 
 def clip(grads: dict, norm: mx.array, max_norm: float) -> dict:

@@ -160,6 +160,21 @@ def test_muon_without_decay_is_mlx_s():
             assert mx.allclose(ours[name], theirs[name], atol=(t + 1) * 500 * 2**-24), name
 
 
+def test_muon_turns_queries_keys_and_values_each_for_itself():
+    weights, gradients = (np.random.default_rng(seed).normal(size=(12, 4)) for seed in range(2))
+    together = Muon(0.1, weight_decay=0.3).apply_gradients(of_c_attn(gradients), of_c_attn(weights))
+    apart = Muon(0.1, weight_decay=0.3).apply_gradients(*(as_arrays(thirds(all)) for all in (gradients, weights)))
+    assert mx.allclose(together["c_attn"]["weight"], mx.concatenate(list(apart.values())), atol=500 * 2**-24)
+
+
+def of_c_attn(matrix: np.ndarray) -> dict:
+    return {"c_attn": as_arrays({"weight": matrix})}
+
+
+def thirds(matrix: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(zip("qkv", np.split(matrix, 3)))
+
+
 def test_a_step_of_muon_turns_all_directions_alike():
     values = np.linalg.svd(np.array(orthogonal(mx.random.normal((3, 8, 5), key=mx.random.key(1)))), compute_uv=False)
     assert values.shape == (3, 5) and (values > 0.6).all() and (values < 1.3).all()

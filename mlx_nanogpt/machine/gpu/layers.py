@@ -61,6 +61,26 @@ def _gelu_vjp(x, dy, _):
     return dy * (s + x * s * (1 - s) * (2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * x2))
 
 
+class SwiGLU(plain.SwiGLU):
+    """Its gradient needs the inputs alone: one kernel for the result and each gradient, and no other array is kept."""
+
+    def __call__(self, gate: mx.array, x: mx.array) -> mx.array:
+        return swiglu(gate, x) if gate.shape == x.shape else super().__call__(gate, x)
+
+
+@mx.custom_function
+def swiglu(gate: mx.array, x: mx.array) -> mx.array:
+    """gate * sigmoid(gate) * x."""
+    return gate * mx.sigmoid(gate) * x
+
+
+@swiglu.vjp
+def _swiglu_vjp(primals, dy, _):
+    gate, x = primals
+    s = 1 / (1 + mx.exp(-gate))  # the sigmoid in three forms: mx.compile would keep one that several kernels need
+    return dy * x * s * (1 + gate * (1 - s)), dy * gate / (1 + mx.exp(gate * -1))
+
+
 class Dropout(nn.Dropout):
     """A dropout whose mask stays a mask: it keeps a byte an element for its gradient, where MLX's own keeps a number."""
 
@@ -79,7 +99,13 @@ class CrossEntropy(plain.CrossEntropy):
         return mx.fast.cross_entropy(logits, targets)
 
 
-OWN = {nn.Embedding: Embedding, nn.GELU: GELU, nn.Dropout: Dropout, plain.CrossEntropy: CrossEntropy}
+OWN = {
+    nn.Embedding: Embedding,
+    nn.GELU: GELU,
+    plain.SwiGLU: SwiGLU,
+    nn.Dropout: Dropout,
+    plain.CrossEntropy: CrossEntropy,
+}
 
 
 def use_own(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from mlx.optimizers import MultiOptimizer, Optimizer
 
 from ...errors import UserError
 from ...model import GPT
-from ...optimizer import Muon
+from ...optimizer import Muon, orthogonal
 from ..facts import explain_memory, ram
 from . import blas, kernels, streams
 from .folding import fold_if_same, is_small
@@ -34,7 +34,7 @@ class LinuxCPU:
             streams.spread_loss(model)
         for part in optimizer.optimizers if isinstance(optimizer, MultiOptimizer) else [optimizer]:
             if isinstance(part, Muon):
-                part.map = streams.spread
+                part.orthogonal = streams.in_parts(orthogonal)
 
     def for_inference(self, model: GPT) -> tuple[GPT, Callable[[], AbstractContextManager]]:
         use_own(model)

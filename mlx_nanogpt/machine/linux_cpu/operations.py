@@ -136,20 +136,29 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     return _swiglu(gate, x)[0]
 
 
+# 1 + e stands here in three forms: mx.compile would store a sum that several loops read, which takes longer than to add again.
+
+
 def _swiglu_vjp(primals, cotangents, outputs):
-    (gate, x), (dy, _), (_, s) = primals, cotangents, outputs
-    return dy * x * (s + gate * s * (1 - s)), dy * (gate * s)
+    (gate, x), (dy, _), (_, e) = primals, cotangents, outputs
+    s = 1 / (e + 1)  # sigmoid(gate)
+    return dy * x * (s + gate * s * (1 - s)), dy * gate / (e - -1)
 
 
 @with_gradient(_swiglu_vjp)
 def _swiglu(gate: mx.array, x: mx.array) -> tuple[mx.array, mx.array]:
-    s = sigmoid(gate)
-    return gate * s * x, s
+    e = _exp_of_minus(gate)
+    return gate * x / (1 + e), e
 
 
 def sigmoid(x: mx.array) -> mx.array:
     """1 / (1 + exp(-x)). It has no gradient. 1 + 2^120 does not overflow, and its inverse is 0 for all purposes."""
-    return 1 / (1 + exp2(mx.minimum(x / -LN_2, 120.0)))
+    return 1 / (1 + _exp_of_minus(x))
+
+
+def _exp_of_minus(x: mx.array) -> mx.array:
+    """exp(-x), at most 2^120. It has no gradient."""
+    return exp2(mx.minimum(x / -LN_2, 120.0))
 
 
 def _rope_vjp(primals, dx, _):
@@ -175,7 +184,9 @@ def rope(x: mx.array, base: float, offset: int | mx.array = 0) -> mx.array:
 
 def turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Channel i and channel i + hs/2 of x (B, nh, T, hs) are a pair, and turn together; cos and sin are (T, hs)."""
-    partners = x @ _partners(x.shape[-1])  # (B, nh, T, hs)
+    partners = x @ _partners(
+        x.shape[-1]
+    )  # (B, nh, T, hs): small products, which OpenBLAS multiplies without packing them
     return unfused(x * broadcast_view(cos, x.shape)) + unfused(partners * broadcast_view(sin, x.shape))
 
 
@@ -219,7 +230,7 @@ def causal_attention(q: mx.array, k: mx.array, v: mx.array, scale: float) -> mx.
         y = (p.swapaxes(-1, -2) @ v).swapaxes(1, 2) / total.swapaxes(1, 2)  # (B, T, nh, hs), as the next layer reads it
         return y.swapaxes(1, 2), p, total
 
-    return attention(q, k, v)[0]
+    return attention(q, k, mx.contiguous(v))[0]  # two products read v, and each would make a copy
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
@@ -320,10 +331,10 @@ def _frequencies(head_size: int, base: float) -> mx.array:
 
 @lru_cache(maxsize=4)
 def _partners(head_size: int) -> mx.array:
-    """(hs, hs): a product with it gives the partner of each channel, that of the first half with a minus sign."""
+    """(1, 1, hs, hs): a product with it gives the partner of each channel, that of the first half with a minus sign."""
     partners = np.roll(np.eye(head_size, dtype=np.float32), head_size // 2, axis=1)
     partners[head_size // 2 :] *= -1
-    matrix = mx.array(partners)
+    matrix = mx.array(partners)[None, None]
     mx.eval(matrix)
     return matrix
 

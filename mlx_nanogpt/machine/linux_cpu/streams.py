@@ -7,11 +7,10 @@ their own. One thread, the host, builds the graph and hands each operation to th
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, partial
-from itertools import accumulate, count, cycle, pairwise
-from typing import TypeVar
+from itertools import accumulate, count, pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -20,7 +19,6 @@ from mlx.utils import tree_map
 from ...model import GPT, random_key, set_random_key
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-T = TypeVar("T")
 MAX_STREAMS = 4  # one host serves all of them; more than two were never measured
 PROBED_TOKENS = 8  # of a row
 PROBE_ROUNDING = 1e-5  # of losses of some ten nats, in float32
@@ -77,14 +75,17 @@ def _draw(shape: tuple[int, ...], seed: int) -> mx.array:
     return 0.1 * mx.random.normal(shape, key=mx.random.key(seed))
 
 
-def spread(function: Callable[[T], mx.array], items: Sequence[T]) -> list[mx.array]:
-    """`function` of each of `items`, the largest first, on all streams in turn. Each round begins where the last one ended, so
-    that all streams get about as much to do."""
-    workers, results = streams(), []
-    for item, stream in zip(items, cycle([*workers, *reversed(workers)])):
-        with mx.stream(stream):
-            results.append(function(item))
-    return results
+def in_parts(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
+    """`function`, which treats each item along the first axis alike, of parts of its argument on all streams."""
+
+    def of_parts(x: mx.array) -> mx.array:
+        workers, parts = streams(), []
+        for stream, (start, stop) in zip(workers, pairwise(part_edges(len(x), len(workers)))):
+            with mx.stream(stream):
+                parts.append(function(x[start:stop]))
+        return mx.concatenate(parts)
+
+    return of_parts
 
 
 def part_edges(B: int, most: int) -> list[int]:

@@ -10,6 +10,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from conftest import arrays, frees_at_once, lively_model, loss_fn, same, tiny_gpt
+from mlx_nanogpt.layers import SwiGLU
 from mlx_nanogpt.machine import Machine
 from mlx_nanogpt.machine.gpu import layers
 
@@ -60,6 +61,16 @@ def test_gelu_and_its_gradient_are_mlxs():
     assert mx.allclose(gradient(layers.gelu, x), gradient(nn.gelu_approx, x), rtol=1e-5, atol=1e-5)
 
 
+def test_swiglu_and_its_gradients_are_mlxs():
+    gate = mx.concatenate([mx.linspace(-12, 12, 4001), mx.array([-1e4, 1e4, 0.0])])
+    x, mlx = mx.random.normal(gate.shape, key=mx.random.key(1)), SwiGLU()
+    assert mx.allclose(layers.swiglu(gate, x), mlx(gate, x), rtol=1e-5, atol=2e-6)
+    for own, plain in ((layers.swiglu, mlx), (lambda x, gate: layers.swiglu(gate, x), lambda x, gate: mlx(gate, x))):
+        arguments = (gate, x) if own is layers.swiglu else (x, gate)
+        assert mx.allclose(gradient(own, *arguments), gradient(plain, *arguments), rtol=1e-5, atol=1e-5)
+    assert layers.SwiGLU()(gate[:1], x).shape == x.shape  # one gate for all
+
+
 def peak_memory(layer) -> int:
     """Bytes that a compiled gradient through eight products, each followed by `layer`, takes at its peak."""
     weight, x = (mx.random.normal((512, 512), key=mx.random.key(i)) for i in range(2))
@@ -83,6 +94,12 @@ NUMBERS = 512 * 512
 def test_gelu_keeps_nothing_but_its_input():
     """mx.compile must not find parts of the forward pass again in the gradient, and keep them."""
     assert peak_memory(layers.gelu) < peak_memory(nn.gelu_approx) - 7 * 4 * NUMBERS
+
+
+@frees_at_once
+def test_swiglu_keeps_nothing_but_its_inputs():
+    own, mlx = (peak_memory(lambda x, layer=layer: layer(x, x + 1)) for layer in (layers.swiglu, SwiGLU()))
+    assert own < mlx - 7 * 4 * NUMBERS
 
 
 def test_dropout_drops_its_share_scales_the_rest_and_passes_their_gradient():

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import arrays, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
 from mlx_nanogpt.machine.linux_cpu import folding
-from mlx_nanogpt.machine.linux_cpu.streams import part_edges, spread_loss, streams
+from mlx_nanogpt.machine.linux_cpu.streams import in_parts, part_edges, spread_loss, streams
+from mlx_nanogpt.optimizer import orthogonal
 
 
 @only_here
@@ -28,6 +29,14 @@ def test_parts_of_a_batch_have_the_loss_and_the_gradient_of_the_whole(batch_size
     assert parts_loss.item() == pytest.approx(loss.item(), rel=5e-6)
     whole, parts = arrays(gradient), arrays(parts_gradient)
     assert all(np.allclose(parts[name], whole[name], rtol=1e-4, atol=1e-5) for name in whole)
+
+
+@only_here
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_of_a_stack_have_the_results_of_the_whole(count, broadcasts):
+    stack = mx.random.normal((count, 6, 4), key=mx.random.key(count))
+    # Newton-Schulz steps multiply rounding by 3.4445 five times, 500 in all
+    assert mx.allclose(in_parts(orthogonal)(stack), orthogonal(stack), atol=500 * 2**-24)
 
 
 @only_here
