@@ -146,12 +146,10 @@ class Attention(nn.Module):
         B, T, C = x.shape
         heads = self.c_attn(x).reshape(B, T, 3 * self.n_head, C // self.n_head)  # (B, T, 3 nh, hs)
         # split first: the gradient then joins the parts in the order in which c_attn reads them
-        q, keys, v = (part.swapaxes(1, 2) for part in mx.split(heads, 3, axis=2))  # 3 x (B, nh, T, hs)
-        q, k = self.locate(q, keys, cache)
+        q, k, v = (part.swapaxes(1, 2) for part in mx.split(heads, 3, axis=2))  # 3 x (B, nh, T, hs)
+        q, k = self.locate(q, k, cache)
         if cache is not None:
-            # keys that stay as they are lie beside their values already, and are written with them in one operation
-            written = heads[:, :, self.n_head :].swapaxes(1, 2) if k is keys else mx.concatenate([k, v], axis=1)
-            k, v = cache.write(written)  # (B, 2 nh, T, hs) -> 2 x (B, nh, block_size, hs)
+            k, v = cache.write(mx.concatenate([k, v], axis=1))  # (B, 2 nh, T, hs) -> 2 x (B, nh, block_size, hs)
         y = self.attention(q, k, v, self.scale, mask).swapaxes(1, 2).reshape(B, T, C)
         return self.dropout(self.c_proj(y))
 

@@ -11,9 +11,7 @@ from mlx_nanogpt import Dataset, Run
 from mlx_nanogpt.optimizer import end_of_learning
 from mlx_nanogpt.records import since_best
 from mlx_nanogpt.runs.run import RUNS
-from mlx_nanogpt.text.baselines import count_characters
 from mlx_nanogpt.text.identity import source_name
-from mlx_nanogpt.text.loss import SplitLoss
 from mlx_nanogpt.text.tokenizer import decode_documents
 from rich.text import Text
 
@@ -95,8 +93,7 @@ def _advise(history: list[gpt.Evaluation], guess: float, run: Run) -> str | None
 
 def _compare(expected: float, loss: float, dataset: Dataset) -> str:
     """How far the `loss`, in nats per token, is from `expected` bits per character."""
-    tokens = dataset.valid_tokens
-    bits = SplitLoss(len(tokens), loss * len(tokens)).bits_per_character(count_characters(dataset.tokenizer, tokens))
+    bits = dataset.bits_per_character(loss)
     ratio = bits / expected - 1
     return (
         f"mlx-gpt plan expected {expected:.3f} bits per character on the validation split. It is {bits:.3f}, {abs(ratio):.1%} "

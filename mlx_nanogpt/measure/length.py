@@ -86,15 +86,23 @@ def measure_pace(
     rounds = min(int(spare / max(ROUND_SECONDS, second)), MOST_ROUNDS)
     # the later half, because a machine that was idle is faster in its first seconds
     step = median(time_rounds(trial.work, rounds)[rounds // 2 :]) if rounds > 1 else second
-    count, windows, before, now = train.eval_iters * train.batch_size, 0, 0.0, 0.0
-    while windows == 0 or (windows < count and now < min(EVALUATED_SHARE * seconds, EVALUATED_SECONDS)):
-        fewer, windows, before = windows, min(count, max(FEWEST_WINDOWS, 4 * windows)), now
-        now = time_once(partial(estimate_loss, model, tokens, windows, train.backend))
-    # each compiles anew, so the time is not in proportion to the windows
-    evaluation = 2 * (now + (count - windows) * max(now - before, 0.0) / (windows - fewer))
+    count, fewer, more = train.eval_iters * train.batch_size, (0, 0.0), (0, 0.0)
+    while more[0] == 0 or (more[0] < count and more[1] < min(EVALUATED_SHARE * seconds, EVALUATED_SECONDS)):
+        windows = min(count, max(FEWEST_WINDOWS, 4 * more[0]))
+        seconds_of_it = time_once(partial(estimate_loss, model, tokens, windows, train.backend))
+        fewer, more = more, (windows, seconds_of_it)
+    evaluation = evaluation_seconds(train, fewer, more)
     sample = time_once(lambda: list(generate(model, [0], sample_tokens, train.seed))) if sample_tokens else 0.0
     last_sample = sample * last_sample_tokens / max(sample_tokens, 1)
     return Pace(step, evaluation + sample + 2 * _time_checkpoint(trial), max(first - step, 0.0) + last_sample)
+
+
+def evaluation_seconds(train: TrainConfig, fewer: tuple[int, float], more: tuple[int, float]) -> float:
+    """Seconds of an evaluation of both splits, from the windows and the seconds of two shorter ones of one split. Each compiles anew, so
+    the time is not in proportion to the windows."""
+    windows, seconds = more
+    a_window = max(seconds - fewer[1], 0.0) / (windows - fewer[0])
+    return 2 * (seconds + (train.eval_iters * train.batch_size - windows) * a_window)
 
 
 def _time_checkpoint(trial: Trial) -> float:

@@ -14,16 +14,15 @@ from ..evaluation import estimate_loss
 from ..model import GPT
 from ..optimizer import make_optimizer
 from ..records import State
-from ..text.baselines import count_characters
 from ..text.batches import training_batch
 from ..text.dataset import Dataset
 from ..training import check_finite, check_fits, make_step
-from .length import Pace
+from .length import Pace, evaluation_seconds
 from .timing import flops_per_token
 
 SHARE = 0.1  # of the time, for all candidates together
 PRESET = "modern"
-# From the smallest to the largest: what differs from the preset. An evaluation reads as many tokens of each.
+# From the smallest to the largest: what differs from the preset. `eval_iters` keeps the tokens of an evaluation the same.
 SIZES: tuple[dict[str, object], ...] = (
     {},
     {"n_embd": 128, "head_size": 32, "block_size": 128, "eval_iters": 100},
@@ -32,30 +31,36 @@ SIZES: tuple[dict[str, object], ...] = (
 )
 FIRST_STEPS, FACTOR = 50, 3  # a candidate is evaluated after 50 steps, then after 150, 450, ...
 WARMUP = 0.1  # of the steps up to an evaluation, in which the rate rises
-EVALUATED = 2**15  # tokens
+EVALUATED = (2**12, 2**15)  # tokens of two evaluations after a trial: they differ in time by their tokens alone
 
 EXPONENT = 0.75  # the loss falls to its limit with this power of the tokens, as those of the preset do in benchmarks/recipes.md
-REPETITIONS = 15.4
-FRESH_PASSES = 4  # over the text, which teach about as much as new text does (the same paper)
+# Of a text that is read again and again (Muennighoff et al. 2023): after so many more passes it has taught 1 - 1/e of what they can, and
+# the first ones teach about as much as new text does.
+REPETITIONS, FRESH_PASSES = 15.4, 4
 MOST_PASSES = 16  # more help little, and a model begins to learn its text by heart
 
 
 class Candidate:
     """A model that trains on `data`, the tokens of a tokenizer of this `kind`, with these `changes` to the preset. After each trial
-    `points` has one more pair: the tokens that it has read, and its bits per character."""
+    `points` has one more pair: the tokens that it has read, and its bits per character. `pace` is that of the last trial; samples and
+    checkpoints are not in it."""
 
     def __init__(self, kind: str, data: Dataset, changes: Mapping[str, object]):
         self.kind, self.data, self.changes = kind, data, changes
         gpt, self.train = preset(PRESET, **changes, warmup_iters=0, lr_decay_iters=0)  # `try_on` sets the rate
         self.gpt = replace(gpt, vocab_size=data.tokenizer.vocab_size)
+        self.step_tokens = tokens_per_step(self.gpt, self.train)
+        self.steps, self.points, self.seconds = 0, list[tuple[int, float]](), list[float]()  # of each trial
+        self.pace = Pace(0.0, 0.0, 0.0)
+
+    def start(self) -> None:
+        """Make the model. Raises `UserError` if it does not fit the text or the memory."""
+        check_fits(self.gpt, self.train, self.data)
         mx.random.seed(self.train.seed)
         self.model, self.optimizer = GPT(self.gpt), make_optimizer(self.train)
         self.optimizer.init(self.model.trainable_parameters())
         self.step = make_step(self.model, self.optimizer, self.train)
-        self.step_tokens = tokens_per_step(self.gpt, self.train)
-        self.bits_per_nat = len(data.valid_tokens) / count_characters(data.tokenizer, data.valid_tokens) / math.log(2)
         self.work = flops_per_token(self.model) * self.step_tokens
-        self.steps, self.points, self.seconds = 0, list[tuple[int, float]](), list[float]()  # of each trial
 
     @property
     def next_steps(self) -> int:
@@ -63,9 +68,8 @@ class Candidate:
 
     def try_on(self) -> None:
         """Train for `next_steps`, while the rate rises and falls to 0, and evaluate. Raises `Diverged` if the loss is not finite."""
-        count, shape = self.next_steps, (self.train.batch_size, self.gpt.block_size)
-        began = started = time.perf_counter()
-        arrays = State(self.model, self.optimizer).arrays
+        count, shape, began = self.next_steps, (self.train.batch_size, self.gpt.block_size), time.perf_counter()
+        started, arrays = began, State(self.model, self.optimizer).arrays
         self.model.train()
         for i in range(count):
             self._set_rate((i + 0.5) / count)
@@ -74,16 +78,19 @@ class Candidate:
             loss, _ = self.step(*map(mx.array, batch))
             mx.async_eval(loss, arrays)
             self.steps += 1
-            if i == 0:  # it compiles
+            if i == 0:
                 mx.eval(loss)
                 first, started = time.perf_counter() - started, time.perf_counter()
         check_finite([loss.item()], self.steps, self.train)
         step = (time.perf_counter() - started) / (count - 1)
-        windows, started = -(-EVALUATED // self.gpt.block_size), time.perf_counter()
-        nats = estimate_loss(self.model, self.data.valid_tokens, windows)
-        seconds = (time.perf_counter() - started) / windows * self.train.eval_iters * self.train.batch_size
-        self.pace = Pace(step, 2 * seconds, max(first - step, 0.0))
-        self.points.append((self.steps * self.step_tokens, nats * self.bits_per_nat))
+        once = self.pace.once or max(first - step, 0.0)  # the first step of all compiles
+        measured = []
+        for windows in (-(-tokens // self.gpt.block_size) for tokens in EVALUATED):
+            now = time.perf_counter()
+            nats = estimate_loss(self.model, self.data.valid_tokens, windows)
+            measured.append((windows, time.perf_counter() - now))
+        self.pace = Pace(step, evaluation_seconds(self.train, *measured), once)
+        self.points.append((self.steps * self.step_tokens, self.data.bits_per_character(nats)))
         self.seconds.append(time.perf_counter() - began)
 
     def _set_rate(self, share: float) -> None:
@@ -93,31 +100,32 @@ class Candidate:
         for own, highest in zip(self.optimizer.optimizers, (self.train.muon_lr, self.train.learning_rate)):
             own.learning_rate = now * highest
 
-    def useful_steps(self, seconds: float) -> int:
+    def steps_within(self, seconds: float) -> int:
         """The steps of a run of `seconds`, or of `MOST_PASSES` over the text if these are fewer."""
         most = MOST_PASSES * len(self.data.train_tokens) // self.step_tokens
         return min(self.pace.steps_within(seconds, self.train.eval_interval), max(most, 1))
 
-    def useful_seconds(self, seconds: float) -> float:
-        """Seconds of `useful_steps`: at most `seconds`."""
-        steps = self.useful_steps(seconds)
-        return min(seconds, self.pace.seconds(steps, -(-steps // self.train.eval_interval)))
+    def ends_early(self, seconds: float) -> bool:
+        """Whether a run has read the text `MOST_PASSES` times before the end of `seconds`."""
+        return self.steps_within(seconds) < self.pace.steps_within(seconds, self.train.eval_interval)
 
     def passes(self, seconds: float) -> float:
-        """How often `useful_steps` read the text."""
-        return self.useful_steps(seconds) * self.step_tokens / len(self.data.train_tokens)
+        """How often a run of `seconds` reads the text."""
+        return self.steps_within(seconds) * self.step_tokens / len(self.data.train_tokens)
 
     def predict(self, seconds: float) -> float:
-        """Bits per character after `useful_steps`, from a line through the last two points."""
+        """Bits per character after a run of `seconds`, from a line through the last two points."""
         text = len(self.data.train_tokens)
         (before, higher), (now, lower) = [(excess(tokens, text), bits) for tokens, bits in self.points[-2:]]
-        then = excess(self.useful_steps(seconds) * self.step_tokens, text)
-        return lower + (higher - lower) * (then - now) / (before - now)
+        if before == now:
+            return lower  # the text has nothing more to teach
+        then = excess(self.steps_within(seconds) * self.step_tokens, text)
+        return max(lower + (higher - lower) * (then - now) / (before - now), 0.0)
 
 
 def excess(tokens: float, text: int) -> float:
     """How far a loss is above its limit after `tokens` tokens, in a unit of its own. `text` is the number of tokens to train on: one that
-    is read again counts less each time (Muennighoff et al. 2023, with their constant)."""
+    is read again counts less each time (Muennighoff et al. 2023)."""
     again = max(tokens / text - 1, 0.0)
     worth = min(tokens, text) + text * REPETITIONS * (1 - math.exp(-again / REPETITIONS))
     return worth**-EXPONENT
@@ -131,35 +139,38 @@ def try_candidates(datasets: Mapping[str, Dataset], seconds: float) -> Iterator[
     `Diverged` if a loss is not finite.
     """
     end, tried = time.perf_counter() + SHARE * seconds, list[Candidate]()
-    for own in _from_small_to_large(datasets, seconds, tried):
-        try:
-            check_fits(own.gpt, own.train, own.data)
-        except UserError:
-            if tried:
-                break  # no larger one does
-            raise
-        if tried and sum(tried[-1].seconds) * own.work / tried[-1].work > end - time.perf_counter():
-            break
-        yield own
-        own.try_on()
-        left = end - time.perf_counter()
-        if own.next_steps * own.pace.step > left and not tried:
-            problem = f"the time is too short to try models: a step takes {own.pace.step:.2g} s, and {max(left, 0):.2g} s are left for {own.next_steps}"
-            raise UserError(problem, "give more `minutes`")
-        yield own
-        own.try_on()
-        tried.append(own)
-    while ready := [own for own in tried if FACTOR * own.seconds[-1] <= end - time.perf_counter()]:
+
+    def promise(kind: str) -> float:
+        """The best prediction with these tokens; 0 if there is none yet."""
+        return min((own.predict(seconds) for own in tried if own.kind == kind), default=0.0)
+
+    for changes in SIZES:
+        # the better tokens first, because there may be no time for the others
+        for kind in sorted(datasets, key=promise):
+            own = Candidate(kind, datasets[kind], changes)
+            try:
+                own.start()
+            except UserError:
+                if tried:
+                    continue  # the other tokens may fit
+                raise
+            if tried and sum(tried[-1].seconds[:2]) * own.work / tried[-1].work > end - time.perf_counter():
+                continue
+            yield own
+            own.try_on()
+            left = end - time.perf_counter()
+            if own.next_steps * own.pace.step > left and not tried:
+                problem = f"a step takes {own.pace.step:.2g} s, and {max(left, 0):.2g} s are left for {own.next_steps}"
+                raise UserError(f"the time is too short to try models: {problem}", "give more `minutes`")
+            yield own
+            own.try_on()
+            tried.append(own)
+
+    def may_go_on(own: Candidate) -> bool:
+        # a trial beyond the end of the run tells nothing of it
+        return FACTOR * own.steps <= own.steps_within(seconds) and FACTOR * own.seconds[-1] <= end - time.perf_counter()
+
+    while ready := [own for own in tried if may_go_on(own)]:
         best = min(ready, key=lambda own: own.predict(seconds))
         yield best
         best.try_on()
-
-
-def _from_small_to_large(
-    datasets: Mapping[str, Dataset], seconds: float, tried: list[Candidate]
-) -> Iterator[Candidate]:
-    """Yield the candidates of each size. The kind that was better so far comes first, because there may be no time for the other."""
-    for changes in SIZES:
-        best = {own.kind: own.predict(seconds) for own in sorted(tried, key=lambda own: -own.predict(seconds))}
-        for kind in sorted(datasets, key=lambda kind: best.get(kind, 0.0)):
-            yield Candidate(kind, datasets[kind], changes)

@@ -8,10 +8,12 @@ import numpy as np
 
 from ..config import TrainConfig
 from ..errors import UserError
+from .baselines import count_characters
 from .byte_pairs import BPETokenizer, pieces_of
 from .characters import CharTokenizer
 from .documents import Documents, DocumentSizes, choose_split, find_marks, shuffle
 from .identity import Corpus, CorpusIdentity, explaining_size
+from .loss import SplitLoss
 from .tokenizer import Tokenizer
 
 
@@ -31,6 +33,16 @@ class Dataset:
     def beginnings(self) -> np.ndarray | None:
         """The places of the marks in `train_tokens`, with which documents begin; None if the text is made of none."""
         return None if self.corpus.documents == "none" else find_marks(self.train_tokens, self.tokenizer.start_token)
+
+    def bits_per_character(self, loss: float) -> float:
+        """A loss on the validation split, in nats per token, as bits per character."""
+        return SplitLoss(len(self.valid_tokens), loss * len(self.valid_tokens)).bits_per_character(
+            self._valid_characters
+        )
+
+    @cached_property
+    def _valid_characters(self) -> int:
+        return count_characters(self.tokenizer, self.valid_tokens)
 
     def count_documents(self) -> tuple[int, int] | None:
         """The numbers of documents in the splits, if the text is made of some."""

@@ -22,7 +22,7 @@ def small(monkeypatch):
     """Tiny models."""
     monkeypatch.setattr(recommend, "SIZES", (SMALL, SMALL | {"n_embd": 24}))
     monkeypatch.setattr(recommend, "FIRST_STEPS", 2)
-    monkeypatch.setattr(recommend, "EVALUATED", 64)
+    monkeypatch.setattr(recommend, "EVALUATED", (16, 64))
 
 
 @pytest.fixture
@@ -63,17 +63,19 @@ def test_a_short_text_gets_less_time_and_the_reason(mlx_gpt, foreseen, monkeypat
         monkeypatch.setattr(module, "MOST_PASSES", 2)
     out = mlx_gpt(*PLAN, "--tokenizer=char").out
     steps = 2 * int(0.8 * len(TEXT)) // 32
-    assert (
-        f"In {steps / 60:.2g} of the 20 minutes here: " in out and f"train --minutes {steps / 60:.2g} --preset" in out
-    )
-    assert "By then it has read the text 2 times, and begins to learn it by heart: more text would help." in out
+    assert f"In {steps:,} steps here: " in out and f"mlx-gpt train --preset modern --num-iter {steps} --n-layer" in out
+    assert "That is less than 20 minutes. By then it has read the text 2 times, and begins to learn it by heart" in out
+    assert mlx_gpt(*command_after("Next:", out)).status == 0
+    train = gpt.open_run(1).train_config
+    assert (train.num_iter, train.lr_decay_iters) == (steps, steps)
 
 
 def test_it_is_tried_for_real(mlx_gpt, monkeypatch):
     monkeypatch.setattr(recommendation, "try_candidates", lambda *chosen: islice(recommend.try_candidates(*chosen), 5))
     result = mlx_gpt(*PLAN, "--tokenizer=bpe", "--vocab-size=260")
     assert result.status == 0 and "260 byte pairs" in result.out
-    assert "characters," not in result.out and "--tokenizer bpe --vocab-size 260" in result.out
+    assert not re.search(r"^ *[\d,]+ +characters", result.out, re.M)
+    assert "--tokenizer bpe" in result.out and "--vocab-size 260" in result.out
 
 
 @pytest.mark.parametrize("option", ["--preset=modern", "--n-embd=16", "--num-iter=3"])

@@ -19,7 +19,7 @@ TEXT = len(DATA.train_tokens)
 def small(monkeypatch):
     monkeypatch.setattr(recommend, "SIZES", SIZES)
     monkeypatch.setattr(recommend, "FIRST_STEPS", 4)
-    monkeypatch.setattr(recommend, "EVALUATED", 64)
+    monkeypatch.setattr(recommend, "EVALUATED", (16, 64))
 
 
 @pytest.fixture
@@ -64,17 +64,26 @@ def test_a_run_ends_when_it_has_read_the_text_often_enough():
     own = Candidate("char", DATA, TINY_SIZE)
     own.pace, own.points = Pace(step=0.5, evaluation=1.0, once=2.0), [(100, 3.0), (200, 2.0)]
     steps = MOST_PASSES * TEXT // own.step_tokens
-    assert own.useful_steps(1e9) == steps and own.passes(1e9) == pytest.approx(MOST_PASSES, rel=0.01)
-    assert own.useful_seconds(1e9) == own.pace.seconds(steps, -(-steps // own.train.eval_interval))
+    assert own.steps_within(1e9) == steps and own.passes(1e9) == pytest.approx(MOST_PASSES, rel=0.01)
+    assert own.ends_early(1e9) and not own.ends_early(20)
     assert own.predict(1e9) == own.predict(2e9)
-    assert own.useful_seconds(20) == 20 and own.useful_steps(20) == 34
+    assert own.steps_within(20) == 34
+
+
+def test_a_prediction_is_a_number_of_bits_whatever_the_losses_were():
+    own = Candidate("char", DATA, TINY_SIZE)
+    own.pace, own.points = Pace(step=0.5, evaluation=1.0, once=2.0), [(100, 1.0), (200, 0.1)]
+    assert own.predict(1e9) == 0.0  # not less
+    own.points = [(10**8, 3.0), (10**9, 2.5)]  # a text of which no further pass counts
+    assert own.predict(1e9) == 2.5
 
 
 # ---- a trial
 
 
-def test_a_trial_trains_to_the_end_of_the_rate_and_measures(monkeypatch):
+def test_a_trial_trains_to_the_end_of_the_rate_and_measures():
     own = Candidate("char", DATA, TINY_SIZE)
+    own.start()
     for steps in (4, 12, 36):
         own.try_on()
         assert own.steps == steps and own.points[-1][0] == steps * 4 * 8
@@ -84,6 +93,7 @@ def test_a_trial_trains_to_the_end_of_the_rate_and_measures(monkeypatch):
 
 def test_the_compiled_step_follows_the_rate(monkeypatch):
     own = Candidate("char", DATA, TINY_SIZE)
+    own.start()
     own.try_on()
     monkeypatch.setattr(
         Candidate, "_set_rate", lambda own, _: [setattr(one, "learning_rate", 0.0) for one in own.optimizer.optimizers]
@@ -107,6 +117,15 @@ def test_all_are_tried_twice_and_the_most_promising_one_longest(clock):
     assert clock.seconds <= 0.1 * 3000 and [(own.kind, own.gpt.n_embd) for own in tried] == [
         trial[:2] for trial in clock.trials
     ]
+
+
+def test_no_trial_is_longer_than_the_run_would_be(clock):
+    steps = MOST_PASSES * TEXT // 32
+    list(try_candidates({"char": DATA}, 10**6))
+    assert {width: max(steps for _, own, steps in clock.trials if own == width) for width in (16, 32)} == {
+        16: 972, 32: 972,
+    }  # fmt: skip
+    assert 972 <= steps < 3 * 972
 
 
 def test_the_better_tokens_come_first_where_time_is_short(clock):

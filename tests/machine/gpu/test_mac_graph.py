@@ -23,7 +23,7 @@ MOST = {
     "baby-modern step": 443,
     "modern evaluation": 107,
     "modern decode": 122,
-    "decode of 8 texts": 112,
+    "decode of 8 texts": 118,
     "modern reread": 109,
 }
 
