@@ -187,7 +187,7 @@ class TrainConfig:
     )
     expected_bits: float = setting(
         0.0,
-        "What mlx-gpt plan expects of the run, to compare with its end; 0: nothing.",
+        "The loss that mlx-gpt plan predicted, printed beside the one reached; 0: none.",
         EVALUATION,
         "bits per character",
         least=0,

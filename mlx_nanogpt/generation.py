@@ -92,8 +92,9 @@ def make_writer(model: GPT, sample: Sampler | None = None) -> Callable[..., Iter
     """Return `write(prompt, num_tokens, seeds, end)`, which yields a text for each of `seeds`: the tokens of `generate`. Its preparation
     and compiled functions serve all of them. The weights must not change from now on.
 
-    Up to TEXTS_AT_ONCE texts are drawn together, no further than one of them is read; the others keep their tokens. Read a text before
-    you ask for the next one. Products of several texts round in another way, which matters where two tokens are about as likely.
+    Texts are drawn in groups of up to TEXTS_AT_ONCE, a token of each at a time. Finish a group before you read the next one: they share a
+    cache. A text equals the one that its seed writes alone, unless two tokens are almost equally likely: a product of several rows rounds
+    differently.
     """
     model.eval()
     config = model.config

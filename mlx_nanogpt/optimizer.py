@@ -73,9 +73,8 @@ class Muon(optim.Optimizer):
         super().__init__()
         self._maybe_schedule("learning_rate", learning_rate)
         self.weight_decay = weight_decay
-        self.orthogonal: Callable[[mx.array], mx.array] = (
-            orthogonal  # a machine may compute the matrices of a stack at the same time
-        )
+        # a machine may compute parts of a stack at the same time
+        self.orthogonal: Callable[[mx.array], mx.array] = orthogonal
 
     def init_single(self, parameter: mx.array, state: dict) -> None:
         state["v"] = mx.zeros_like(parameter)
@@ -83,7 +82,7 @@ class Muon(optim.Optimizer):
     def apply_gradients(self, gradients: dict, parameters: dict) -> dict:
         """The new values of the parameters, all of them matrices, that have a gradient."""
         directions = tree_flatten(super().apply_gradients(gradients, parameters))
-        steps = self.orthogonalise([_parts(name, matrix) for name, matrix in directions])
+        steps = self.steps_of([_parts(name, matrix) for name, matrix in directions])
         rate, weights, new = self.learning_rate, dict(tree_flatten(parameters)), []
         for (name, _), step in zip(directions, steps):
             weight, length = weights[name], math.sqrt(max(1.0, step.shape[1] / step.shape[2]))
@@ -95,7 +94,7 @@ class Muon(optim.Optimizer):
         state["v"] = MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
         return MOMENTUM * state["v"] + (1 - MOMENTUM) * gradient
 
-    def orthogonalise(self, stacks: list[mx.array]) -> list[mx.array]:
+    def steps_of(self, stacks: list[mx.array]) -> list[mx.array]:
         """`orthogonal` of each matrix of stacks (matrices, rows, columns), the tall ones of one shape together with the wide ones
         that have it when they are turned."""
         groups: dict[tuple[int, ...], list[int]] = {}

@@ -74,20 +74,20 @@ def estimated_memory(
     backward pass, or new weights and moments while Adam writes them. A fused attention keeps no scores after the forward
     pass. Its backward pass makes three arrays of them, for one layer at a time (MLX 0.32.4). On Linux the measured peak is
     0.85 to 1.2 times this estimate, for the presets and sizes near them. Nobody has measured it on a Mac. The weights of
-    `teachers` are there all the time, too.
+    `teachers` are there all the time, too; a teacher answers before the step, so its arrays count only if they exceed the step's.
     """
     parameters = FLOAT * _num_parameters(gpt)
     number = BFLOAT_KEPT if train.dtype == "bfloat16" else FLOAT
     tokens = train.batch_size * gpt.block_size
     kept = number * tokens * _numbers_per_token(gpt, gpt.n_layer + UNDER_WAY, fused_attention)
-    asked = [FLOAT * tokens * _numbers_per_token(teacher, ANSWERING, fused_attention) for teacher in teachers]
+    answering = [FLOAT * tokens * _numbers_per_token(teacher, ANSWERING, fused_attention) for teacher in teachers]
     if teachers:
-        kept = max(kept + TARGET_ARRAYS * FLOAT * tokens * gpt.vocab_size, *asked)
+        kept = max(kept + TARGET_ARRAYS * FLOAT * tokens * gpt.vocab_size, *answering)
     if fused_attention:
         kept += 3 * number * _scores(gpt, train, fused_attention)
     starts = 8 * train.eval_iters * train.batch_size  # int64: where the windows of an evaluation begin
-    known = FLOAT * sum(map(_num_parameters, teachers))
-    return round(known + 3 * parameters + max(parameters + kept, 3 * parameters) + starts)
+    teachers_weights = FLOAT * sum(map(_num_parameters, teachers))
+    return round(teachers_weights + 3 * parameters + max(parameters + kept, 3 * parameters) + starts)
 
 
 def _numbers_per_token(gpt: GPTConfig, layers: float, fused_attention: bool) -> float:
@@ -103,7 +103,7 @@ def largest_array(gpt: GPTConfig, train: TrainConfig, fused_attention: bool) -> 
     return number * max(_scores(gpt, train, fused_attention), logits, gpt.vocab_size * gpt.n_embd)
 
 
-@lru_cache  # a plan estimates one shape with many batches
+@lru_cache  # of a shape with many batches, and of its teachers
 def _num_parameters(gpt: GPTConfig) -> int:
     return GPT(gpt).num_parameters()
 

@@ -119,7 +119,7 @@ class Recorder:
                     case Progress() if is_logged(record.iteration):
                         self.log.append(record)
                     case Evaluating(windows=0) | Done(end="interrupted") if self.saved != state.iteration:
-                        yield self.save(state)  # a long evaluation may be killed
+                        yield self.save(state)  # also before an evaluation, which may be long and be killed
                     case Evaluation():
                         after = [*self._sample(state), self.save(state)]
                     case Snapshot():

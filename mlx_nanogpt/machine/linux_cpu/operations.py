@@ -184,9 +184,8 @@ def rope(x: mx.array, base: float, offset: int | mx.array = 0) -> mx.array:
 
 def turned(x: mx.array, cos: mx.array, sin: mx.array) -> mx.array:
     """Channel i and channel i + hs/2 of x (B, nh, T, hs) are a pair, and turn together; cos and sin are (T, hs)."""
-    partners = x @ _partners(
-        x.shape[-1]
-    )  # (B, nh, T, hs): small products, which OpenBLAS multiplies without packing them
+    # small products, which OpenBLAS multiplies without packing them
+    partners = x @ _partners(x.shape[-1])  # (B, nh, T, hs)
     return unfused(x * broadcast_view(cos, x.shape)) + unfused(partners * broadcast_view(sin, x.shape))
 
 
