@@ -11,9 +11,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
+from conftest import arrays, fully_prepared, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.streams import part_edges, spread_loss, streams
+
+pytestmark = fully_prepared
 
 
 @only_here
