@@ -27,12 +27,12 @@ IMPATIENT = (
 )
 
 
-# Saving takes longer than the launcher waits for the others after a rank has failed.
+# From the first checkpoint on, saving takes longer than the launcher waits for the others after a rank has failed.
 SLOW_DISK = """
 import os, time
 if "MLX_RANK" in os.environ:
     real = os.fsync
-    os.fsync = lambda descriptor: (time.sleep(0.02), real(descriptor))
+    os.fsync = lambda descriptor: (os.path.exists("runs/1/checkpoint.safetensors") and time.sleep(0.02), real(descriptor))
 """
 HASTY = "from mlx_nanogpt_cli.commands import launch; launch.GRACE_SECONDS = 0.05;" + COMMAND
 STOPPING = "Finishing, then saving. Ctrl-C again quits without saving.\n"

@@ -110,12 +110,13 @@ def read_back(grammar, text: str) -> list[tuple[int, float]]:
     return choices
 
 
-def test_the_text_alone_shows_every_choice_and_its_cost(play):
+def test_the_text_alone_shows_every_choice_and_its_cost():
+    play = pastiche.compose(pastiche.GRAMMAR, 200_000, seed=1)
     choices = read_back(pastiche.GRAMMAR, play.text)
-    assert len(choices) > 100_000
+    assert len(choices) > 20_000
     assert [position for position, _ in choices] == list(play.starts[: len(choices)])
     assert all(position > len(play.text) - 30 for position in play.starts[len(choices) :])
-    for start, stop in [(0, 1000), (123_456, 234_567), (TRAIN, pastiche.LENGTH - 30)]:
+    for start, stop in [(0, 1000), (12_345, 23_456), (160_000, 200_000 - 30)]:
         nats = math.fsum(cost for position, cost in choices if start <= position < stop)
         assert play.floor(start, stop) == pytest.approx(nats / (stop - start), rel=1e-9)
 
