@@ -195,7 +195,7 @@ def test_attention_is_the_same_in_all_three_forms(shape):
 def test_the_next_logits_are_the_last_of_all(machine, head_size, architecture):
     model = lively_model(tiny_gpt(vocab_size=11, n_embd=64, head_size=head_size, **architecture)).eval()
     machine.prepare(model)
-    for T in range(1, CONFIG.block_size + 1):
+    for T in (1, 2, CONFIG.block_size):
         idx = mx.array(IDX[:, :T])
         assert mx.allclose(model.next_logits(idx), model(idx)[:, -1], atol=LOGIT_ROUNDING)
 

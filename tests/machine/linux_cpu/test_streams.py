@@ -134,7 +134,7 @@ def test_the_memory_of_a_step_is_there_for_the_next():
     """The system would return freed memory page by page, which is slow."""
 
     def evaluate() -> None:
-        mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(16)])  # 4 MB each
+        mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(4)])  # 4 MB each
 
     streams()
     evaluate()
