@@ -82,8 +82,16 @@ TOKENIZER = DATA.tokenizer
 TOKENS = TOKENIZER.encode(TEXT)
 
 
-def _spread_nothing(model: gpt.GPT) -> None:
-    pass
+# What takes longer than tiny models and their runs, and what a test may leave out.
+PREPARATION = (folding, "FOLDABLE", frozenset()), (streams, "spread_loss", lambda model: None)
+LEFT_OUT = [
+    *PREPARATION,
+    (os, "fsync", lambda descriptor: None),  # no test stops the machine
+    (unseen, "SAMPLED", 2**8),  # texts of a tiny model are alike
+    (training_display, "SHORT_SAMPLE_TOKENS", 4),
+    (conclusion, "SAMPLE_TOKENS", 8),
+]
+WHOLE = {(owner, name): getattr(owner, name) for owner, name, _ in LEFT_OUT}
 
 
 @pytest.fixture(autouse=True)
@@ -99,11 +107,8 @@ def isolated(tmp_path, monkeypatch):
     Path("play.txt").write_text(TEXT)
     monkeypatch.setattr(training, "REPORT_SECONDS", 60.0)  # so that no clock decides how often should_stop is called
     monkeypatch.setattr(retries, "MAC_RETRIES", 0)  # a process of its own writes past pytest's capture
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no test stops the machine
-    monkeypatch.setattr(unseen, "SAMPLED", 2**8)  # texts of a tiny model are alike
-    # what Linux prepares for each model takes longer than a tiny model saves
-    monkeypatch.setattr(folding, "FOLDABLE", frozenset())
-    monkeypatch.setattr(streams, "spread_loss", _spread_nothing)
+    for owner, name, value in LEFT_OUT:
+        monkeypatch.setattr(owner, name, value)
     device = mx.default_device()
     yield
     mx.set_default_device(device)
@@ -120,15 +125,12 @@ def machine(request, monkeypatch):
     return hardware.machine()
 
 
-FOLDABLE, SPREAD_LOSS = folding.FOLDABLE, streams.spread_loss
-
-
 @pytest.fixture
 def full_preparation(monkeypatch):
     """Models are prepared as in the program: on Linux they train on all cores, and a small one infers in a form with fewer
     operations."""
-    monkeypatch.setattr(folding, "FOLDABLE", FOLDABLE)
-    monkeypatch.setattr(streams, "spread_loss", SPREAD_LOSS)
+    for owner, name, _ in PREPARATION:
+        monkeypatch.setattr(owner, name, WHOLE[owner, name])
 
 
 fully_prepared = pytest.mark.usefixtures("full_preparation")
@@ -341,10 +343,8 @@ get_command = functools.cache(typer.main.get_command)  # typer builds all comman
 
 @pytest.fixture
 def mlx_gpt(monkeypatch, capsys):
-    """Run the command line in this process, its output piped. The samples of a training are short."""
+    """Run the command line in this process, its output piped."""
     monkeypatch.setattr(typer.main, "get_command", get_command)
-    monkeypatch.setattr(training_display, "SHORT_SAMPLE_TOKENS", 4)
-    monkeypatch.setattr(conclusion, "SAMPLE_TOKENS", 8)
 
     def run(*arguments) -> Result:
         monkeypatch.setattr(sys, "argv", ["mlx-gpt", *map(str, arguments)])

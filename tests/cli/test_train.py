@@ -12,7 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, WHOLE, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.measure.timing import Rounds
 from mlx_nanogpt.text.identity import CorpusIdentity
@@ -21,14 +21,12 @@ from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import shorten_sample
 
-LENGTHS = conclusion.SAMPLE_TOKENS, training_display.SHORT_SAMPLE_TOKENS
-
 
 @pytest.fixture
-def whole_samples(mlx_gpt, monkeypatch):
+def whole_samples(monkeypatch):
     """Samples as long as users get them."""
-    monkeypatch.setattr(conclusion, "SAMPLE_TOKENS", LENGTHS[0])
-    monkeypatch.setattr(training_display, "SHORT_SAMPLE_TOKENS", LENGTHS[1])
+    for owner, name in ((conclusion, "SAMPLE_TOKENS"), (training_display, "SHORT_SAMPLE_TOKENS")):
+        monkeypatch.setattr(owner, name, WHOLE[owner, name])
 
 
 # ---- options and texts

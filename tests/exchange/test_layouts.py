@@ -16,6 +16,7 @@ from conftest import (
     MODERN,
     TOKENIZER,
     TOKENS,
+    WHOLE,
     arrays,
     byte_pairs,
     frees_at_once,
@@ -31,7 +32,6 @@ from mlx_nanogpt.exchange.export import store_model
 from mlx_nanogpt.exchange.pretrained import load_exported
 
 SETTINGS = [GPT2, GPT2 | {"bias": "lecture"}, GPT2 | {"bias": "none"}, MODERN, TIED]
-SAMPLED = unseen.SAMPLED
 IDS = ["gpt2", "gpt2-lecture", "gpt2-none", "qwen3", "qwen3-tied"]
 
 
@@ -172,7 +172,7 @@ def test_a_model_that_no_layout_holds_is_refused_with_the_remedy(changes, obstac
 
 @pytest.fixture
 def many_texts(monkeypatch):
-    monkeypatch.setattr(unseen, "SAMPLED", SAMPLED)
+    monkeypatch.setattr(unseen, "SAMPLED", WHOLE[unseen, "SAMPLED"])
 
 
 @pytest.mark.parametrize("settings", [GPT2, MODERN, TIED])

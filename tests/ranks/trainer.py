@@ -20,7 +20,6 @@ from mlx_nanogpt.config import configurations
 from mlx_nanogpt.ranks import Ranks, join
 from mlx_nanogpt.runs.run import run_of
 
-
 machine.sys = SimpleNamespace(platform="darwin")  # it computes as a Mac does
 machine.Machine.eval_tokens = 512  # so that each rank has batches of an evaluation
 
