@@ -3,6 +3,7 @@ isolation that keeps every test away from the user's files and from the network.
 
 import atexit
 import functools
+import importlib.metadata
 import itertools
 import os
 import random
@@ -18,9 +19,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 
-SESSION_CACHE = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")  # one for all processes: OpenBLAS is copied into it once
-atexit.register(shutil.rmtree, SESSION_CACHE, ignore_errors=True)
-os.environ["XDG_CACHE_HOME"] = SESSION_CACHE
+if "SESSION_CACHE" not in os.environ:  # one for all processes: OpenBLAS is copied into it once
+    os.environ["SESSION_CACHE"] = tempfile.mkdtemp(prefix="mlx-nanogpt-tests-")
+    atexit.register(shutil.rmtree, os.environ["SESSION_CACHE"], ignore_errors=True)
+SESSION_CACHE = os.environ["XDG_CACHE_HOME"] = os.environ["SESSION_CACHE"]
 os.environ["TRACKIO_DIR"] = f"{SESSION_CACHE}/trackio"  # trackio reads it once
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # with TF32 a GPU rounds more than NumPy does
 # Seconds of a process, and of a wait for one. Metal compiles each kernel at its first use.
@@ -29,6 +31,8 @@ if sys.platform == "darwin":
     os.environ.setdefault("PYTEST_TIMEOUT", str(LONGEST))  # of a test, in the place of the one in pyproject.toml
 for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):  # each makes rich or typer use colours in a pipe
     os.environ.pop(name, None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process of a test would compile the program anew
+importlib.metadata.version = functools.cache(importlib.metadata.version)  # a process of tests makes hundreds of runs
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
@@ -36,14 +40,17 @@ import mlx.nn as nn
 import mlx_nanogpt_cli
 import numpy as np
 import pytest
+import typer
 from mlx_nanogpt import machine as hardware
 from mlx_nanogpt import training
 from mlx.utils import tree_flatten, tree_map
+from mlx_nanogpt.exchange import unseen
 from mlx_nanogpt.files import LOCK, cache_dir
-from mlx_nanogpt.machine.linux_cpu import folding, operations
+from mlx_nanogpt.machine.linux_cpu import folding, operations, streams
 from mlx_nanogpt.measure import benchmark, timing
 from mlx_nanogpt.text import tinyshakespeare
 from mlx_nanogpt_cli.process import retries
+from mlx_nanogpt_cli.screen import conclusion, training_display
 
 # Without an import of that machine: it sets up MLX for Linux.
 only_here = pytest.mark.skipif(
@@ -75,6 +82,18 @@ TOKENIZER = DATA.tokenizer
 TOKENS = TOKENIZER.encode(TEXT)
 
 
+# What takes longer than tiny models and their runs, and what a test may leave out.
+PREPARATION = (folding, "FOLDABLE", frozenset()), (streams, "spread_loss", lambda model: None)
+LEFT_OUT = [
+    *PREPARATION,
+    (os, "fsync", lambda descriptor: None),  # no test stops the machine
+    (unseen, "SAMPLED", 2**8),  # texts of a tiny model are alike
+    (training_display, "SHORT_SAMPLE_TOKENS", 4),
+    (conclusion, "SAMPLE_TOKENS", 8),
+]
+WHOLE = {(owner, name): getattr(owner, name) for owner, name, _ in LEFT_OUT}
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path, monkeypatch):
     """A home, a cache and a working directory of its own, no way to the network, and MLX's device as it was."""
@@ -88,6 +107,8 @@ def isolated(tmp_path, monkeypatch):
     Path("play.txt").write_text(TEXT)
     monkeypatch.setattr(training, "REPORT_SECONDS", 60.0)  # so that no clock decides how often should_stop is called
     monkeypatch.setattr(retries, "MAC_RETRIES", 0)  # a process of its own writes past pytest's capture
+    for owner, name, value in LEFT_OUT:
+        monkeypatch.setattr(owner, name, value)
     device = mx.default_device()
     yield
     mx.set_default_device(device)
@@ -104,6 +125,17 @@ def machine(request, monkeypatch):
     return hardware.machine()
 
 
+@pytest.fixture
+def full_preparation(monkeypatch):
+    """Models are prepared as in the program: on Linux they train on all cores, and a small one infers in a form with fewer
+    operations."""
+    for owner, name, _ in PREPARATION:
+        monkeypatch.setattr(owner, name, WHOLE[owner, name])
+
+
+fully_prepared = pytest.mark.usefixtures("full_preparation")
+
+
 # ---- choices that depend on a size, which tiny tests would never reach
 
 
@@ -117,7 +149,7 @@ def broadcasts(request, monkeypatch):
 
 
 @pytest.fixture(params=[10**9, 0], ids=["folded", "whole"])
-def form_of_inference(request, monkeypatch):
+def form_of_inference(request, full_preparation, monkeypatch):
     """Models that generate as a small one does, and as a large one."""
     monkeypatch.setattr(folding, "SMALL_MODEL", request.param)
 
@@ -145,6 +177,14 @@ ARCHITECTURES = {
     "modern": MODERN, "modern-tied": MODERN | {"tied": True},
 }  # fmt: skip
 each_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+# Each of them, the default's and all together with all biases, tied and not.
+VARIANTS = {
+    name: changes for name, changes in ARCHITECTURES.items() if "default" not in name and "modern" not in name
+} | {
+    f"{name}-{bias}{'-tied' if tied else ''}": ARCHITECTURES[name] | {"bias": bias, "tied": tied}
+    for name, bias, tied in itertools.product(("default", "modern"), ("lecture", "all", "none"), (False, True))
+}
+each_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 
 
 def tiny_gpt(**changes) -> gpt.GPTConfig:
@@ -158,13 +198,13 @@ def tiny_train(**changes) -> gpt.TrainConfig:
 
 
 def tiny_run(path: Path | str | None = None, **changes) -> gpt.Run:
-    """A new run on TEXT, not yet trained; `changes` may name fields of both configurations."""
+    """A new run on TEXT, not yet trained, of one block; `changes` may name fields of both configurations."""
     of_gpt = {field.name: changes.pop(field.name) for field in fields(gpt.GPTConfig) if field.name in changes}
-    return gpt.create_run(tiny_gpt(**of_gpt), tiny_train(**changes), DATA, path and Path(path))
+    return gpt.create_run(tiny_gpt(**{"n_layer": 1} | of_gpt), tiny_train(**changes), DATA, path and Path(path))
 
 
 @functools.cache
-def _train_once(**changes) -> Path:
+def _train_once(preparation: tuple, **changes) -> Path:
     run = tiny_run(tempfile.mkdtemp(dir=SESSION_CACHE), **changes)
     finish(run)
     return run.path
@@ -172,8 +212,8 @@ def _train_once(**changes) -> Path:
 
 def trained_run(path: Path | str | None = None, **changes) -> gpt.Run:
     """A trained run on TEXT: a copy of one that this process trained once with the same settings."""
-    run = tiny_run(path, **changes)
-    shutil.copytree(_train_once(**changes), run.path, copy_function=shutil.copy, dirs_exist_ok=True)
+    run, preparation = tiny_run(path, **changes), (folding.SMALL_MODEL, len(folding.FOLDABLE), streams.spread_loss)
+    shutil.copytree(_train_once(preparation, **changes), run.path, copy_function=shutil.copy, dirs_exist_ok=True)
     return gpt.open_run(run.path)
 
 
@@ -298,9 +338,13 @@ class Result:
     err: str
 
 
+get_command = functools.cache(typer.main.get_command)  # typer builds all commands and their options for each call
+
+
 @pytest.fixture
 def mlx_gpt(monkeypatch, capsys):
     """Run the command line in this process, its output piped."""
+    monkeypatch.setattr(typer.main, "get_command", get_command)
 
     def run(*arguments) -> Result:
         monkeypatch.setattr(sys, "argv", ["mlx-gpt", *map(str, arguments)])

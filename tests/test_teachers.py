@@ -19,6 +19,7 @@ from conftest import (
     checkpoint_arrays,
     files_in,
     finish,
+    fully_prepared,
     lively_model,
     same,
     tiny_gpt,
@@ -30,6 +31,7 @@ from mlx_nanogpt.runs import snapshots
 from mlx_nanogpt.text.batches import training_batch
 from mlx_nanogpt.training import make_step
 
+pytestmark = fully_prepared
 BATCH = training_batch(DATA.train_tokens, 1, 0, 4, tiny_gpt().block_size)
 
 

@@ -27,14 +27,14 @@ def test_it_writes_the_newest_run_and_says_what_to_do(mlx_gpt, run):
 
 
 def test_it_writes_several_runs_of_several_shapes_and_opens_them(mlx_gpt, run, monkeypatch):
-    trained_run(n_layer=1)
+    trained_run(n_layer=2)
     opened = []
     monkeypatch.setattr(webbrowser, "open", lambda address: opened.append(address) or True)
     assert mlx_gpt("page", "1", "runs/2", "--last", "--out=both.html", "--open").status == 0
     data = data_of("both.html")
     assert [(stop["run"], stop["title"], stop["config"]["n_layer"]) for stop in data["stops"]] == [
-        ("runs/1", "after 8 of 8 steps, its last weights", 2),
-        ("runs/2", "after 8 of 8 steps, its last weights", 1),
+        ("runs/1", "after 8 of 8 steps, its last weights", 1),
+        ("runs/2", "after 8 of 8 steps, its last weights", 2),
     ]
     assert len(data["tokenizers"]) == 1 and opened == [Path("both.html").resolve().as_uri()]
 

@@ -25,7 +25,7 @@ def play(mlx_gpt, monkeypatch, run):
 
     def answer(lines: str, *options: str, status: int = 0) -> Result:
         pipe(monkeypatch, lines)
-        result = mlx_gpt("play", *options)
+        result = mlx_gpt("play", "--tokens=40", *options)
         assert result.status == status, result.err
         return result
 

@@ -25,7 +25,7 @@ def test_a_command_uses_the_best_weights_of_the_newest_run_unless_others_are_nam
     best = worsened_run().position(best=True).iteration
 
     def use(*options: str) -> str:
-        result = mlx_gpt(command, *options, *(["--seed=7"] if command == "generate" else []))
+        result = mlx_gpt(command, *options, *(["--seed=7", "--tokens=30"] if command == "generate" else []))
         return result.out + "".join(line for line in result.err.splitlines() if "iteration" in line)  # not its speed
 
     newest, first, second = use(), use("runs/1"), use("runs/2")

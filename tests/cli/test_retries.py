@@ -20,6 +20,7 @@ from conftest import (
     TINY,
     checkpoint_arrays,
     finish,
+    fully_prepared,
     in_a_process,
     same,
     tiny_run,
@@ -83,14 +84,16 @@ def finished(process: subprocess.Popen, text: str | None = None) -> tuple[int, s
     return process.returncode, out, err
 
 
+@fully_prepared
 @pytest.mark.slow
 def test_a_run_whose_gpu_fails_ends_as_one_whose_gpu_does_not(train):
     """Its text comes from standard input, which only the first process could read."""
     options = [*NO_CORPUS, "--num-iter=8", "--dropout=0.1", "--data=-", "--run-dir=run", "--retries=2"]
-    status, out, err = finished(train("raise 4\nabort 2\nraise 3\n", *options, stdin=subprocess.PIPE), TEXT)
+    status, out, err = finished(train("raise 4\nabort 2\n", *options, stdin=subprocess.PIPE), TEXT)
     assert status == 0, err
     assert "macOS stopped it for the sake of the display" in err and "The process aborted" in err
-    assert err.count("Resuming run from iteration 2 in a new process") == 2 and "run, resumed at iteration 4" in out
+    assert err.count("Resuming run from iteration 2 in a new process") == 2
+    assert out.count("run, resumed at iteration 2\n") == 2
     failed = open_run("run")
     whole = gpt.create_run(failed.gpt_config, failed.train_config, DATA, "whole")
     finish(whole)

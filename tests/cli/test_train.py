@@ -12,14 +12,22 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import GPTConfig, TrainConfig, open_run
-from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, tiny_run
+from conftest import DATA, OTHER_SETTINGS, TEXT, TINY, TOKENIZER, WHOLE, tiny_run
 from helpers import HOST, NO_CORPUS, command_after, is_a_sentence, read_settings
 from mlx_nanogpt.measure.timing import Rounds
 from mlx_nanogpt.text.identity import CorpusIdentity
-from mlx_nanogpt_cli.screen import conclusion, describe
+from mlx_nanogpt_cli.screen import conclusion, describe, training_display
 from mlx_nanogpt_cli.screen.consoles import console
 from mlx_nanogpt_cli.screen.describe import describe_data, describe_run
 from mlx_nanogpt_cli.screen.training_display import shorten_sample
+
+
+@pytest.fixture
+def whole_samples(monkeypatch):
+    """Samples as long as users get them."""
+    for owner, name in ((conclusion, "SAMPLE_TOKENS"), (training_display, "SHORT_SAMPLE_TOKENS")):
+        monkeypatch.setattr(owner, name, WHOLE[owner, name])
+
 
 # ---- options and texts
 
@@ -80,7 +88,7 @@ def test_the_next_command_works_verbatim_and_names_are_shown_as_they_are(mlx_gpt
 # ---- the header
 
 
-def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt):
+def test_what_is_piped_shows_everything_and_has_no_control_codes(mlx_gpt, whole_samples):
     result = mlx_gpt("train", *TINY)
     assert (result.status, result.err) == (0, "")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", result.out)
@@ -151,7 +159,7 @@ def test_a_compiled_backend_that_cannot_compile_is_shown(monkeypatch):
 # ---- rows and samples
 
 
-def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt):
+def test_a_short_sample_is_shown_under_every_row_but_the_last(mlx_gpt, whole_samples):
     out = mlx_gpt("train", *TINY, "--num-iter=6").out
     run = open_run(Path("runs/1"))
     lines = out[out.index("iteration  train") :].splitlines()[1:6]

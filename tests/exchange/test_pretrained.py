@@ -201,7 +201,7 @@ def test_a_damaged_folder_is_a_usable_model_or_a_sentence(kind):
     read = ["config.json", "tokenizer.json", "model.safetensors.index.json"]
     for file in [FOLDER / name for name in read] + sorted(FOLDER.glob("*.safetensors")):
         whole = file.read_bytes()
-        for seed in range(30):
+        for seed in range(15):
             file.write_bytes(damage(whole, random.Random(seed)))
             try:
                 model, tokenizer = load_exported(str(FOLDER))
@@ -210,7 +210,7 @@ def test_a_damaged_folder_is_a_usable_model_or_a_sentence(kind):
             except UserError:
                 refusals += 1
         file.write_bytes(whole)
-    assert refusals > 75
+    assert refusals > 35
     load_exported(str(FOLDER))
 
 

@@ -85,7 +85,7 @@ def test_a_rate_that_never_changes_is_not_drawn_as_zero(trained):
 
 
 def test_several_runs_stand_beside_each_other_with_a_verdict(trained):
-    other = trained_run(num_iter=4, n_layer=1)
+    other = trained_run(num_iter=4, n_layer=2)
     page = page_of(other, trained)
     names = [trace["name"] for trace in figures_of(page)["losses"]["data"]]
     assert names[0] == "runs/2: one batch" and names[-1] == "runs/1: best"
@@ -96,7 +96,7 @@ def test_several_runs_stand_beside_each_other_with_a_verdict(trained):
     (differing,) = re.findall("in the order of the table: (.*?)\\.<", page)
     assert sorted(re.split(r"(?<=\)), ", differing)) == [
         "eval_interval (4, 10)",
-        "n_layer (1, 2)",
+        "n_layer (2, 1)",
         "num_iter (4, 40)",
         "warmup_iters (0, 20)",
     ]

@@ -14,6 +14,22 @@ from conftest import SESSION_CACHE, WAIT, Result, in_a_process
 from mlx_nanogpt_cli.commands.launch import HERE, free_ports
 
 COMMAND = "from mlx_nanogpt_cli import main; main()"
+# Runs one command after the other, each given as words in JSON, and ends with the status of the last.
+COMMANDS = """
+import json, os, sys
+from mlx_nanogpt_cli import main
+
+stderr, descriptor = sys.stderr, os.dup(2)
+for words in sys.argv[1:]:
+    sys.argv = ["mlx-gpt", *json.loads(words)]
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
+    sys.stderr = stderr
+    os.dup2(descriptor, 2)  # a rank filters what is written to it
+sys.exit(status)
+"""
 TRAINER = Path(__file__).with_name("trainer.py").read_text(encoding="utf-8")
 
 
@@ -40,10 +56,12 @@ def finish_processes(processes: Sequence[subprocess.Popen], seconds: float = WAI
     return [Result(process.returncode, *output) for process, output in zip(processes, outputs)]
 
 
-def start_ring(arguments: Sequence[Sequence], script: str = COMMAND, folders: Sequence[str] = ()) -> Ring:
-    """Start a rank with each of `arguments`, in its own of `folders`, or in this one."""
+def start_ring(
+    arguments: Sequence[Sequence], script: str = COMMAND, folders: Sequence[str] = (), missing: int = 0
+) -> Ring:
+    """Start a rank with each of `arguments`, in its own of `folders`, or in this one. They wait for `missing` more."""
     with tempfile.NamedTemporaryFile("w", delete=False, dir=".", suffix=".json") as file:
-        json.dump([[f"{HERE}:{port}"] for port in free_ports(len(arguments))], file)
+        json.dump([[f"{HERE}:{port}"] for port in free_ports(len(arguments) + missing)], file)
     common = os.environ | {"XDG_CACHE_HOME": SESSION_CACHE, "MLX_HOSTFILE": str(Path(file.name).absolute())}
     return Ring(
         [
@@ -71,10 +89,6 @@ def train_by_ring(size: int, *runs: dict) -> list[list[dict]]:
 def start_launcher(*arguments, script: str = COMMAND, **more) -> subprocess.Popen:
     """Start `mlx-gpt launch` in a process of its own: its ranks write to its streams."""
     return in_a_process("-c", script, "launch", *arguments, **more)
-
-
-def launch(*arguments, **more) -> Result:
-    return finish_processes([start_launcher(*arguments, **more)])[0]
 
 
 def ranks_of(launcher: int) -> list[int]:

@@ -4,34 +4,50 @@ import socket
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from conftest import SESSION_CACHE, TINY, Result
+from mlx_nanogpt_cli.app import app
+from mlx_nanogpt_cli.commands import launch as module
 from mlx_nanogpt_cli.commands.launch import HERE, exit_status, free_ports
 from mlx_nanogpt_cli.process.ranks import LOST, UNCONNECTED
-from ring import COMMAND, launch
 
 TRAIN = ["train", *TINY, "--backend=eager"]
-# The first ports that it finds are taken meanwhile.
-TAKEN = """
-import socket
-from mlx_nanogpt_cli.commands import launch
-
-taken = socket.create_server(("127.0.0.1", 0))
-real, found = launch.free_ports, [taken.getsockname()[1]]
-launch.GRACE_SECONDS = 0.1  # for a rank that waits for one that could not connect
-launch.free_ports = lambda count: [found.pop(), *real(count - 1)] if found else real(count)
-"""
 
 
-def test_a_launch_whose_port_was_taken_starts_again_with_others():
+# a launcher leaves the pipes to its ranks to the end of its process
+leaves_pipes = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def launch(monkeypatch, capfd):
+    """Run mlx-gpt launch in this process, and its ranks in processes of their own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", SESSION_CACHE)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+
+    def run(*arguments: str) -> Result:
+        with pytest.raises(SystemExit) as end:
+            app(["launch", *arguments])
+        return Result(end.value.code, *capfd.readouterr())
+
+    return run
+
+
+@leaves_pipes
+def test_a_launch_whose_port_was_taken_starts_again_with_others(launch, monkeypatch):
     pytest.importorskip("tensorboard")
-    result = launch("-n", "2", *TRAIN, "--report-to=tensorboard", script=TAKEN + COMMAND)
+    free_ports, taken = module.free_ports, socket.create_server((HERE, 0))
+    found = [taken.getsockname()[1]]
+    monkeypatch.setattr(module, "free_ports", lambda n: [found.pop(), *free_ports(n - 1)] if found else free_ports(n))
+    monkeypatch.setattr(module, "GRACE_SECONDS", 0.1)  # for a rank that waits for one that could not connect
+    with taken:
+        result = launch("-n", "2", *TRAIN, "--report-to=tensorboard")
     assert result.status == 0, result.err
     assert result.err.startswith("Error: MLX cannot connect rank 0 to its neighbours (")
     assert result.err.endswith("Another program may have taken a port; starting all ranks again with other ports.\n")
     assert len(list(Path("runs/1").glob("events.out.tfevents.*"))) == 1  # rank 0 alone reports to a tracker
 
 
-def test_the_exit_status_is_that_of_the_rank_with_an_error():
+@leaves_pipes
+def test_the_exit_status_is_that_of_the_rank_with_an_error(launch):
     result = launch("-n2", *TRAIN, "--data=missing.txt")
     assert result.status == 1 and "missing.txt cannot be read" in result.err
     assert "Error: rank 1" in result.err and "lost its connection: another rank ended with an error" in result.err

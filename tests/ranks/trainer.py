@@ -20,12 +20,11 @@ from mlx_nanogpt.config import configurations
 from mlx_nanogpt.ranks import Ranks, join
 from mlx_nanogpt.runs.run import run_of
 
+machine.sys = SimpleNamespace(platform="darwin")  # it computes as a Mac does
+machine.Machine.eval_tokens = 512  # so that each rank has batches of an evaluation
 
-def train(
-    ranks: Ranks, folder: str, settings: dict, resume: bool = False, plain: bool = False, stopped_by: int | None = None
-) -> dict:
-    machine.sys = SimpleNamespace(platform="darwin") if plain else sys  # as a Mac computes, or as this machine does
-    machine.Machine.eval_tokens = 512  # so that each rank has batches of an evaluation
+
+def train(ranks: Ranks, folder: str, settings: dict, resume: bool = False, stopped_by: int | None = None) -> dict:
     data = gpt.tokenize(gpt.load_corpus("play.txt"))
     run = None
     if ranks.is_first:

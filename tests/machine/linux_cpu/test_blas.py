@@ -105,9 +105,7 @@ def flipped(content: bytes) -> bytes:
 
 
 @linux
-@pytest.mark.parametrize(
-    "damage", [lambda content: content[:8000], lambda content: content[:-1], flipped, lambda content: b""]
-)
+@pytest.mark.parametrize("damage", [lambda content: content[:-1], flipped])
 def test_a_damaged_copy_is_made_anew(before_mlx, damage):
     library = blas._renamed_openblas()
     content = library.read_bytes()

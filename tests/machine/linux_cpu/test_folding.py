@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from mlx_nanogpt import generate
 from mlx_nanogpt import machine as hardware
-from conftest import LOGIT_ROUNDING, arrays, each_architecture, lively_model, only_here, tiny_gpt
+from conftest import LOGIT_ROUNDING, arrays, each_variant, fully_prepared, lively_model, only_here, tiny_gpt
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.folding import fold
 from mlx_nanogpt.machine.linux_cpu.layers import Linear
 from mlx_nanogpt.model import Cache
 
-pytestmark = [only_here, pytest.mark.usefixtures("broadcasts")]  # only this machine uses folding
+pytestmark = [only_here, fully_prepared, pytest.mark.usefixtures("broadcasts")]  # only this machine uses folding
 
 
 def prepared(config) -> gpt.GPT:
@@ -26,11 +26,9 @@ def prepared(config) -> gpt.GPT:
 IDX = mx.array(np.random.default_rng(0).integers(9, size=(3, 8)))
 
 
-@each_architecture
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("bias", ["lecture", "all", "none"])
-def test_a_folded_model_has_the_same_logits(bias, tied, architecture):
-    model = prepared(tiny_gpt(**{"vocab_size": 9} | architecture | {"bias": bias, "tied": tied})).eval()
+@each_variant
+def test_a_folded_model_has_the_same_logits(variant):
+    model = prepared(tiny_gpt(vocab_size=9, **variant)).eval()
     folded_model = fold(model)
     assert mx.allclose(folded_model(IDX), model(IDX), atol=LOGIT_ROUNDING)
     caches = [Cache(model, batch_size=3) for _ in range(2)]

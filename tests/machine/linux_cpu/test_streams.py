@@ -11,10 +11,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from conftest import arrays, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
+from conftest import arrays, fully_prepared, lively_model, loss_fn, only_here, same, tiny_gpt, tiny_train
 from mlx_nanogpt.machine.linux_cpu import folding
 from mlx_nanogpt.machine.linux_cpu.streams import in_parts, part_edges, spread_loss, streams
 from mlx_nanogpt.optimizer import orthogonal
+
+pytestmark = fully_prepared
 
 
 @only_here
@@ -141,7 +143,7 @@ def test_the_memory_of_a_step_is_there_for_the_next():
     """The system would return freed memory page by page, which is slow."""
 
     def evaluate() -> None:
-        mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(16)])  # 4 MB each
+        mx.eval([mx.exp(mx.zeros((2**20,)) + i) for i in range(4)])  # 4 MB each
 
     streams()
     evaluate()
