@@ -1,6 +1,7 @@
 """The promises of the estimate of memory: it is right for the presets, and a run that does not fit is refused."""
 
 import gc
+from dataclasses import replace
 
 import mlx_nanogpt as gpt
 import mlx.core as mx
