@@ -36,7 +36,8 @@ from ..screen.recommendation import recommend
 MinutesOption = Annotated[
     float | None,
     typer.Option(
-        help="The time you have: it tries models and tokens on the text, for a tenth of that time, and recommends what to train.",
+        help="The time you have: it tries models on the text, for a tenth of that time, and recommends what to train. Besides, only the "
+        "text, --tokenizer, --vocab-size and --device may be chosen.",
         show_default="the run is planned that the settings describe",
         metavar="<minutes>",
     ),

@@ -36,7 +36,9 @@ def recommend(minutes: float, given: Mapping) -> None:
             tried.add(own)
             bar.update(task, description=f"trying {_describe(own)}")
     best, *others = sorted(tried, key=lambda own: own.predict(seconds))
-    console.print()
+    console.print(
+        "\nBits per character on the validation split, measured and predicted; fewer are better:", soft_wrap=True
+    )
     console.print(_make_table([best, *others], minutes))
     _print_advice(best, minutes)
     command = shlex.join(_command(best, minutes, given))
@@ -69,7 +71,7 @@ def _make_table(ranked: Sequence[Candidate], minutes: float) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))  # 80 columns
     table.add_column("Parameters", justify="right")
     table.add_column("Tokens")
-    for title in ("Tokens/s", "Tried for", "Bits/character", f"In {format_minutes(minutes)}"):
+    for title in ("Tokens/s", "Tried for", "Then", f"In {format_minutes(minutes)}"):
         table.add_column(title, justify="right")
     for own in ranked:
         table.add_row(

@@ -18,7 +18,7 @@ from ..text.batches import training_batch
 from ..text.dataset import Dataset
 from ..training import check_finite, check_fits, make_step
 from .length import Pace, evaluation_seconds
-from .timing import flops_per_token
+from .timing import flops_per_token, time_once
 
 SHARE = 0.1  # of the time, for all candidates together
 PRESET = "modern"
@@ -68,15 +68,12 @@ class Candidate:
 
     def try_on(self) -> None:
         """Train for `next_steps`, while the rate rises and falls to 0, and evaluate. Raises `Diverged` if the loss is not finite."""
-        count, shape, began = self.next_steps, (self.train.batch_size, self.gpt.block_size), time.perf_counter()
-        started, arrays = began, State(self.model, self.optimizer).arrays
+        count, began = self.next_steps, time.perf_counter()
+        started = began
         self.model.train()
         for i in range(count):
             self._set_rate((i + 0.5) / count)
-            tokens, places = self.data.train_tokens, self.data.beginnings
-            batch = training_batch(tokens, self.train.seed, self.steps, *shape, beginnings=places)
-            loss, _ = self.step(*map(mx.array, batch))
-            mx.async_eval(loss, arrays)
+            loss = self._take_step()
             self.steps += 1
             if i == 0:
                 mx.eval(loss)
@@ -93,6 +90,22 @@ class Candidate:
         self.points.append((self.steps * self.step_tokens, self.data.bits_per_character(nats)))
         self.seconds.append(time.perf_counter() - began)
 
+    def measure_step(self) -> float:
+        """Seconds of a step, from two that leave the weights as they are."""
+        self._set_rate(0.0)
+        first, second = [time_once(lambda: mx.eval(self._take_step())) for _ in range(2)]
+        self.pace = Pace(second, 0.0, max(first - second, 0.0))
+        return second
+
+    def _take_step(self) -> mx.array:
+        """Start the next step; return its loss."""
+        tokens, places = self.data.train_tokens, self.data.beginnings
+        shape = self.train.batch_size, self.gpt.block_size
+        batch = training_batch(tokens, self.train.seed, self.steps, *shape, beginnings=places)
+        loss, _ = self.step(*map(mx.array, batch))
+        mx.async_eval(loss, State(self.model, self.optimizer).arrays)
+        return loss
+
     def _set_rate(self, share: float) -> None:
         """Set the rate after a `share` of a trial: it rises along a line and falls along a cosine."""
         falling = (1 + math.cos(math.pi * (share - WARMUP) / (1 - WARMUP))) / 2
@@ -101,9 +114,9 @@ class Candidate:
             own.learning_rate = now * highest
 
     def steps_within(self, seconds: float) -> int:
-        """The steps of a run of `seconds`, or of `MOST_PASSES` over the text if these are fewer."""
-        most = MOST_PASSES * len(self.data.train_tokens) // self.step_tokens
-        return min(self.pace.steps_within(seconds, self.train.eval_interval), max(most, 1))
+        """The steps of a run of `seconds`, or of `MOST_PASSES` over the text if these are fewer, but at least those that were tried."""
+        most = max(MOST_PASSES * len(self.data.train_tokens) // self.step_tokens, self.steps)
+        return max(min(self.pace.steps_within(seconds, self.train.eval_interval), most), 1)
 
     def ends_early(self, seconds: float) -> bool:
         """Whether a run has read the text `MOST_PASSES` times before the end of `seconds`."""
@@ -119,7 +132,9 @@ class Candidate:
         (before, higher), (now, lower) = [(excess(tokens, text), bits) for tokens, bits in self.points[-2:]]
         if before == now:
             return lower  # the text has nothing more to teach
-        then = excess(self.steps_within(seconds) * self.step_tokens, text)
+        then = min(
+            excess(self.steps_within(seconds) * self.step_tokens, text), now
+        )  # not back to before the last trial
         return max(lower + (higher - lower) * (then - now) / (before - now), 0.0)
 
 
@@ -157,11 +172,10 @@ def try_candidates(datasets: Mapping[str, Dataset], seconds: float) -> Iterator[
             if tried and sum(tried[-1].seconds[:2]) * own.work / tried[-1].work > end - time.perf_counter():
                 continue
             yield own
+            if not tried and (needed := FACTOR * FIRST_STEPS * own.measure_step()) > SHARE * seconds:
+                problem = f"{seconds / 60:g} minutes are too short to try models: {FACTOR * FIRST_STEPS} steps of the smallest take {needed:.2g} s"
+                raise UserError(problem, f"give `minutes` {math.ceil(needed / SHARE / 60) + 1} or more")
             own.try_on()
-            left = end - time.perf_counter()
-            if own.next_steps * own.pace.step > left and not tried:
-                problem = f"a step takes {own.pace.step:.2g} s, and {max(left, 0):.2g} s are left for {own.next_steps}"
-                raise UserError(f"the time is too short to try models: {problem}", "give more `minutes`")
             yield own
             own.try_on()
             tried.append(own)

@@ -40,6 +40,7 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(recommend.time, "perf_counter", lambda: now.seconds)
     monkeypatch.setattr(Candidate, "try_on", try_on)
+    monkeypatch.setattr(Candidate, "measure_step", lambda own: own.gpt.n_embd / 16)
     return now
 
 
@@ -78,7 +79,26 @@ def test_a_prediction_is_a_number_of_bits_whatever_the_losses_were():
     assert own.predict(1e9) == 2.5
 
 
+def test_nothing_is_predicted_back_to_before_the_last_trial():
+    own = Candidate("char", DATA, TINY_SIZE)
+    own.pace, own.steps = Pace(step=0.5, evaluation=1.0, once=2.0), 20 * MOST_PASSES * TEXT // 32
+    own.points = [
+        (own.steps * 32 // 3, 3.0),
+        (own.steps * 32, 2.5),
+    ]  # of a short text, which was read too often already
+    assert own.predict(1e9) == 2.5 and own.steps_within(1e9) == own.steps
+    assert own.steps_within(0.1) == 1  # a run has a step, whatever its evaluations take
+
+
 # ---- a trial
+
+
+def test_a_step_is_measured_without_a_change_to_the_weights():
+    own = Candidate("char", DATA, TINY_SIZE)
+    own.start()
+    before = dict(tree_flatten(own.model.parameters()))
+    assert own.measure_step() > 0 and own.steps == 0
+    assert all((before[name] == array).all().item() for name, array in tree_flatten(own.model.parameters()))
 
 
 def test_a_trial_trains_to_the_end_of_the_rate_and_measures():
@@ -140,9 +160,10 @@ def test_a_model_that_would_take_too_long_is_not_tried(clock):
 
 def test_too_little_time_is_a_sentence(clock):
     with pytest.raises(
-        gpt.UserError, match="too short to try models: a step takes 1 s, and 1 s are left for 8; give more `minutes`"
+        gpt.UserError,
+        match="0.8 minutes are too short to try models: 12 steps of the smallest take 12 s; give `minutes` 3 or more",
     ):
-        list(try_candidates({"char": DATA}, 50))
+        list(try_candidates({"char": DATA}, 48))
 
 
 def test_a_text_too_short_for_larger_models_gets_the_smaller_ones(clock, monkeypatch):
