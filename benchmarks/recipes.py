@@ -208,7 +208,8 @@ after the last iteration, unless the text names another.
 
 Each row keeps the changes of the rows before it. All have NanoLux's shape and tokens: 6 layers of 64, heads of 16, a context of
 64, 5,000 batches of 32. The ends are means of three seeds, with the smallest and the largest in brackets; the
-rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step means little.
+rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step means little. The last change was
+measured on another machine, in a table of its own.
 
 ![The losses of the ladder](results/ladder.svg)
 """
@@ -227,7 +228,7 @@ last tenth of the text, `minute` on the last fifth. `mlx-gpt presets` lists thes
 
 TEACHERS_HEAD = """## Teachers
 
-`modern` once more, with two teachers as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
+`modern` with a weight decay of 0.1 once more, with two teachers as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
 are those of the student and of its teachers; other programs ran beside it.
 """
 
