@@ -70,6 +70,14 @@ PRESETS = {
         | {"n_embd": 384, "head_size": 64, "block_size": 256, "dropout": 0.2, "batch_size": 64}
         | {"train_fraction": 0.9, "eval_interval": 250},
     ),
+    # A small model, a slow rate, and the text five hundred times.
+    "hour": Preset(
+        "hour on a Mac",
+        _MODERN
+        | {"n_embd": 128, "head_size": 32, "block_size": 128, "dropout": 0.2, "weight_decay": 0.5}
+        | {"num_iter": 125_000, "lr_decay_iters": 125_000, "learning_rate": 3e-3, "muon_lr": 0.01}
+        | {"train_fraction": 0.9, "eval_interval": 2500},
+    ),
     "gpt2": Preset(
         "nanoGPT GPT-2",
         _NANOGPT

@@ -96,7 +96,7 @@ def test_a_modern_preset_has_the_shape_and_the_tokens_of_the_older_one(modern, o
     assert shapes[0] == shapes[1] and configs[0][1].train_fraction == configs[1][1].train_fraction
 
 
-@pytest.mark.parametrize("name", ["minute", "modern", "baby-modern"])
+@pytest.mark.parametrize("name", ["minute", "modern", "baby-modern", "hour"])
 def test_the_rate_of_a_modern_preset_falls_until_its_last_step(name):
     _, train = preset(name)
     assert train.lr_decay_iters == train.num_iter and train.min_lr == 0
@@ -107,7 +107,8 @@ def test_the_presets_are_nanoluxs_and_nanogpts():
     shapes = {name: (gpt.n_layer, gpt.n_head, gpt.n_embd, gpt.block_size) for name, (gpt, _) in sizes.items()}
     assert shapes == {
         "nanolux": (6, 4, 64, 64), "minute": (6, 4, 64, 64), "modern": (6, 4, 64, 64), "laptop": (4, 4, 128, 64),
-        "baby": (6, 6, 384, 256), "baby-modern": (6, 6, 384, 256), "gpt2": (12, 12, 768, 1024),
+        "baby": (6, 6, 384, 256), "baby-modern": (6, 6, 384, 256), "hour": (6, 4, 128, 128),
+        "gpt2": (12, 12, 768, 1024),
     }  # fmt: skip
     keys = ("num_iter", "batch_size", "learning_rate", "min_lr", "warmup_iters", "lr_decay_iters", "beta2")
     schedules = {name: tuple(getattr(sizes[name][1], key) for key in keys) for name in PUBLISHED}

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import CharTokenizer, export_gguf, export_run
-from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt
+from conftest import CORPUS, MODERN, TEXT, byte_pairs, lively_model, tiny_gpt, tiny_train
 from exports import FOLDER, GPT2, TIED, run_of
 from mlx_nanogpt.exchange.pretrained import load_exported
 from mlx_nanogpt.text.tokenizer import encode_prompt
@@ -159,6 +159,22 @@ def test_mlx_lm_writes_the_same_and_converts_what_comes_back(mlx_lm, run):
         assert "".join(step.text for step in steps) == run.tokenizer.decode(greedy(run))
     mlx_lm.convert(str(FOLDER), str(AGAIN), dtype="float32")
     assert_the_same(AGAIN, run)
+
+
+def test_a_student_opens_in_both(transformers, mlx_lm):
+    import torch
+
+    teacher = run_for("qwen3", "char", Path("teacher"))
+    data = gpt.tokenize(CORPUS, teacher.tokenizer)
+    student = gpt.create_run(teacher.gpt_config, tiny_train(), data, Path("student"), teachers=[teacher])
+    assert list(gpt.train(student, data))
+    export_run(student, FOLDER)
+    expected = logits(student.load_model(), student)
+    found, _ = mlx_lm.load(str(FOLDER))
+    assert np.abs(logits(found, student) - expected).max() < 1e-3
+    found = transformers.AutoModelForCausalLM.from_pretrained(FOLDER)
+    found = found(torch.tensor([ids_of(student)])).logits.detach().numpy()[..., : student.tokenizer.vocab_size]
+    assert np.abs(found - expected).max() < 1e-3
 
 
 @each_model
