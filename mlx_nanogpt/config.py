@@ -20,6 +20,7 @@ Init = Literal["gpt2", "zero"]
 OptimizerName = Literal["adam", "muon"]
 Schedule = Literal["cosine", "linear", "wsd"]
 Dtype = Literal["float32", "bfloat16"]
+Order = Literal["random", "passes"]
 
 MOST_TOKENS = 2**24  # in a vocabulary
 LEAST_RATE = 1.17549435e-38  # float32's smallest normal number: a smaller rate may become 0, which trains nothing
@@ -140,6 +141,11 @@ class TrainConfig:
     batch_size: int = setting(32, "Windows of block_size tokens in a batch.", TRAINING, "windows", least=1, most=2**16)
     gradient_accumulation_steps: int = setting(
         1, "Batches per step: a large batch in little memory.", TRAINING, "batches", least=1, most=1024
+    )
+    order: Order = setting(
+        "random",
+        "Order of windows; random: from anywhere. passes: through all of the text before a part comes again.",
+        TRAINING,
     )
     distill: float = setting(
         0.9, "Share of the loss from what the teachers expect.", TRAINING, "share", above=0, most=1

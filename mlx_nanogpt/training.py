@@ -115,7 +115,9 @@ def interval(
     target = min(config.num_iter, (state.evaluated // config.eval_interval + 1) * config.eval_interval)
     started, meter = time.perf_counter() - state.train_seconds, Meter(state, config)
     while state.iteration < target and not (is_stopped := should_stop()):
-        batch = training_batch(data.train_tokens, config.seed, state.iteration, *shape, ranks.share, data.beginnings)
+        batch = training_batch(
+            data.train_tokens, config.seed, state.iteration, *shape, ranks.share, data.beginnings, config.order
+        )
         loss, norm = step(*map(mx.array, batch))  # a graph, built while the device works on the step before
         progress = meter.read() if meter.is_due else None
         state.iteration += 1

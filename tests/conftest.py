@@ -162,7 +162,7 @@ both_forms = pytest.mark.usefixtures("form_of_inference")
 # Every setting with a value that is not its default. A new setting needs a line here.
 OTHER_SETTINGS = {
     "block_size": 6, "n_layer": 2, "n_embd": 12, "head_size": 4, "dropout": 0.25, "bias": "all", "tied": True,
-    "activation": "swiglu", "norm": "rmsnorm", "position": "rope", "qk_norm": True, "init": "zero", "num_iter": 3, "batch_size": 2, "gradient_accumulation_steps": 2, "optimizer": "muon", "muon_lr": 0.01, "schedule": "wsd", "learning_rate": 0.002,
+    "activation": "swiglu", "norm": "rmsnorm", "position": "rope", "qk_norm": True, "init": "zero", "num_iter": 3, "order": "passes", "batch_size": 2, "gradient_accumulation_steps": 2, "optimizer": "muon", "muon_lr": 0.01, "schedule": "wsd", "learning_rate": 0.002,
     "warmup_iters": 1, "lr_decay_iters": 3, "min_lr": 1e-05, "weight_decay": 0.1, "beta1": 0.8, "beta2": 0.9,
     "grad_clip": 1.0, "dtype": "bfloat16", "train_fraction": 0.7, "seed": 2**63 - 1, "backend": "eager",
     "eval_interval": 2, "eval_iters": 3, "patience": 9, "target_loss": 0.1, "snapshots": 2, "distill": 0.5, "expected_bits": 2.5,

@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_nanogpt import UserError, generate, generation, make_sampler
-from conftest import LOGIT_ROUNDING, both_forms, each_architecture, lively_model, tiny_gpt
+from conftest import LOGIT_ROUNDING, MODERN, both_forms, each_architecture, lively_model, tiny_gpt
 from mlx_nanogpt.generation import make_writer, until
 from mlx_nanogpt.model import Cache
 
@@ -128,7 +128,7 @@ def test_a_writer_writes_each_text_as_if_it_were_the_first_also_after_one_that_w
 
 
 @both_forms
-@each_architecture
+@pytest.mark.parametrize("architecture", [{}, MODERN | {"tied": True}], ids=["default", "modern-tied"])
 def test_texts_that_are_drawn_together_are_those_that_their_seeds_write_alone(monkeypatch, architecture):
     monkeypatch.setattr(generation, "TEXTS_AT_ONCE", 3)
     model, sample = lively_model(tiny_gpt(**{"vocab_size": 13} | architecture)), make_sampler(0.9, 11, 0.95)

@@ -566,6 +566,10 @@ def test_two_identical_runs_are_identical_bit_for_bit():
     assert not same(checkpoint_arrays(first), checkpoint_arrays(trained_run(dropout=0.2, seed=6)))
 
 
+def test_the_order_of_the_windows_changes_what_is_learned():
+    assert not same(checkpoint_arrays(trained_run()), checkpoint_arrays(trained_run(order="passes")))
+
+
 @fully_prepared
 @pytest.mark.parametrize(
     "times, stopped_at, backend",

@@ -101,7 +101,7 @@ class Candidate:
         """Start the next step; return its loss."""
         tokens, places = self.data.train_tokens, self.data.beginnings
         shape = self.train.batch_size, self.gpt.block_size
-        batch = training_batch(tokens, self.train.seed, self.steps, *shape, beginnings=places)
+        batch = training_batch(tokens, self.train.seed, self.steps, *shape, beginnings=places, order=self.train.order)
         loss, _ = self.step(*map(mx.array, batch))
         mx.async_eval(loss, State(self.model, self.optimizer).arrays)
         return loss

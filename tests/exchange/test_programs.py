@@ -166,7 +166,9 @@ def test_a_student_opens_in_both(transformers, mlx_lm):
 
     teacher = run_for("qwen3", "char", Path("teacher"))
     data = gpt.tokenize(CORPUS, teacher.tokenizer)
-    student = gpt.create_run(teacher.gpt_config, tiny_train(), data, Path("student"), teachers=[teacher])
+    student = gpt.create_run(
+        teacher.gpt_config, tiny_train(learning_rate=0.1), data, Path("student"), teachers=[teacher]
+    )
     assert list(gpt.train(student, data))
     export_run(student, FOLDER)
     expected = logits(student.load_model(), student)

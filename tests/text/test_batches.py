@@ -55,6 +55,28 @@ def test_windows_reach_both_ends_of_a_split_and_never_leave_it():
     assert idx.min() == 0 and targets.max() == 99
 
 
+def passes(length: int, block_size: int, size: int, iteration: int, seed: int = 1) -> np.ndarray:
+    """The targets of a batch of `size` windows."""
+    tokens = np.arange(length)
+    return training_batch(tokens, seed, iteration, batch_size=size, block_size=block_size, order="passes")[1]
+
+
+@pytest.mark.parametrize("length, block_size, size", [(997, 8, 123), (31, 10, 2), (11, 10, 1)])
+def test_a_pass_reads_each_part_but_the_ends_once_and_the_next_one_others_in_another_order(length, block_size, size):
+    whole = [passes(length, block_size, size, number) for number in range(20)]  # each pass is one batch
+    for targets in whole:
+        assert len(np.unique(targets)) == size * block_size > length - 1 - 2 * block_size
+        assert 0 < targets.min() and targets.max() < length
+    assert size == 1 or len({tuple(targets[:, 0].argsort()) for targets in whole}) > 1
+    assert len({targets.min() for targets in whole}) > 1 or length == block_size + 1
+    parts = [passes(length, block_size, 5, iteration) for iteration in range(4 * size)]  # some are of two passes
+    assert (np.concatenate(parts) == np.concatenate(whole)).all()
+
+
+def test_another_seed_passes_in_another_order():
+    assert (passes(997, 8, 123, 0, seed=1) != passes(997, 8, 123, 0, seed=2)).any()
+
+
 def test_the_windows_of_an_evaluation_are_the_same_every_time_and_stay_inside():
     starts = evaluation_starts(COUNT, 5000, block_size=10)
     assert (starts == evaluation_starts(COUNT, 5000, block_size=10)).all()
@@ -77,10 +99,13 @@ def test_a_text_that_is_too_short_is_refused_with_the_remedy(length, block_size,
 
 
 @pytest.mark.parametrize("share", [slice(None), slice(1, None, 3)])
-def test_every_second_window_of_documents_begins_with_one(share):
+@pytest.mark.parametrize("order", ["random", "passes"])
+def test_every_second_window_of_documents_begins_with_one(share, order):
     tokens, beginnings = np.arange(1000), np.array([0, 10, 500, 994])
-    draw = lambda **more: training_batch(tokens, 1, 2, batch_size=60, block_size=8, batches=2, **more)[0][:, 0]
+    draw = lambda **more: training_batch(tokens, 1, 1, 60, block_size=8, batches=2, order=order, **more)[0][:, 0]
     whole = draw(beginnings=beginnings).reshape(2, 60)  # the first token of each window
     assert set(whole[:, 1::2].flat) == {0, 10, 500}  # not 994, whose window is cut
-    assert (whole[:, ::2] == draw().reshape(2, 60)[:, ::2]).all() and len(set(whole[:, ::2].flat)) > 40
+    if order == "random":
+        assert (whole[:, ::2] == draw().reshape(2, 60)[:, ::2]).all()
+    assert len(set(whole[:, ::2].flat)) > 40
     assert (draw(beginnings=beginnings, share=share) == whole[:, share].reshape(-1)).all()
