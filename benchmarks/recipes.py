@@ -1,14 +1,14 @@
 """Train with one change after another, or the recipes that reach NanoLux's loss first.
 
     pip install -e ".[benchmarks]"
-    python benchmarks/recipes.py ladder      # from the default to the preset modern: 12 runs
+    python benchmarks/recipes.py ladder      # from the default to the preset modern: 14 runs
     python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
     python benchmarks/recipes.py presets     # the presets that take about a minute: 6 runs
-    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are trained first: 6 runs
+    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are the last runs of the ladder: 4 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
-Each run is one line of results/<machine>-<kind>.jsonl, its log. A run that is there is not repeated, so the script may be
-stopped. With --only it may run twice at once, on different cores.
+Each run is one line of results/<machine>-<kind>.jsonl, its log, and stays in runs/. What is there is not repeated, and a run that was
+stopped goes on. With --only the script may run twice at once, on different cores.
 """
 
 import json
@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import mlx_nanogpt as gpt  # before mlx.core: it loads the BLAS
@@ -44,14 +43,14 @@ def of_modern(*names: str) -> dict[str, object]:
     return {name: MODERN[name] for name in names}
 
 
-USUAL_DECAY = {"weight_decay": 0.1}
+BEFORE = {"weight_decay": 0.1, "order": "random"}  # the last two rungs
 # The changes of each rung, which keeps those before it. The last one is the preset modern.
 LADDER = {
     "the default": {},
     "AdamW: rate 0.006 with warm-up and cosine, decay, clipping": of_modern(
         "learning_rate", "warmup_iters", "lr_decay_iters", "grad_clip"
     )
-    | USUAL_DECAY,
+    | BEFORE,
     "RMSNorm, no biases": of_modern("norm", "bias"),
     "RoPE": of_modern("position"),
     "QK-norm": of_modern("qk_norm"),
@@ -59,7 +58,9 @@ LADDER = {
     "blocks and head start at zero": of_modern("init"),
     "Muon": of_modern("optimizer"),
     "weight decay 0.5 instead of 0.1": of_modern("weight_decay"),
+    "no part of the text again before all was read": of_modern("order"),
 }
+*_, MODERN_RUNG = LADDER
 
 
 def ladder() -> Iterator[tuple[str, dict]]:
@@ -73,27 +74,27 @@ def ladder() -> Iterator[tuple[str, dict]]:
 def short(num_iter: int, **changes) -> dict[str, object]:
     """Return the settings of a short run of the preset modern."""
     lengths = {"num_iter": num_iter, "lr_decay_iters": num_iter, "eval_interval": num_iter, "warmup_iters": 40}
-    return MODERN | USUAL_DECAY | WHOLE | lengths | changes
+    return MODERN | BEFORE | WHOLE | lengths | changes
 
 
 RECORDS = {
     "the default": {"target_loss": TARGET, "eval_interval": 100, "eval_iters": 200},
-    "fewest tokens": short(1200, batch_size=8, learning_rate=5e-3),
+    "fewest tokens": short(2080, batch_size=4, learning_rate=5e-3),
     "least time": short(370, **{name: PRESETS["minute"].settings[name] for name in ("learning_rate", "muon_lr")}),
 }
 CAUSES = {
     "the default": "The preset nanolux, evaluated every 100 iterations with 200 batches.",
-    "fewest tokens": "Batches of 8 windows, not 32: four times as many steps from the same tokens.",
+    "fewest tokens": "Batches of 4 windows, not 32: eight times as many steps from the same tokens.",
     "least time": "A high rate that falls to 0 within 370 iterations.",
 }
 SHORT_PRESETS = {
     name: PRESETS[name].settings | WHOLE | {"eval_interval": PRESETS[name].settings["num_iter"]}
     for name in ("minute", "laptop")
 }
-STUDENTS = (7, 8, 9)  # seeds: a student and its teacher see other batches
+STUDENTS = {"two teachers": (7, 8), "and a weight decay of 0.1": (7,)}  # seeds: students and teachers see other batches
 WITH_TEACHERS = {
-    name: MODERN | USUAL_DECAY | WHOLE | {"eval_interval": 5000, "teachers": seeds}
-    for name, seeds in {"one teacher": SEEDS[:1], "two teachers": SEEDS[:2]}.items()
+    name: MODERN | WHOLE | {"eval_interval": 5000, "teachers": SEEDS[:2]} | changes
+    for name, changes in {"two teachers": {}, "and a weight decay of 0.1": {"weight_decay": 0.1}}.items()
 }
 KINDS = {"ladder": dict(ladder()), "records": RECORDS, "presets": SHORT_PRESETS, "teachers": WITH_TEACHERS}
 
@@ -112,11 +113,14 @@ def main(
         return
     log = RESULTS / f"{slug(chip())}-{kind}.jsonl"
     for name, seed in list_runs(kind):
-        key = f"{name}/{seed}"
-        if key in read(log) or (only and key not in only):
+        key, settings = f"{name}/{seed}", KINDS[kind][name] | {"seed": seed}
+        if only and key not in only:
+            continue
+        if line := read(log).get(key):
+            check_the_same(f"{key} in {log.name}", configurations(line["settings"]), settings)
             continue
         console.print(f"{key}: training", soft_wrap=True)
-        done = train(KINDS[kind][name] | {"seed": seed})
+        done = train(kind, name, settings)
         line = {"name": name, "seed": seed, **done, **circumstances("benchmarks/recipes.py")}
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -124,11 +128,10 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for each, but one for the inner rungs of the ladder, the default among the records, and the student
-    of one teacher."""
+    """Yield names and seeds: three seeds for each, but one for the inner rungs of the ladder and the default among the records."""
     names = list(KINDS[kind])
     if kind == "teachers":
-        yield from [("two teachers", seed) for seed in STUDENTS] + [("one teacher", STUDENTS[0])]
+        yield from ((name, seed) for name, seeds in STUDENTS.items() for seed in seeds)
         return
     several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
     for name in names:
@@ -136,22 +139,17 @@ def list_runs(kind: str) -> Iterator[tuple[str, int]]:
             yield name, seed
 
 
-def train(settings: Mapping[str, object]) -> dict:
+def train(kind: str, name: str, settings: Mapping[str, object]) -> dict:
     """Train with `settings` on tiny Shakespeare; return the result."""
-    gpt_config, train_config = configurations(settings)
-    data = gpt.tokenize(gpt.load_corpus("tinyshakespeare"), train_fraction=train_config.train_fraction)
-    teachers = [teacher(seed, data) for seed in settings.get("teachers", ())]
-    with TemporaryDirectory() as folder:
-        run = gpt.create_run(gpt_config, train_config, data, Path(folder) / "run", teachers=teachers)
-        for _ in gpt.train(run, data):
-            pass
-        history = run.history()
+    data = gpt.tokenize(gpt.load_corpus("tinyshakespeare"), train_fraction=configurations(settings)[1].train_fraction)
+    run = finished(kind, name, settings, data)
+    history = run.history()
     last = history[-1]
     return {
         "settings": settings,
-        "parameters": gpt.GPT(gpt_config).num_parameters(),
+        "parameters": gpt.GPT(run.gpt_config).num_parameters(),
         "iterations": last.iteration,
-        "tokens": last.iteration * tokens_per_step(gpt_config, train_config),
+        "tokens": last.iteration * tokens_per_step(run.gpt_config, run.train_config),
         "train_seconds": sum(evaluation.train_seconds for evaluation in history),
         "train_loss": last.train_loss,
         "valid_loss": last.valid_loss,
@@ -159,18 +157,27 @@ def train(settings: Mapping[str, object]) -> dict:
     }
 
 
-def teacher(seed: int, data: gpt.Dataset) -> gpt.Run:
-    """Return a run of the preset modern, which stays in runs/ for the next student."""
-    path = Path(f"runs/teacher-{seed}")
-    run = (
-        gpt.open_run(path)
-        if path.exists()
-        else gpt.create_run(*gpt.preset("modern", seed=seed, **USUAL_DECAY), data, path)
-    )
-    if run.position().iteration < run.train_config.num_iter:
-        for _ in gpt.train(run, data):
-            pass
+def finished(kind: str, name: str, settings: Mapping[str, object], data: gpt.Dataset) -> gpt.Run:
+    """Return a run that ended, and stays in runs/: a teacher is the run of the ladder's last rung with its seed."""
+    path = Path("runs", slug(f"{kind} {name} {settings['seed']}"))
+    if path.exists():
+        run = gpt.open_run(path)
+        check_the_same(str(path), (run.gpt_config, run.train_config), settings)
+    else:
+        modern = KINDS["ladder"][MODERN_RUNG]
+        teachers = [
+            finished("ladder", MODERN_RUNG, modern | {"seed": seed}, data) for seed in settings.get("teachers", ())
+        ]
+        run = gpt.create_run(*configurations(settings), data, path, teachers=teachers)
+    for _ in gpt.train(run, data):  # nothing, if it has ended
+        pass
     return run
+
+
+def check_the_same(place: str, found: tuple[GPTConfig, TrainConfig], settings: Mapping[str, object]) -> None:
+    """Raise `UserError` unless the run in `place` was of these settings."""
+    if found != configurations(settings):
+        raise UserError(f"{place} is a run with the settings of an older recipe", "move it away")
 
 
 def read(log: Path) -> dict[str, dict]:
@@ -208,8 +215,8 @@ after the last iteration, unless the text names another.
 
 Each row keeps the changes of the rows before it. All have NanoLux's shape and tokens: 6 layers of 64, heads of 16, a context of
 64, 5,000 batches of 32. The ends are means of three seeds, with the smallest and the largest in brackets; the
-rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step means little. The last change was
-measured on another machine, in a table of its own.
+rows between them have one seed, and two seeds of one recipe differ by about 0.01. So a smaller step means little. The last two changes were
+measured on another machine, in a table of their own.
 
 ![The losses of the ladder](results/ladder.svg)
 """
@@ -228,8 +235,8 @@ last tenth of the text, `minute` on the last fifth. `mlx-gpt presets` lists thes
 
 TEACHERS_HEAD = """## Teachers
 
-`modern` with a weight decay of 0.1 once more, with two teachers as means of three seeds, with 0.9 of its loss from what trained runs of `modern` expect (`--teacher`). The tokens
-are those of the student and of its teachers; other programs ran beside it.
+`modern` once more, with 0.9 of its loss from what two trained runs of `modern` expect (`--teacher`). The tokens are those of the student and
+of its teachers, the losses those of the student: means where there are several seeds. Other programs ran beside it.
 """
 
 
@@ -267,16 +274,12 @@ def _records_table(lines: list[dict], log: str) -> str:
         "|---|---:|---:|---:|---:|---:|---|",
     ]
     runs = _by_name(lines)
-    if "the default" not in runs:
-        raise UserError(f"{log} has no run of the default to compare with", "run recipes.py records to its end")
-    default = mean(line["train_seconds"] for line in runs["the default"])
+    default = runs.get("the default", [])  # without it, seconds have nothing to compare with
     for name, of_name in runs.items():
         tokens, seconds = (mean(line[key] for line in of_name) for key in ("tokens", "train_seconds"))
         loss = _range([line["valid_loss"] for line in of_name], ".4f")
-        rows.append(
-            f"| {name} | {tokens:,.0f} | 1/{NANOLUX_TOKENS / tokens:.1f} | {seconds:.1f} | 1/{default / seconds:.1f} | {loss} | "
-            f"{CAUSES[name]} |"
-        )
+        times = f"{seconds:.1f} | 1/{default[0]['train_seconds'] / seconds:.1f}" if default else "- | -"
+        rows.append(f"| {name} | {tokens:,.0f} | 1/{NANOLUX_TOKENS / tokens:.1f} | {times} | {loss} | {CAUSES[name]} |")
     return _machine(lines) + "\n" + "\n".join(rows) + f"\n\nThe log is [{log}](results/{log}).\n"
 
 
