@@ -27,7 +27,7 @@ def presets() -> None:
         )
     console.print(table)
     console.print("Parameters: for the characters of tiny Shakespeare; of gpt2, for GPT-2's tokens.")
-    console.print("Loss: of its validation split, nats per character (benchmarks/recipes.md).")
+    console.print("Loss: validation, nats per character (benchmarks/recipes.md); -: not measured.")
     console.print("\nA first run, and a better one of seven times as many steps:")
     console.print("  mlx-gpt train --preset minute\n  mlx-gpt train --preset modern", soft_wrap=True)
     console.print("All settings of one, as a file to edit:")

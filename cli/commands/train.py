@@ -33,7 +33,7 @@ from ..process.caffeinate import keep_awake
 from ..process.ranks import INTERRUPTED, describe_ranks, join_ranks, receive_run, resume_command, share_run
 from ..process.retries import count_retries, note_checkpoint, report_failures, train_with_retries
 from ..screen.conclusion import conclude
-from ..screen.consoles import console, print_header
+from ..screen.consoles import console, print_header, print_notes
 from ..screen.describe import describe_run, describe_tests, describe_weights, forecast
 from ..screen.time_limit import TimeLimit
 from ..screen.training_display import follow, follow_silently
@@ -152,6 +152,8 @@ def _create_run(
     dataset = load_dataset(text, train_config.train_fraction, values["tokenizer"], chosen, tokenizer)
     gpt_config = model.config if model else replace(gpt_config, vocab_size=dataset.tokenizer.vocab_size)
     teachers = [gpt.open_run(named_run(name)) for name in dict.fromkeys(values["teacher"])]
+    others = [own for own in teachers if own.corpus.sha256 != dataset.corpus.sha256]
+    print_notes(f"{own.path} learned from another text, {own.corpus.name}" for own in others)
     check_fits(gpt_config, ranks.own_part(train_config), dataset, [own.gpt_config for own in teachers])
     if teachers and ranks.size > 1:
         raise UserError("several ranks cannot learn from a `teacher`", "train in one process, without mlx-gpt launch")

@@ -55,7 +55,7 @@ def check_teachers(teachers: Sequence[Run], gpt_config: GPTConfig, train_config:
     for teacher in teachers:
         name, block_size = f"the teacher {teacher.path}", teacher.gpt_config.block_size
         if teacher.tokenizer != data.tokenizer:
-            raise UserError(f"{name} has other tokens", "name a run on the same text and tokenizer")
+            raise UserError(f"{name} has other tokens", "name a run on the same characters or byte pairs")
         if block_size < gpt_config.block_size:
             problem = f"{name} sees {block_size} tokens and cannot read {gpt_config.block_size}"
             raise UserError(problem, f"give `block_size` {block_size}, or another teacher")

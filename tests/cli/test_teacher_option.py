@@ -4,7 +4,7 @@ from pathlib import Path
 
 import mlx_nanogpt as gpt
 import pytest
-from conftest import TINY, checkpoint_arrays, same, trained_run
+from conftest import TEXT, TINY, checkpoint_arrays, same, trained_run
 from helpers import is_a_sentence
 from mlx_nanogpt_cli.screen import time_limit
 
@@ -18,6 +18,15 @@ def test_the_command_line_names_teachers_and_repeats_them_from_a_file(mlx_gpt):
     assert mlx_gpt("train", "--config=again.toml").status == 0
     assert same(*(checkpoint_arrays(gpt.open_run(number)) for number in (3, 4)))
     assert "teacher runs/1, teacher runs/2" in mlx_gpt("runs").out
+
+
+def test_a_teacher_on_another_text_is_named(mlx_gpt):
+    trained_run()
+    options = [option for option in TINY if "--data" not in option]
+    Path("other.txt").write_text(TEXT[::-1])  # of the same characters
+    for data, is_named in (("play.txt", False), ("other.txt", True)):
+        result = mlx_gpt("train", *options, f"--data={data}", "--teacher=1")
+        assert result.status == 0 and ("Note: runs/1 learned from another text, " in result.out) is is_named
 
 
 def test_what_cannot_be_done_is_a_sentence_before_it_is_measured_or_made(mlx_gpt, monkeypatch):
