@@ -190,8 +190,7 @@ def test_a_validation_text_of_its_own_is_the_split_and_belongs_to_the_identity(c
 
 
 @pytest.mark.parametrize("tokens", [{}, {"vocab_size": 270}, {"tokenizer": byte_pairs()}], ids=["char", "bpe", "given"])
-@pytest.mark.parametrize("chosen", ["lines", "files"])
-@pytest.mark.parametrize("valid", [(), ("more/0",)])
+@pytest.mark.parametrize("chosen, valid", [("lines", ()), ("lines", ("more/0",)), ("files", ("more/0",))])
 def test_prepared_documents_are_those_of_the_text(piece, tokens, chosen, valid):
     write({f"in/{i}": "\n".join(NAMES[i::9]) for i in range(9)} | {"more/0": "aa\nbb\nab\n"})
     data = tokenize(load_corpus("in", valid=valid, documents=chosen), train_fraction=0.7, **tokens)
