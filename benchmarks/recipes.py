@@ -4,7 +4,7 @@
     python benchmarks/recipes.py ladder      # from the default to the preset modern: 14 runs
     python benchmarks/recipes.py records     # NanoLux's validation loss in few tokens and in little time: 7 runs
     python benchmarks/recipes.py presets     # the presets that take about a minute: 6 runs
-    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are the last runs of the ladder: 4 runs
+    python benchmarks/recipes.py teachers    # the preset modern with teachers, which are the last runs of the ladder: 3 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
 Each run is one line of results/<machine>-<kind>.jsonl, its log, and stays in runs/. What is there is not repeated, and a run that was
@@ -43,7 +43,7 @@ def of_modern(*names: str) -> dict[str, object]:
     return {name: MODERN[name] for name in names}
 
 
-BEFORE = {"weight_decay": 0.1, "order": "random"}  # the last two rungs
+BEFORE = {"weight_decay": 0.1, "order": "random"}  # as it was before the last two rungs
 # The changes of each rung, which keeps those before it. The last one is the preset modern.
 LADDER = {
     "the default": {},
@@ -91,7 +91,7 @@ SHORT_PRESETS = {
     name: PRESETS[name].settings | WHOLE | {"eval_interval": PRESETS[name].settings["num_iter"]}
     for name in ("minute", "laptop")
 }
-STUDENTS = {"two teachers": (7, 8), "and a weight decay of 0.1": (7,)}  # seeds: students and teachers see other batches
+STUDENTS = (7, 8)  # seeds: a student and its teachers see other batches
 WITH_TEACHERS = {
     name: MODERN | WHOLE | {"eval_interval": 5000, "teachers": SEEDS[:2]} | changes
     for name, changes in {"two teachers": {}, "and a weight decay of 0.1": {"weight_decay": 0.1}}.items()
@@ -128,14 +128,12 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: three seeds for each, but one for the inner rungs of the ladder and the default among the records."""
-    names = list(KINDS[kind])
-    if kind == "teachers":
-        yield from ((name, seed) for name, seeds in STUDENTS.items() for seed in seeds)
-        return
-    several = {names[0], names[-1]} if kind == "ladder" else {*names} - {"the default"}
+    """Yield names and seeds: several seeds for each, but one for the inner rungs of the ladder, the default among the records, and the second
+    kind of student."""
+    names, seeds = list(KINDS[kind]), STUDENTS if kind == "teachers" else SEEDS
+    several = {"ladder": {names[0], names[-1]}, "teachers": {names[0]}}.get(kind, {*names} - {"the default"})
     for name in names:
-        for seed in SEEDS if name in several else SEEDS[:1]:
+        for seed in seeds if name in several else seeds[:1]:
             yield name, seed
 
 
@@ -160,7 +158,7 @@ def train(kind: str, name: str, settings: Mapping[str, object]) -> dict:
 def finished(kind: str, name: str, settings: Mapping[str, object], data: gpt.Dataset) -> gpt.Run:
     """Return a run that ended, and stays in runs/: a teacher is the run of the ladder's last rung with its seed."""
     path = Path("runs", slug(f"{kind} {name} {settings['seed']}"))
-    if path.exists():
+    if (path / "tokenizer.json").exists():  # written last
         run = gpt.open_run(path)
         check_the_same(str(path), (run.gpt_config, run.train_config), settings)
     else:
