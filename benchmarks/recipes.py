@@ -7,8 +7,8 @@
     python benchmarks/recipes.py teachers    # the preset modern with teachers, which are the last runs of the ladder: 3 runs
     python benchmarks/recipes.py tables      # recipes.md and the picture, from the logs
 
-Each run is one line of results/<machine>-<kind>.jsonl, its log, and stays in runs/. What is there is not repeated, and a run that was
-stopped goes on. With --only the script may run twice at once, on different cores.
+Each run is one line of results/<machine>-<kind>.jsonl, its log, and stays in runs/. What is there is not repeated, and a run
+that was stopped goes on. With --only the script may run twice at once, on different cores.
 """
 
 import json
@@ -128,8 +128,8 @@ def main(
 
 
 def list_runs(kind: str) -> Iterator[tuple[str, int]]:
-    """Yield names and seeds: several seeds for each, but one for the inner rungs of the ladder, the default among the records, and the second
-    kind of student."""
+    """Yield names and seeds: several seeds for each, but one for the inner rungs of the ladder, the default among the records,
+    and the second kind of student."""
     names, seeds = list(KINDS[kind]), STUDENTS if kind == "teachers" else SEEDS
     several = {"ladder": {names[0], names[-1]}, "teachers": {names[0]}}.get(kind, {*names} - {"the default"})
     for name in names:

@@ -26,9 +26,9 @@ def training_batch(
     order: Order = "random",
 ) -> tuple[np.ndarray, np.ndarray]:
     """The windows for one step of `batches` batches: inputs and targets, both (A * B, T), batch after batch. Reads only the
-    rows `share` of each batch. They begin anywhere; or, in the `order` "passes", no part of the text comes again before all have come.
-    If documents have their `beginnings` in rising order, (N,), every second window begins with one instead: a text is written from
-    there, and few other windows show it."""
+    rows `share` of each batch. Windows begin anywhere; in the `order` "passes" no part of the text comes again before all have
+    come. If documents have their `beginnings` in rising order, (N,), every second window begins with one instead: a text is
+    written from there, and few other windows show it."""
     rng = np.random.default_rng([seed, iteration])
     starts = rng.integers(len(tokens) - block_size, size=(batches, batch_size))
     if order == "passes":
@@ -42,8 +42,8 @@ def training_batch(
 
 
 def _starts_in_passes(length: int, seed: int, done: int, count: int, block_size: int) -> np.ndarray:
-    """The starts of the next `count` windows after `done` others, (count,). The windows of a pass lie side by side and come in random
-    order. They leave out less than two windows' tokens, at the ends of the text, other ones in each pass."""
+    """The starts of the next `count` windows after `done` others, (count,). The windows of a pass lie side by side and come in
+    random order. They leave out less than two windows' tokens, at the ends of the text, other ones in each pass."""
     size = max(1, (length - 1) // block_size - 1)  # windows of a pass
     starts = []
     for number in range(done // size, (done + count - 1) // size + 1):
